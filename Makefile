@@ -1,0 +1,49 @@
+# Every target sets up what it needs. Overridable: PYTHON (who makes the environment), VENV (where), ARGS (passed on).
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+SOURCES := src $(wildcard plugins)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-slow lint docs bench clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.stamp-studies ## fine-tune a small U-Net, flat rate against learned rates
+	$(BIN)/layertune demo $(ARGS)
+
+test: ## all tests, the fast ones first
+	$(MAKE) test-fast
+	$(MAKE) test-slow
+
+test-fast: $(VENV)/.stamp-all,dev ## tests that take seconds
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.stamp-all,dev ## tests that train, or start a host's own program
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.stamp-all,dev ## ruff (rules and format) and mypy in strict mode
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+
+docs: $(VENV)/.stamp-docs ## the site, into site/
+	$(BIN)/mkdocs build --strict $(ARGS)
+
+bench: $(VENV)/.stamp-studies ## what a step costs
+	$(BIN)/layertune bench $(ARGS)
+
+clean: ## remove what was built, and the environment
+	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache
+	find src plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# .stamp-EXTRAS stands for `pip install -e .[EXTRAS]` with the pyproject.toml of that time.
+$(VENV)/.stamp-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch '$@'
