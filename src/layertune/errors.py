@@ -1,0 +1,37 @@
+"""What can go wrong: one family, each member also the built-in error that a caller would expect."""
+
+__all__ = [
+    "LayertuneError",
+    "MissingPackageError",
+    "ModelError",
+    "OptimizerError",
+    "PolicyError",
+    "ProfileError",
+]
+
+
+class LayertuneError(Exception):
+    """Base of all errors that layertune raises on purpose.
+
+    Each message says what was expected, what came, and what to do next.
+    """
+
+
+class ModelError(LayertuneError, ValueError):
+    """The network cannot be traced, or has not the structure that was asked for."""
+
+
+class PolicyError(LayertuneError, ValueError):
+    """A policy's numbers do not fit the network, or leave nothing to train."""
+
+
+class OptimizerError(LayertuneError, ValueError):
+    """The optimizer, its param groups or its gradients cannot serve."""
+
+
+class ProfileError(LayertuneError, ValueError):
+    """A profile is damaged, or belongs to another network."""
+
+
+class MissingPackageError(LayertuneError, ImportError):
+    """A host package is needed and not installed; the message holds the line that installs it."""

@@ -1,0 +1,36 @@
+"""The meta pass: a second forward and backward that leaves no trace but gradients."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from layertune.norms import frozen_statistics
+
+__all__ = ["meta_pass"]
+
+
+@contextmanager
+def meta_pass(model: nn.Module) -> Iterator[None]:
+    """Run the meta batch's forward and backward in here: random state and running statistics end as they began.
+
+    A run with and without meta passes then sees the same dropout masks, augmentations drawn from the global
+    generators, and running statistics. Inside, random numbers come from a stream of their own, fixed by the state on
+    entry, so a meta pass does not see the very masks of the next training step.
+
+    Args:
+        model: the network that runs inside; under DDP the wrapper.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
+        >>> state = torch.get_rng_state()
+        >>> with meta_pass(net):
+        ...     net(torch.ones(1, 3)).sum().backward()
+        >>> torch.equal(state, torch.get_rng_state())
+        True
+    """
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), frozen_statistics(model):
+        torch.manual_seed(int(torch.randint(2**62, ()).item()))
+        yield

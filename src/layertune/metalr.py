@@ -1,0 +1,381 @@
+"""MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from layertune.displacement import Displacement, pair_sums
+from layertune.errors import OptimizerError
+from layertune.history import History
+from layertune.linearity import require_linear_step
+from layertune.lr_factors import multiply_lrs, restore_lrs
+from layertune.profile import LRProfile
+from layertune.rules import RULES, Alignment, bounded
+
+__all__ = ["MetaLR"]
+
+KEYS = ("meta_scale", "meta_steps", "meta_step", "meta_history")
+
+
+class Layout(NamedTuple):
+    """How parameters, groups and layers of an optimizer belong together; rebuilt when its groups change.
+
+    Attributes:
+        key: what it was built from.
+        names: layers in the order of the groups.
+        layer_of: the layer of each group.
+        first: the first group of each layer, whose learning rate stands for the layer's.
+        members: 0/1 matrix of layers x groups.
+    """
+
+    key: tuple[int, ...]
+    names: list[str]
+    layer_of: list[int]
+    first: list[int]
+    members: Tensor
+
+
+class MetaLR:
+    """Learn one factor on the learning rate of each layer while the host trains (MetaLR, algorithm 1).
+
+    With u_j the optimizer's update direction per unit of learning rate, g_j the gradient of the meta loss::
+
+        look ahead      theta^_j = theta_j - alpha_j u_j                             (eq. 2)
+        learn           h_j = dL_meta(theta^)/dalpha_j = -<g_j, u_j>
+                        alpha'_j = max(alpha_j - eta h_j, 1e-6)                       (eq. 3)
+        step            theta'_j = theta_j - alpha'_j u_j                             (eq. 4)
+
+    u does not depend on alpha, so h is exact with first-order passes only. Hooks on the optimizer's ``step`` do it:
+    the schedule keeps owning ``lr``, and what is learned is a factor on it, ``group["meta_scale"]``, which travels
+    with the optimizer's own ``state_dict`` together with all else that resuming needs.
+
+    Groups of one ``"layer"`` share a factor; a group without that key is a layer of its own. ``param_groups`` makes
+    such groups.
+
+    Args:
+        optimizer: the host's optimizer; its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
+        hyper_lr: eta, the step size of the learning rates, >= 0; 0 changes nothing, bit for bit.
+        rule: ``"additive"`` (eq. 3), ``"proportional"`` (alpha' = alpha (1 - eta h)) or ``"cosine"`` (alpha' = alpha
+            exp(eta cos(-g, -u))).
+        min_lr: floor of the learned rates; the paper's 1e-6.
+        max_lr: ceiling, if any.
+        max_change: largest factor, up or down, of one adaptation.
+        every: learn at each k-th step; costs 1 + 1/k passes a step.
+        streaming: take the next training batch's gradient as the meta gradient, at no extra pass: attaching is all.
+
+    Raises:
+        OptimizerError: a setting out of range, an optimizer with a single group, or one whose step is not linear.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from layertune import map_layers, meta_pass, param_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+        >>> groups = param_groups(net, map_layers(net, torch.empty(2, 4)), lr=0.01)
+        >>> optimizer = torch.optim.SGD(groups, lr=0.01)
+        >>> metalr = MetaLR(optimizer, hyper_lr=1e-3)
+        >>> x, y, x_meta, y_meta = torch.randn(8, 4), torch.randn(8, 1), torch.randn(8, 4), torch.randn(8, 1)
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     nn.functional.mse_loss(net(x), y).backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     with meta_pass(net):
+        ...         nn.functional.mse_loss(net(x_meta), y_meta).backward()
+        ...     metalr.adapt()
+        >>> sorted(metalr.lrs)
+        ['0', '2']
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        hyper_lr: float,
+        rule: str = "additive",
+        min_lr: float = 1e-6,
+        max_lr: float | None = None,
+        max_change: float = 2.0,
+        every: int = 1,
+        streaming: bool = False,
+    ) -> None:
+        _check_settings(hyper_lr, rule, min_lr, max_lr, max_change, every)
+        self.optimizer = optimizer
+        self.hyper_lr = hyper_lr
+        self.rule = rule
+        self.min_lr = min_lr
+        self.max_lr = float("inf") if max_lr is None else max_lr
+        self.max_change = max_change
+        self.every = every
+        self.streaming = streaming
+        self._layout = self._make_layout()
+        if len(self._layout.names) < 2:
+            raise OptimizerError(
+                "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
+                "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...)"
+            )
+        require_linear_step(optimizer)
+        self._displacement = Displacement()
+        self._displacement.adopt(optimizer.param_groups)
+        self._multiplied: list[Any] | None = None
+        self._skipped = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._warned = False
+        self._history = History.of(optimizer)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_pre_hook(lambda _: self._history.write(self.optimizer)),
+            optimizer.register_load_state_dict_post_hook(self._reload),
+        ]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps since the start of the run, resumed ones included."""
+        return int(self.optimizer.param_groups[0].get("meta_steps", 0))
+
+    @property
+    def due(self) -> bool:
+        """Whether a step waits for a meta pass and ``adapt()``."""
+        return any("meta_step" in group for group in self.optimizer.param_groups)
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The learning rate of each layer now: the schedule's times what was learned."""
+        self._warn_of_skipped()
+        groups = self.optimizer.param_groups
+        scales = self._scales(self._current_layout()).tolist()
+        return {
+            name: float(groups[first]["lr"]) * scale
+            for name, first, scale in zip(self._layout.names, self._layout.first, scales, strict=True)
+        }
+
+    @property
+    def skipped(self) -> int:
+        """Adaptations that a meta gradient that was not finite left out."""
+        return int(self._skipped.item())
+
+    @property
+    def history(self) -> list[tuple[int, dict[str, float]]]:
+        """The learned rates over time: (step, rate of each layer); long runs are thinned evenly."""
+        self._warn_of_skipped()
+        names = self._current_layout().names
+        steps, _, lrs = self._history.numbers()
+        return [(step, dict(zip(names, row, strict=True))) for step, row in zip(steps, lrs, strict=True)]
+
+    def profile(self) -> LRProfile:
+        """What was learned over time, to save, plot, or replay without meta passes.
+
+        Raises:
+            OptimizerError: nothing was learned yet.
+        """
+        self._warn_of_skipped()
+        layout = self._current_layout()
+        steps, scales, lrs = self._history.numbers()
+        if not steps:
+            raise OptimizerError("there is no profile before the first adaptation; train at least one step")
+        groups = [self.optimizer.param_groups[first] for first in layout.first]
+        depths = tuple(int(group.get("depth", index)) for index, group in enumerate(groups, 1))
+        return LRProfile(
+            layers=tuple(layout.names), depths=depths, steps=tuple(steps), scales=tuple(scales), lrs=tuple(lrs)
+        )
+
+    @torch.no_grad()
+    def adapt(self, grad_scale: float | Tensor = 1.0) -> None:
+        """Learn from the meta gradient in ``.grad``, correct the last step, and clear the gradients.
+
+        Call it after ``optimizer.step()``, ``optimizer.zero_grad()`` and the backward pass of the meta loss; with
+        ``streaming=True`` it is called for you. Where no step waits (``due`` is false: a step that AMP skipped, an
+        accumulating iteration, a step between the k-th ones) nothing happens and the gradients stay.
+
+        Args:
+            grad_scale: what the meta loss was multiplied by: ``scaler.get_scale()`` under a ``GradScaler``.
+
+        Raises:
+            OptimizerError: no step was ever taken, or no parameter has a gradient; nothing is changed then.
+        """
+        if not self.due:
+            if not self.steps:
+                raise OptimizerError(
+                    "adapt() found no step to learn from; call optimizer.step() first, then backward on the meta loss"
+                )
+            return
+        if all(p.grad is None for group in self.optimizer.param_groups for p in group["params"]):
+            raise OptimizerError(
+                "adapt() found no meta gradient; call optimizer.zero_grad() and backward on the meta loss before it"
+            )
+        self._learn(grad_scale)
+        self.optimizer.zero_grad()
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was: no hooks, no keys, the schedule's learning rates."""
+        self._restore_lrs()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for group in self.optimizer.param_groups:
+            for key in KEYS:
+                group.pop(key, None)
+        self._displacement = Displacement()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(p.device for group in self.optimizer.param_groups for p in group["params"])
+
+    @property
+    def _scales_lr(self) -> bool:
+        """On the CPU a factor is at hand as a number; elsewhere, to wait for none, the displacement is scaled."""
+        return self._device.type == "cpu"
+
+    def _current_layout(self) -> Layout:
+        if self._layout.key != _layout_key(self.optimizer):
+            self._layout = self._make_layout()
+        return self._layout
+
+    def _make_layout(self) -> Layout:
+        groups = self.optimizer.param_groups
+        if not any(group["params"] for group in groups):
+            raise OptimizerError("this optimizer has no parameters")
+        labels = [str(group.get("layer", group.get("name", f"group {i}"))) for i, group in enumerate(groups)]
+        names = list(dict.fromkeys(labels))
+        layer_of = [names.index(label) for label in labels]
+        members = torch.zeros(len(names), len(groups))
+        members[layer_of, range(len(groups))] = 1.0
+        members = members.to(self._device, _number_type(self._device))
+        return Layout(_layout_key(self.optimizer), names, layer_of, [labels.index(name) for name in names], members)
+
+    def _scales(self, layout: Layout) -> Tensor:
+        """The learned factor of each layer, from the groups that hold it."""
+        groups = self.optimizer.param_groups
+        held = [groups[first].get("meta_scale", 1.0) for first in layout.first]
+        like = layout.members
+        if all(isinstance(scale, Tensor) and scale.device == like.device for scale in held):
+            return torch.stack(held).to(like.dtype)
+        return torch.tensor([float(scale) for scale in held], dtype=like.dtype, device=like.device)
+
+    def _reload(self, _: Optimizer) -> None:
+        self._history = History.of(self.optimizer)
+        self._displacement.adopt(self.optimizer.param_groups)
+
+    def _restore_lrs(self) -> None:
+        if self._multiplied is not None:
+            restore_lrs(self.optimizer.param_groups, self._multiplied)
+            self._multiplied = None
+
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Ready the step; with a closure, only when it has made the gradients."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._prepare()
+            return None
+
+        def closure_then_prepare() -> Any:
+            loss = closure()
+            self._prepare()
+            return loss
+
+        kwargs = {key: value for key, value in kwargs.items() if key != "closure"}
+        return (args[0], closure_then_prepare, *args[2:]), kwargs
+
+    @torch.no_grad()
+    def _prepare(self) -> None:
+        self._restore_lrs()  # a step that raised has left them multiplied
+        groups = self.optimizer.param_groups
+        if self.streaming and self.due:
+            self._learn(getattr(self.optimizer, "grad_scale", None) or 1.0)
+        self._displacement.forget(groups)
+        if self._scales_lr:
+            self._multiplied = multiply_lrs(groups, [float(group.get("meta_scale", 1.0)) for group in groups])
+        if not self._scales_lr or (self.steps + 1) % self.every == 0:
+            self._displacement.start(groups)
+
+    @torch.no_grad()
+    def _after_step(self, _: Optimizer, __: tuple[Any, ...], ___: dict[str, Any]) -> None:
+        self._restore_lrs()
+        groups = self.optimizer.param_groups
+        layout = self._current_layout()
+        factors = None
+        if not self._scales_lr:
+            scales = self._scales(layout)
+            factors = [scales[layer] for layer in layout.layer_of]
+        self._displacement.finish(groups, factors)
+        steps = self.steps + 1
+        for group in groups:
+            group["meta_steps"] = steps
+        if steps % self.every:
+            self._displacement.forget(groups)
+
+    def _learn(self, grad_scale: float | Tensor) -> None:
+        """Equations 3 and 4 for the step that waits."""
+        groups = self.optimizer.param_groups
+        layout = self._current_layout()
+        scales = self._scales(layout)
+        used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, self._lrs_used(), strict=True)])
+        sums = pair_sums(groups, like=layout.members, norms=self.rule == "cosine")
+        meta = _alignment(sums, used, layout.members, grad_scale)
+        alpha = used[layout.first]
+        ratio = bounded(
+            RULES[self.rule](alpha, self.hyper_lr, meta), alpha, self.min_lr, self.max_lr, self.max_change
+        )
+        finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()
+        ratio = torch.where(finite, ratio, 1.0)
+        self._skipped += ~finite
+        if self.hyper_lr:
+            self._displacement.stretch(groups, [(ratio - 1)[layer] for layer in layout.layer_of])
+        learned = scales * ratio
+        for group, layer in zip(groups, layout.layer_of, strict=True):
+            group["meta_scale"] = learned[layer].clone()
+        self._history.record(self.steps, learned, alpha * ratio, every=self.every)
+        self._displacement.forget(groups)
+        if self._scales_lr:
+            self._warn_of_skipped()
+
+    def _lrs_used(self) -> list[Any]:
+        return [group["meta_step"]["lr"] if "meta_step" in group else 0.0 for group in self.optimizer.param_groups]
+
+    def _warn_of_skipped(self) -> None:
+        if not self._warned and self.skipped:
+            self._warned = True
+            warnings.warn(
+                f"the meta gradient was not finite at step {self.steps}: no rate was learned from it and the step "
+                "was kept; further cases are only counted, in MetaLR.skipped",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | Tensor) -> Alignment:
+    """From sums over groups (rows <g, d>, |g|^2, |d|^2, with d = -alpha u) to layers."""
+    steps = torch.where(alpha > 0, sums[0] / alpha, 0.0)
+    h = members @ steps / grad_scale
+    dot, g_square, d_square = (members @ sums.T).T
+    lengths = (g_square * d_square).sqrt()
+    return Alignment(h, torch.where(lengths > 0, -dot / lengths, 0.0))
+
+
+def _layout_key(optimizer: Optimizer) -> tuple[int, ...]:
+    return tuple(number for group in optimizer.param_groups for number in (id(group), len(group["params"])))
+
+
+def _number_type(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _check_settings(
+    hyper_lr: float, rule: str, min_lr: float, max_lr: float | None, max_change: float, every: int
+) -> None:
+    checks: list[tuple[bool, Callable[[], str]]] = [
+        (hyper_lr >= 0 and hyper_lr < float("inf"), lambda: f"hyper_lr must be finite and >= 0, not {hyper_lr}"),
+        (rule in RULES, lambda: f"rule must be one of {', '.join(RULES)}, not {rule!r}"),
+        (min_lr >= 0, lambda: f"min_lr must be >= 0, not {min_lr}"),
+        (max_lr is None or max_lr > min_lr, lambda: f"max_lr must be above min_lr = {min_lr}, not {max_lr}"),
+        (max_change > 1, lambda: f"max_change must be above 1, not {max_change}"),
+        (every == int(every) and every >= 1, lambda: f"every must be a whole number from 1, not {every}"),
+    ]
+    for holds, message in checks:
+        if not holds:
+            raise OptimizerError(message())

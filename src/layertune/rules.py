@@ -1,0 +1,62 @@
+"""How a layer's learning rate follows its meta gradient: pure functions of tensors with one entry a layer."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["RULES", "Alignment", "bounded"]
+
+
+class Alignment(NamedTuple):
+    """What one meta pass says of each layer j, as vectors over layers.
+
+    Attributes:
+        h: dL_meta/dalpha_j = -<g_j, u_j>, the derivative of the meta loss at the looked-ahead weights.
+        cosine: cos(g_j, u_j), 0 where either vanishes.
+    """
+
+    h: Tensor
+    cosine: Tensor
+
+
+def additive(alpha: Tensor, eta: float, meta: Alignment) -> Tensor:
+    """alpha'/alpha for alpha' = alpha - eta h (MetaLR eq. 3)."""
+    return 1 - eta * meta.h / alpha
+
+
+def proportional(alpha: Tensor, eta: float, meta: Alignment) -> Tensor:
+    """alpha'/alpha for alpha' = alpha (1 - eta h), as in the authors' later work: eta has no unit of alpha."""
+    return 1 - eta * meta.h
+
+
+def cosine(alpha: Tensor, eta: float, meta: Alignment) -> Tensor:
+    """alpha'/alpha for alpha' = alpha exp(eta cos(-g, -u)): free of the scale of loss, gradient and weights."""
+    return torch.exp(eta * meta.cosine)
+
+
+Rule = Callable[[Tensor, float, Alignment], Tensor]
+RULES: dict[str, Rule] = {"additive": additive, "proportional": proportional, "cosine": cosine}
+
+
+def bounded(ratio: Tensor, alpha: Tensor, min_lr: float, max_lr: float, max_change: float) -> Tensor:
+    """Keep alpha' = ratio alpha in [min_lr, max_lr] and its change within max_change.
+
+    The bounds hold what is learned, not the schedule: a rate that the schedule has brought below ``min_lr`` is not
+    raised to it, only not lowered further; the same above ``max_lr``.
+
+    Args:
+        ratio: alpha'/alpha as a rule proposes it.
+        alpha: present learning rates.
+        min_lr: floor; the paper's 1e-6.
+        max_lr: ceiling.
+        max_change: largest factor up or down in one adaptation, above 1.
+
+    Returns:
+        The ratio within bounds; 1 where alpha is 0.
+    """
+    ratio = ratio.clamp(1 / max_change, max_change)
+    lowest = (min_lr / alpha).clamp(max=1.0)
+    highest = (max_lr / alpha).clamp(min=1.0)
+    return torch.where(alpha > 0, torch.maximum(torch.minimum(ratio, highest), lowest), 1.0)
