@@ -91,24 +91,47 @@ def pair_sums(groups: Groups, *, like: Tensor, norms: bool) -> Tensor:
         Rows <g, d>, |g|^2, |d|^2 (zero if not asked for), one column a group. Sums over shards are reduced, so every
         rank has the same numbers, bit for bit.
     """
-    sums = torch.zeros(3, len(groups), dtype=like.dtype, device=like.device)
-    sharded: dict[tuple[Any, tuple[int, ...]], Tensor] = {}
+    whole = _Sums(len(groups), like)
+    sharded: dict[tuple[Any, tuple[int, ...]], _Sums] = {}
     for number, group in enumerate(groups):
         for index, step in _steps(group):
             parameter = group["params"][index]
-            if parameter.grad is None:
-                continue
-            into = _bucket(parameter, sums, sharded)
-            grad = local(parameter.grad.detach())
-            into[0, number] += _dot(grad, step)
-            if norms:
-                into[1, number] += _dot(grad, grad)
-                into[2, number] += _dot(step, step)
-    for (mesh, dimensions), part in sharded.items():
+            if parameter.grad is not None:
+                shards = _shards(parameter)
+                sums = sharded.setdefault(shards, _Sums(len(groups), like)) if shards else whole
+                sums.add(number, local(parameter.grad.detach()), step, norms=norms)
+    total = whole.total()
+    for (mesh, dimensions), sums in sharded.items():
+        part = sums.total()
         for dimension in dimensions:
             torch.distributed.all_reduce(part, group=mesh.get_group(dimension))
-        sums += part
-    return sums
+        total += part
+    return total
+
+
+class _Sums:
+    """Inner products by group, gathered first and added up in one product at the end."""
+
+    def __init__(self, groups: int, like: Tensor) -> None:
+        self._like = like
+        self._groups = groups
+        self._group_of: list[int] = []
+        self._rows: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+
+    def add(self, group: int, grad: Tensor, step: Tensor, *, norms: bool) -> None:
+        self._group_of.append(group)
+        pairs = ((grad, step), (grad, grad), (step, step)) if norms else ((grad, step),)
+        for row, (a, b) in zip(self._rows, pairs, strict=False):
+            row.append(_dot(a, b))
+
+    def total(self) -> Tensor:
+        total = torch.zeros(3, self._groups, dtype=self._like.dtype, device=self._like.device)
+        for row, dots in enumerate(self._rows):
+            if dots:
+                # In a fixed order on every device and rank, which an atomic index_add is not.
+                members = torch.nn.functional.one_hot(torch.tensor(self._group_of), self._groups)
+                total[row] = torch.stack(dots).to(total.dtype) @ members.to(total, non_blocking=True)
+        return total
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -116,12 +139,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _bucket(parameter: Tensor, sums: Tensor, sharded: dict[tuple[Any, tuple[int, ...]], Tensor]) -> Tensor:
-    """Where a parameter's sums go: whole ones are equal on all ranks, shards have yet to be added up."""
+def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
+    """The mesh and its dimensions that a parameter is split over; whole ones are equal on all ranks."""
     if not isinstance(parameter, DTensor):
-        return sums
+        return None
     dimensions = tuple(i for i, placement in enumerate(parameter.placements) if placement.is_shard())
-    return sharded.setdefault((parameter.device_mesh, dimensions), torch.zeros_like(sums)) if dimensions else sums
+    return (parameter.device_mesh, dimensions) if dimensions else None
 
 
 def _steps(group: dict[str, Any]) -> list[tuple[int, Tensor]]:
