@@ -126,7 +126,8 @@ class LRProfile:
         host's schedule, and only for the length of the step.
 
         Args:
-            optimizer: its param groups name their layers under ``"layer"``; several groups may name one.
+            optimizer: its param groups name their layers under ``"layer"``, as ``param_groups`` makes them; several
+                groups may name one.
 
         Returns:
             A handle with ``detach()``, also a context manager. Saved and loaded with the optimizer's ``state_dict``,
@@ -134,7 +135,6 @@ class LRProfile:
 
         Raises:
             ProfileError: a layer of the optimizer is not in the profile; the message lists both sides.
-            OptimizerError: a group names no layer.
 
         Warns:
             UserWarning: the profile has layers that the optimizer has not; they may be frozen here, or the networks
@@ -243,7 +243,9 @@ def _table(name: str, value: object, rows: int, columns: int) -> tuple[tuple[flo
     table = tuple(tuple(_rate(name, number) for number in _list(name, row)) for row in _list(name, value))
     if len(table) != rows or any(len(row) != columns for row in table):
         widths = sorted({len(row) for row in table})
-        raise ProfileError(f"{name} must be {rows} x {columns} (steps x layers), got {len(table)} rows of {widths}")
+        raise ProfileError(
+            f"{name} must be {rows} x {columns} (steps x layers), got {len(table)} rows of {short(widths)}"
+        )
     return table
 
 

@@ -75,7 +75,7 @@ def _decode_json(path: Path) -> dict[str, Any]:
         raise ProfileError(f"not JSON that a profile could be ({error})") from None
     if not isinstance(document, dict):
         raise ProfileError(f"expected a JSON object, got {type(document).__name__}")
-    _check_format(document.pop("format", None), document.pop("version", None))
+    _check_format(document.pop("format", None), document.pop("version", None), VERSION)
     _check_keys(document)
     return document
 
@@ -96,8 +96,7 @@ def _decode_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
-            version = metadata.get("version", "")
-            _check_format(metadata.get("format"), int(version) if version.isdecimal() else version)
+            _check_format(metadata.get("format"), metadata.get("version"), str(VERSION))
             _check_keys(dict.fromkeys([*names, *(["layers"] if "layers" in metadata else [])]))
             arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, TypeError) as error:
@@ -112,10 +111,10 @@ def _decode_safetensors(path: Path) -> dict[str, Any]:
     return {"layers": layers, **{name: array.tolist() for name, array in arrays.items()}}
 
 
-def _check_format(found: object, version: object) -> None:
+def _check_format(found: object, version: object, expected: object) -> None:
     if found != FORMAT:
         raise ProfileError(f"expected the format {FORMAT!r}, got {short(found)}; another program wrote this file")
-    if isinstance(version, bool) or version != VERSION:
+    if isinstance(version, bool) or version != expected:
         raise ProfileError(f"expected format version {VERSION}, got {short(version)}; update layertune to read it")
 
 

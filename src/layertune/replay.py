@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from layertune.errors import OptimizerError, ProfileError
+from layertune.errors import ProfileError
 from layertune.lr_factors import multiply_lrs, restore_lrs
 
 if TYPE_CHECKING:
@@ -98,18 +98,9 @@ class Replay:
 
 
 def _group_layers(optimizer: Optimizer) -> list[str]:
-    """The layer of each group."""
-    names = [group.get("layer") for group in optimizer.param_groups]
-    if not all(isinstance(name, str) for name in names):
-        raise OptimizerError(
-            f"each param group must name its layer under the key 'layer', but group {_first_unnamed(names)} of "
-            f"{len(names)} does not; build the groups with layertune.param_groups or the host's grouper"
-        )
-    return [str(name) for name in names]
-
-
-def _first_unnamed(names: Sequence[object]) -> int:
-    return next(index for index, name in enumerate(names) if not isinstance(name, str))
+    """The layer of each group, named as MetaLR names it; a group without a name is a layer of its own."""
+    groups = enumerate(optimizer.param_groups)
+    return [str(group.get("layer", group.get("name", f"group {index}"))) for index, group in groups]
 
 
 def match_layers(recorded: Sequence[str], wanted: Iterable[str]) -> dict[str, int]:
