@@ -13,6 +13,7 @@ from layertune.trace import Trace, plain_name, trace, unwrap
 
 __all__ = ["Layer", "LayerMap", "map_layers", "named_parameters", "parameters_by_layer"]
 
+
 @dataclass(frozen=True)
 class Layer:
     """The unit that gets one learning rate.
@@ -177,9 +178,7 @@ def _shared(a: str, b: str) -> int:
     return path.count(".") + 1 if path else 0
 
 
-def _match_layers(
-    model: nn.Module, matcher: Callable[[str], int], granularity: Granularity, depth: Depth
-) -> LayerMap:
+def _match_layers(model: nn.Module, matcher: Callable[[str], int], granularity: Granularity, depth: Depth) -> LayerMap:
     if depth == "I2":
         raise ModelError("I2 reads resolutions, which a matcher does not know; give an example input instead")
     numbers: dict[int, list[str]] = {}
@@ -213,4 +212,3 @@ def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list
             f"{unknown[:5]}, in two layers {doubled[:5]}; make the map from this model with map_layers"
         )
     return {layer.name: [parameters[name] for name in layer.parameters] for layer in layers}
-

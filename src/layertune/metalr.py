@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,32 +11,15 @@ from torch.optim import Optimizer
 from layertune.displacement import Displacement, pair_sums
 from layertune.errors import OptimizerError
 from layertune.history import History
+from layertune.layout import Layout
 from layertune.linearity import require_linear_step
 from layertune.lr_factors import multiply_lrs, restore_lrs
 from layertune.profile import LRProfile
-from layertune.rules import RULES, Alignment, bounded
+from layertune.rules import RULES, alignment, bounded
 
 __all__ = ["MetaLR"]
 
 KEYS = ("meta_scale", "meta_steps", "meta_step", "meta_history")
-
-
-class Layout(NamedTuple):
-    """How parameters, groups and layers of an optimizer belong together; rebuilt when its groups change.
-
-    Attributes:
-        key: what it was built from.
-        names: layers in the order of the groups.
-        layer_of: the layer of each group.
-        first: the first group of each layer, whose learning rate stands for the layer's.
-        members: 0/1 matrix of layers x groups.
-    """
-
-    key: tuple[int, ...]
-    names: list[str]
-    layer_of: list[int]
-    first: list[int]
-    members: Tensor
 
 
 class MetaLR:
@@ -113,7 +96,7 @@ class MetaLR:
         self.max_change = max_change
         self.every = every
         self.streaming = streaming
-        self._layout = self._make_layout()
+        self._layout = Layout.of(optimizer)
         if len(self._layout.names) < 2:
             raise OptimizerError(
                 "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
@@ -123,13 +106,14 @@ class MetaLR:
         self._displacement = Displacement()
         self._displacement.adopt(optimizer.param_groups)
         self._multiplied: list[Any] | None = None
-        self._skipped = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._stepping = False
+        self._skipped = torch.zeros((), dtype=torch.int64, device=self._layout.members.device)
         self._warned = False
         self._history = History.of(optimizer)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_state_dict_pre_hook(lambda _: self._history.write(self.optimizer)),
+            optimizer.register_state_dict_pre_hook(self._before_saving),
             optimizer.register_load_state_dict_post_hook(self._reload),
         ]
 
@@ -147,11 +131,12 @@ class MetaLR:
     def lrs(self) -> dict[str, float]:
         """The learning rate of each layer now: the schedule's times what was learned."""
         self._warn_of_skipped()
-        groups = self.optimizer.param_groups
-        scales = self._scales(self._current_layout()).tolist()
+        layout = self._current_layout()
+        scheduled = self._multiplied or [group["lr"] for group in self.optimizer.param_groups]
+        scales = self._scales(layout).tolist()
         return {
-            name: float(groups[first]["lr"]) * scale
-            for name, first, scale in zip(self._layout.names, self._layout.first, scales, strict=True)
+            name: float(scheduled[first]) * scale
+            for name, first, scale in zip(layout.names, layout.first, scales, strict=True)
         }
 
     @property
@@ -223,30 +208,14 @@ class MetaLR:
         self._displacement = Displacement()
 
     @property
-    def _device(self) -> torch.device:
-        return next(p.device for group in self.optimizer.param_groups for p in group["params"])
-
-    @property
     def _scales_lr(self) -> bool:
         """On the CPU a factor is at hand as a number; elsewhere, to wait for none, the displacement is scaled."""
-        return self._device.type == "cpu"
+        return self._layout.members.device.type == "cpu"
 
     def _current_layout(self) -> Layout:
-        if self._layout.key != _layout_key(self.optimizer):
-            self._layout = self._make_layout()
+        if not self._layout.fits(self.optimizer):
+            self._layout = Layout.of(self.optimizer)
         return self._layout
-
-    def _make_layout(self) -> Layout:
-        groups = self.optimizer.param_groups
-        if not any(group["params"] for group in groups):
-            raise OptimizerError("this optimizer has no parameters")
-        labels = [str(group.get("layer", group.get("name", f"group {i}"))) for i, group in enumerate(groups)]
-        names = list(dict.fromkeys(labels))
-        layer_of = [names.index(label) for label in labels]
-        members = torch.zeros(len(names), len(groups))
-        members[layer_of, range(len(groups))] = 1.0
-        members = members.to(self._device, _number_type(self._device))
-        return Layout(_layout_key(self.optimizer), names, layer_of, [labels.index(name) for name in names], members)
 
     def _scales(self, layout: Layout) -> Tensor:
         """The learned factor of each layer, from the groups that hold it."""
@@ -257,7 +226,12 @@ class MetaLR:
             return torch.stack(held).to(like.dtype)
         return torch.tensor([float(scale) for scale in held], dtype=like.dtype, device=like.device)
 
+    def _before_saving(self, _: Optimizer) -> None:
+        self._restore_lrs()
+        self._history.write(self.optimizer)
+
     def _reload(self, _: Optimizer) -> None:
+        self._layout = Layout.of(self.optimizer)
         self._history = History.of(self.optimizer)
         self._displacement.adopt(self.optimizer.param_groups)
 
@@ -292,9 +266,13 @@ class MetaLR:
             self._multiplied = multiply_lrs(groups, [float(group.get("meta_scale", 1.0)) for group in groups])
         if not self._scales_lr or (self.steps + 1) % self.every == 0:
             self._displacement.start(groups)
+        self._stepping = True
 
     @torch.no_grad()
     def _after_step(self, _: Optimizer, __: tuple[Any, ...], ___: dict[str, Any]) -> None:
+        if not self._stepping:  # the outer of two calls, where a subclass's step calls its parent's
+            return
+        self._stepping = False
         self._restore_lrs()
         groups = self.optimizer.param_groups
         layout = self._current_layout()
@@ -316,11 +294,9 @@ class MetaLR:
         scales = self._scales(layout)
         used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, self._lrs_used(), strict=True)])
         sums = pair_sums(groups, like=layout.members, norms=self.rule == "cosine")
-        meta = _alignment(sums, used, layout.members, grad_scale)
-        alpha = used[layout.first]
-        ratio = bounded(
-            RULES[self.rule](alpha, self.hyper_lr, meta), alpha, self.min_lr, self.max_lr, self.max_change
-        )
+        meta = alignment(sums, used, layout.members, grad_scale)
+        proposed = RULES[self.rule](self.hyper_lr, meta)
+        ratio = bounded(proposed, meta.alpha, self.min_lr, self.max_lr, self.max_change)
         finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()
         ratio = torch.where(finite, ratio, 1.0)
         self._skipped += ~finite
@@ -329,7 +305,7 @@ class MetaLR:
         learned = scales * ratio
         for group, layer in zip(groups, layout.layer_of, strict=True):
             group["meta_scale"] = learned[layer].clone()
-        self._history.record(self.steps, learned, alpha * ratio, every=self.every)
+        self._history.record(self.steps, learned, meta.alpha * ratio, every=self.every)
         self._displacement.forget(groups)
         if self._scales_lr:
             self._warn_of_skipped()
@@ -346,23 +322,6 @@ class MetaLR:
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-
-def _alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | Tensor) -> Alignment:
-    """From sums over groups (rows <g, d>, |g|^2, |d|^2, with d = -alpha u) to layers."""
-    steps = torch.where(alpha > 0, sums[0] / alpha, 0.0)
-    h = members @ steps / grad_scale
-    dot, g_square, d_square = (members @ sums.T).T
-    lengths = (g_square * d_square).sqrt()
-    return Alignment(h, torch.where(lengths > 0, -dot / lengths, 0.0))
-
-
-def _layout_key(optimizer: Optimizer) -> tuple[int, ...]:
-    return tuple(number for group in optimizer.param_groups for number in (id(group), len(group["params"])))
-
-
-def _number_type(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _check_settings(

@@ -24,7 +24,7 @@ Policy = Callable[[LayerMap], list[float]]
 Scheme = Literal["contracting", "expanding", "top-down", "bottom-up"]
 
 
-def AllLayers() -> Policy:
+def AllLayers() -> Policy:  # noqa: N802 a noun, as users write it
     """Tune all layers at one learning rate, the common way.
 
     Example:
@@ -37,7 +37,7 @@ def AllLayers() -> Policy:
     return lambda layers: [1.0] * len(layers)
 
 
-def LastLayer() -> Policy:
+def LastLayer() -> Policy:  # noqa: N802 a noun, as users write it
     """Tune the head alone (MetaLR tab. 2 and 3, 'Last Layer').
 
     Example:
@@ -50,7 +50,7 @@ def LastLayer() -> Policy:
     return lambda layers: [float(layer.depth == layers.d) for layer in layers]
 
 
-def LayerWise(first: int) -> Policy:
+def LayerWise(first: int) -> Policy:  # noqa: N802 a noun, as users write it
     """Tune depths ``first`` to d and freeze the shallower ones (Tajbakhsh et al. 2016; MetaLR sec. 2.1).
 
     Args:
@@ -75,7 +75,7 @@ def LayerWise(first: int) -> Policy:
     return policy
 
 
-def BiDirectional(m: int, n: int) -> Policy:
+def BiDirectional(m: int, n: int) -> Policy:  # noqa: N802 a noun, as users write it
     """Freeze depths m to n and tune both ends (MetaLR sec. 2.1).
 
     Args:
@@ -124,7 +124,7 @@ def bidirectional_grid(d: int) -> list[tuple[int, int]]:
     return [(m, n) for m in range(1, d) for n in range(m, d)]
 
 
-def LayerDecay(rate: float) -> Policy:
+def LayerDecay(rate: float) -> Policy:  # noqa: N802 a noun, as users write it
     """Scale a layer's rate by rate ** (d - depth), the layer decay of timm and BEiT.
 
     Args:
@@ -145,7 +145,7 @@ def LayerDecay(rate: float) -> Policy:
     return lambda layers: [rate ** (layers.d - layer.depth) for layer in layers]
 
 
-def UNetScheme(scheme: Scheme, levels: int | None = None) -> Policy:
+def UNetScheme(scheme: Scheme, levels: int | None = None) -> Policy:  # noqa: N802 a noun, as users write it
     """Tune one part of a U-Net and freeze the rest (Amiri et al. 2020); the head is always tuned.
 
     Args:

@@ -6,37 +6,57 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "Alignment", "bounded"]
+__all__ = ["RULES", "Alignment", "alignment", "bounded"]
 
 
 class Alignment(NamedTuple):
     """What one meta pass says of each layer j, as vectors over layers.
 
     Attributes:
+        alpha: the learning rates that the step was made with.
         h: dL_meta/dalpha_j = -<g_j, u_j>, the derivative of the meta loss at the looked-ahead weights.
         cosine: cos(g_j, u_j), 0 where either vanishes.
     """
 
+    alpha: Tensor
     h: Tensor
     cosine: Tensor
 
 
-def additive(alpha: Tensor, eta: float, meta: Alignment) -> Tensor:
+def alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | Tensor) -> Alignment:
+    """From inner products by param group to layers.
+
+    Args:
+        sums: rows <g, d>, |g|^2, |d|^2 over each group, with the displacement d = -alpha u.
+        alpha: learning rate of each group in that step.
+        members: 0/1 matrix of layers x groups.
+        grad_scale: what the meta loss was multiplied by.
+
+    Returns:
+        What each layer's rate is to learn from; a layer's alpha is that of its first group.
+    """
+    h = members @ torch.where(alpha > 0, sums[0] / alpha, 0.0) / grad_scale
+    dot, g_square, d_square = (members @ sums.T).T
+    lengths = (g_square * d_square).sqrt()
+    return Alignment(alpha[members.argmax(dim=1)], h, torch.where(lengths > 0, -dot / lengths, 0.0))
+
+
+def additive(eta: float, meta: Alignment) -> Tensor:
     """alpha'/alpha for alpha' = alpha - eta h (MetaLR eq. 3)."""
-    return 1 - eta * meta.h / alpha
+    return 1 - eta * meta.h / meta.alpha
 
 
-def proportional(alpha: Tensor, eta: float, meta: Alignment) -> Tensor:
+def proportional(eta: float, meta: Alignment) -> Tensor:
     """alpha'/alpha for alpha' = alpha (1 - eta h), as in the authors' later work: eta has no unit of alpha."""
     return 1 - eta * meta.h
 
 
-def cosine(alpha: Tensor, eta: float, meta: Alignment) -> Tensor:
+def cosine(eta: float, meta: Alignment) -> Tensor:
     """alpha'/alpha for alpha' = alpha exp(eta cos(-g, -u)): free of the scale of loss, gradient and weights."""
     return torch.exp(eta * meta.cosine)
 
 
-Rule = Callable[[Tensor, float, Alignment], Tensor]
+Rule = Callable[[float, Alignment], Tensor]
 RULES: dict[str, Rule] = {"additive": additive, "proportional": proportional, "cosine": cosine}
 
 
