@@ -4,7 +4,6 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
-SOURCES := src $(wildcard plugins)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-slow lint docs bench clean
@@ -28,7 +27,7 @@ test-slow: $(VENV)/.stamp-all,dev ## tests that train, or start a host's own pro
 lint: $(VENV)/.stamp-all,dev ## ruff (rules and format) and mypy in strict mode
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES)
+	$(BIN)/mypy
 
 docs: $(VENV)/.stamp-docs ## the site, into site/
 	$(BIN)/mkdocs build --strict $(ARGS)
@@ -38,7 +37,7 @@ bench: $(VENV)/.stamp-studies ## what a step costs
 
 clean: ## remove what was built, and the environment
 	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache
-	find src plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests $(wildcard plugins) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
