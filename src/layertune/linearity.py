@@ -14,6 +14,7 @@ __all__ = ["require_linear_step"]
 
 # ASGD deviates too little in a short trial to be seen, and grows; the others are here so that the message is certain.
 NOT_LINEAR = {"ASGD", "LBFGS", "LaProp", "MADGRAD", "RMSpropTF", "Rprop"}
+WARM_LR = 1e-3  # for the trial, where a warm-up starts from 0
 TOLERANCE = 1e-3  # far above float32 rounding of a step, far below any real dependence on lr
 
 
@@ -24,9 +25,15 @@ def require_linear_step(optimizer: Optimizer) -> None:
     at lr and one at lr / 2. The optimizer itself, its state and its hooks are not touched.
 
     Raises:
-        OptimizerError: the step is not linear in ``lr``.
+        OptimizerError: the step is not linear in ``lr``, or another optimizer within this one makes it.
     """
     name = type(optimizer).__name__
+    inner = [type(value).__name__ for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    if inner:
+        raise OptimizerError(
+            f"{name} hands its step to the {inner[0]} within it; attach MetaLR to that one, if {name} moves no "
+            "parameter itself"
+        )
     if name in NOT_LINEAR or not _halving_halves(optimizer):
         raise OptimizerError(
             f"{name}'s step is not proportional to its learning rate, so MetaLR cannot correct it; use SGD, Adam, "
@@ -35,10 +42,8 @@ def require_linear_step(optimizer: Optimizer) -> None:
 
 
 def _halving_halves(optimizer: Optimizer) -> bool:
-    lrs = [float(group["lr"]) for group in optimizer.param_groups]
-    group = optimizer.param_groups[lrs.index(max(lrs))]
-    if not group["params"] or not float(group["lr"]):
-        return True
+    group = max((group for group in optimizer.param_groups if group["params"]), key=lambda group: float(group["lr"]))
+    group = group | {"lr": group["lr"] + (0.0 if float(group["lr"]) else WARM_LR)}
     with torch.enable_grad():
         scrap, weight = _scrap_optimizer(optimizer, group)
         for seed in range(3):
@@ -49,7 +54,7 @@ def _halving_halves(optimizer: Optimizer) -> bool:
         scrap.param_groups[0].update(settings, lr=settings["lr"] / 2)
         scrap.state[weight] = state
         half = _step(scrap, weight, 3)
-    return bool((whole - 2 * half).norm() <= TOLERANCE * whole.norm())
+    return bool(whole.norm() > 0 and (whole - 2 * half).norm() <= TOLERANCE * whole.norm())
 
 
 def _scrap_optimizer(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Optimizer, nn.Parameter]:
@@ -58,7 +63,8 @@ def _scrap_optimizer(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Optim
     dtype = torch.float32 if like.device.type == "mps" else torch.float64
     weight = nn.Parameter(_noise(17, dtype).to(like.device))
     scrap: Optimizer = object.__new__(type(optimizer))
-    scrap.__dict__.update(optimizer.__dict__)
+    # A learning-rate scheduler leaves a bound `step` on the instance, which would step the optimizer itself.
+    scrap.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "step"})
     settings = {key: value for key, value in group.items() if not key.startswith("meta_")}
     scrap.param_groups = [copy.deepcopy({**settings, "params": [], "param_names": []}) | {"params": [weight]}]
     scrap.state = defaultdict(dict)
