@@ -99,7 +99,8 @@ def pair_sums(groups: Groups, *, like: Tensor, norms: bool) -> Tensor:
             if parameter.grad is not None:
                 shards = _shards(parameter)
                 sums = sharded.setdefault(shards, _Sums(len(groups), like)) if shards else whole
-                sums.add(number, local(parameter.grad.detach()), step, norms=norms)
+                grad = local(parameter.grad.detach())
+                sums.add(number, grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
     total = whole.total()
     for (mesh, dimensions), sums in sharded.items():
         part = sums.total()
@@ -159,4 +160,4 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _own(lr: float | Tensor) -> float | Tensor:
-    return lr.detach().clone() if isinstance(lr, Tensor) else lr
+    return lr.detach().clone().reshape(()) if isinstance(lr, Tensor) else lr

@@ -102,6 +102,7 @@ class MetaLR:
                 "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
                 "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...)"
             )
+        _require_unattached(optimizer)
         require_linear_step(optimizer)
         self._displacement = Displacement()
         self._displacement.adopt(optimizer.param_groups)
@@ -149,7 +150,7 @@ class MetaLR:
         """The learned rates over time: (step, rate of each layer); long runs are thinned evenly."""
         self._warn_of_skipped()
         names = self._current_layout().names
-        steps, _, lrs = self._history.numbers()
+        steps, _, lrs = self._history.numbers(len(names))
         return [(step, dict(zip(names, row, strict=True))) for step, row in zip(steps, lrs, strict=True)]
 
     def profile(self) -> LRProfile:
@@ -160,7 +161,7 @@ class MetaLR:
         """
         self._warn_of_skipped()
         layout = self._current_layout()
-        steps, scales, lrs = self._history.numbers()
+        steps, scales, lrs = self._history.numbers(len(layout.names))
         if not steps:
             raise OptimizerError("there is no profile before the first adaptation; train at least one step")
         groups = [self.optimizer.param_groups[first] for first in layout.first]
@@ -222,9 +223,12 @@ class MetaLR:
         groups = self.optimizer.param_groups
         held = [groups[first].get("meta_scale", 1.0) for first in layout.first]
         like = layout.members
-        if all(isinstance(scale, Tensor) and scale.device == like.device for scale in held):
-            return torch.stack(held).to(like.dtype)
-        return torch.tensor([float(scale) for scale in held], dtype=like.dtype, device=like.device)
+        return torch.stack(
+            [
+                scale.to(like, non_blocking=True) if isinstance(scale, Tensor) else like.new_full((), scale)
+                for scale in held
+            ]
+        )
 
     def _before_saving(self, _: Optimizer) -> None:
         self._restore_lrs()
@@ -260,10 +264,14 @@ class MetaLR:
         self._restore_lrs()  # a step that raised has left them multiplied
         groups = self.optimizer.param_groups
         if self.streaming and self.due:
-            self._learn(getattr(self.optimizer, "grad_scale", None) or 1.0)
+            # A GradScaler leaves these two on an optimizer whose fused step unscales by itself.
+            scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
+            self._learn(1.0 if scale is None else scale, found_inf)
         self._displacement.forget(groups)
         if self._scales_lr:
-            self._multiplied = multiply_lrs(groups, [float(group.get("meta_scale", 1.0)) for group in groups])
+            layout = self._current_layout()
+            scales = self._scales(layout).tolist()
+            self._multiplied = multiply_lrs(groups, [scales[layer] for layer in layout.layer_of])
         if not self._scales_lr or (self.steps + 1) % self.every == 0:
             self._displacement.start(groups)
         self._stepping = True
@@ -287,8 +295,8 @@ class MetaLR:
         if steps % self.every:
             self._displacement.forget(groups)
 
-    def _learn(self, grad_scale: float | Tensor) -> None:
-        """Equations 3 and 4 for the step that waits."""
+    def _learn(self, grad_scale: float | Tensor, found_inf: Tensor | None = None) -> None:
+        """Equations 3 and 4 for the step that waits; nothing is learned where AMP has found an overflow."""
         groups = self.optimizer.param_groups
         layout = self._current_layout()
         scales = self._scales(layout)
@@ -298,8 +306,9 @@ class MetaLR:
         proposed = RULES[self.rule](self.hyper_lr, meta)
         ratio = bounded(proposed, meta.alpha, self.min_lr, self.max_lr, self.max_change)
         finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()
-        ratio = torch.where(finite, ratio, 1.0)
-        self._skipped += ~finite
+        usual = torch.ones_like(finite) if found_inf is None else found_inf.reshape(()) == 0
+        ratio = torch.where(finite & usual, ratio, 1.0)
+        self._skipped += ~finite & usual
         if self.hyper_lr:
             self._displacement.stretch(groups, [(ratio - 1)[layer] for layer in layout.layer_of])
         learned = scales * ratio
@@ -322,6 +331,15 @@ class MetaLR:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def _require_unattached(optimizer: Optimizer) -> None:
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    if any(isinstance(getattr(hook, "__self__", None), MetaLR) for hook in hooks):
+        raise OptimizerError(
+            "a MetaLR is attached to this optimizer already, and two would multiply its learning rates twice; keep the "
+            "first, or call its detach() before"
+        )
 
 
 def _check_settings(

@@ -28,17 +28,20 @@ def alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | 
 
     Args:
         sums: rows <g, d>, |g|^2, |d|^2 over each group, with the displacement d = -alpha u.
-        alpha: learning rate of each group in that step.
+        alpha: learning rate of each group in that step, 0 where it did not move.
         members: 0/1 matrix of layers x groups.
         grad_scale: what the meta loss was multiplied by.
 
     Returns:
-        What each layer's rate is to learn from; a layer's alpha is that of its first group.
+        What each layer's rate is to learn from. A layer's alpha is that of its first group that moved, and 0 where
+        none did; other groups of the layer keep their ratio to it, so by the chain rule h is <g, d> / alpha over all.
     """
-    h = members @ torch.where(alpha > 0, sums[0] / alpha, 0.0) / grad_scale
+    moved = members * alpha
+    alpha = moved.gather(1, (moved > 0).to(torch.uint8).argmax(dim=1, keepdim=True)).squeeze(1)
     dot, g_square, d_square = (members @ sums.T).T
+    h = torch.where(alpha > 0, dot / alpha, 0.0) / grad_scale
     lengths = (g_square * d_square).sqrt()
-    return Alignment(alpha[members.argmax(dim=1)], h, torch.where(lengths > 0, -dot / lengths, 0.0))
+    return Alignment(alpha, h, torch.where(lengths > 0, -dot / lengths, 0.0))
 
 
 def additive(eta: float, meta: Alignment) -> Tensor:
