@@ -1,0 +1,72 @@
+"""The networks of the step benchmark, each with its loss and batches of random numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, AdamW, Optimizer
+
+__all__ = ["STEP_NETWORKS", "StepNetwork"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNetwork:
+    """What is trained in the benchmark of a step.
+
+    Attributes:
+        build: makes the network.
+        shape: of an input, batch first.
+        target_shape: of the target, whole numbers below ``classes``.
+        classes: how many.
+        optimizer: the host's optimizer, of param groups.
+        lr: its learning rate.
+    """
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    classes: int
+    optimizer: Callable[..., Optimizer]
+    lr: float
+
+    def batch(self) -> Batch:
+        """A batch of random images and labels."""
+        return torch.randn(self.shape), torch.randint(self.classes, self.target_shape)
+
+    @staticmethod
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy, over voxels where there are any."""
+        return cross_entropy(output, target)
+
+
+def _resnet18() -> nn.Module:
+    import timm
+
+    return timm.create_model("resnet18", num_classes=10)
+
+
+def _unet3d() -> nn.Module:
+    from monai.networks.nets import BasicUNet
+
+    return BasicUNet(spatial_dims=3, in_channels=1, out_channels=3, features=(16, 16, 32, 64, 128, 16), norm="batch")
+
+
+def _sgd(groups: list[dict[str, object]]) -> Optimizer:
+    return SGD(groups, momentum=0.9)
+
+
+STEP_NETWORKS = {
+    "resnet18": StepNetwork(
+        build=_resnet18, shape=(32, 3, 64, 64), target_shape=(32,), classes=10, optimizer=_sgd, lr=1e-3
+    ),
+    "resnet18_adamw": StepNetwork(
+        build=_resnet18, shape=(32, 3, 64, 64), target_shape=(32,), classes=10, optimizer=AdamW, lr=1e-4
+    ),
+    "unet3d": StepNetwork(
+        build=_unet3d, shape=(1, 1, 32, 32, 32), target_shape=(1, 32, 32, 32), classes=3, optimizer=_sgd, lr=1e-3
+    ),
+}
