@@ -1,0 +1,95 @@
+"""The ways of fine-tuning that the demo compares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from layertune import AllLayers, BiDirectional, LastLayer, LayerMap
+from layertune.policies import Policy
+
+__all__ = ["HYPER_LR", "RULE", "Candidate", "Method", "bidirectional_settings", "methods"]
+
+# Half decades around what fine-tunes this network; the highest diverges when all layers have it.
+LRS = (3e-2, 1e-1, 3e-1, 1.0)
+RULE = "proportional"
+START_LR = 1e-1
+HYPER_LR = 3.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of a method.
+
+    Attributes:
+        name: unique within the method, fit for a file name.
+        lr: learning rate of the tuned layers at the start; ``None``: the one that was chosen for all layers.
+        frozen: shallowest and deepest frozen depth, if any.
+        only_head: whether the last layer alone is tuned.
+    """
+
+    name: str
+    lr: float | None
+    frozen: tuple[int, int] | None = None
+    only_head: bool = False
+
+    @property
+    def freezes(self) -> bool:
+        """Whether any layer is frozen."""
+        return self.only_head or self.frozen is not None
+
+    @property
+    def policy(self) -> Policy:
+        """Which layers are tuned."""
+        if self.only_head:
+            return LastLayer()
+        return BiDirectional(*self.frozen) if self.frozen else AllLayers()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of fine-tuning.
+
+    Attributes:
+        key: fit for a file name.
+        title: for tables.
+        candidates: its settings, of which the validation subjects choose one.
+        meta: how rates are learned, if they are: with a meta pass a step, or from the next training batch.
+    """
+
+    key: str
+    title: str
+    candidates: tuple[Candidate, ...]
+    meta: Literal["exact", "streaming"] | None = None
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of a step."""
+        return 2 if self.meta == "exact" else 1
+
+
+def methods(layers: LayerMap) -> list[Method]:
+    """What is compared on a network of these layers: constant rates, frozen layers, learned rates."""
+    flat = tuple(Candidate(f"lr{lr:g}", lr) for lr in LRS)
+    head = tuple(Candidate(f"lr{lr:g}", lr, only_head=True) for lr in LRS)
+    ends = tuple(Candidate(f"m{m}-n{n}", None, frozen=(m, n)) for m, n in bidirectional_settings(layers.d))
+    learned = (Candidate(f"start{START_LR:g}", START_LR),)
+    return [
+        Method("all", "All layers, one rate", flat),
+        Method("last", "Last layer", head),
+        Method("bidirectional", "Bi-directional", ends),
+        Method("metalr", "MetaLR, exact", learned, meta="exact"),
+        Method("streaming", "MetaLR, streaming", learned, meta="streaming"),
+    ]
+
+
+def bidirectional_settings(d: int) -> list[tuple[int, int]]:
+    """Three of the d(d-1)/2 settings (m, n): frozen are the middle, more of it, and all but the two ends.
+
+    Args:
+        d: depth of the network, at least 4.
+
+    Example:
+        >>> bidirectional_settings(7)
+        [(4, 4), (3, 5), (2, 6)]
+    """
+    middle, widest = (d + 1) // 2, (d - 3) // 2
+    return [(middle - width, middle + width) for width in sorted({0, widest // 2, widest})]
