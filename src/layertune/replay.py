@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
+from layertune.blocks import common_path
 from layertune.errors import ProfileError
 from layertune.lr_factors import multiply_lrs, restore_lrs
 
@@ -151,13 +152,8 @@ def _warn_of_unused(recorded: Sequence[str], columns: dict[str, int]) -> None:
 
 def _shared_modules(names: Sequence[str]) -> int:
     """How many leading modules all names have in common; the last part of a name is never one of them."""
-    paths = [name.split(".")[:-1] for name in names]
-    shared = 0
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared += 1
-    return shared
+    shared = common_path(name.rpartition(".")[0] for name in names)
+    return len(shared.split(".")) if shared else 0
 
 
 def _without(name: str, modules: int) -> str:
