@@ -1,5 +1,6 @@
 """Operations -> blocks: which convolutions and linear layers of a traced network share a learning rate."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,13 @@ class Block:
 
     @property
     def positions(self) -> float:
-        """Output positions per sample: of the last operation, gates to one position (squeeze-excite) left out."""
+        """Output positions per sample, of the last operation that is no gate."""
         return _without_gates(self.operations)[-1].positions
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it only scales or shifts what other blocks make, and so has no resolution of its own."""
+        return all(operation.is_gate for operation in self.operations)
 
 
 def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
@@ -54,7 +60,7 @@ def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
     head = _head_names(found, residual)
     body = [operation for operation in found.operations.values() if operation.name not in head]
     homes = _homes(body, found, residual)
-    _join_lone(body, homes, head)
+    _join_lone(body, homes)
     blocks = [
         Block(home, tuple(operation for operation in body if homes[operation.name] == home))
         for home in dict.fromkeys(homes[operation.name] for operation in body)
@@ -98,7 +104,7 @@ def _inside(name: str, module: str) -> bool:
 
 
 def _without_gates(operations: Sequence[Operation]) -> Sequence[Operation]:
-    return [operation for operation in operations if operation.positions > 1] or operations
+    return [operation for operation in operations if not operation.is_gate] or operations
 
 
 def _one_resolution(operations: Sequence[Operation]) -> bool:
@@ -150,16 +156,24 @@ def _home(operation: Operation, body: list[Operation], found: Trace, residual: s
     return operation.name
 
 
-def _join_lone(body: list[Operation], homes: dict[str, str], head: set[str]) -> None:
-    sizes = {home: sum(other == home for other in homes.values()) for home in homes.values()}
-    kinds = {operation.name: operation.kind for operation in body}
+def _join_lone(body: list[Operation], homes: dict[str, str]) -> None:
+    """A down-sampling or a transposed convolution on its own joins the block to which it gives the last input."""
+    members = Counter(homes.values())
     order = {operation.name: index for index, operation in enumerate(body)}
+    last_source: dict[str, Operation] = {}
+    for operation in body:
+        last_source.update({fed: operation for fed in operation.feeds if order.get(fed, 0) > order[operation.name]})
     for operation in reversed(body[1:]):
-        home = homes[operation.name]
-        fed = [name for name in operation.feeds if name not in head and order[name] > order[operation.name]]
-        if sizes[home] > 1 or not fed or fed[0] != operation.feeds[0]:
+        fed = next((fed for fed in operation.feeds if last_source.get(fed) is operation), None)
+        if members[homes[operation.name]] > 1 or fed is None or fed not in order:
             continue
-        target = homes[fed[0]]
-        upsampling = operation.kind == "conv_transpose" and kinds[fed[0]] != "conv_transpose"
-        if sizes[target] > 1 or upsampling:
-            homes[operation.name] = target
+        source = last_source.get(operation.name, body[0])
+        ends_its_level = _one_resolution([source, operation]) and _nearer(operation.name, source.name, fed)
+        upsampling = operation.kind == "conv_transpose" and body[order[fed]].kind != "conv_transpose"
+        if not ends_its_level and (members[homes[fed]] > 1 or upsampling):
+            homes[operation.name] = homes[fed]
+
+
+def _nearer(name: str, a: str, b: str) -> bool:
+    """Whether a path shares more of its modules with a than with b."""
+    return len(common_path([name, a])) > len(common_path([name, b]))

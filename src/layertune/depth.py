@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from layertune.blocks import SAME_RESOLUTION, Block, by_operation, merged
@@ -109,13 +110,15 @@ def depths(places: Sequence[Place], interpretation: Depth) -> list[int]:
 
 
 def _levels(blocks: Sequence[Block]) -> list[int]:
-    sizes = sorted({block.positions for block in blocks}, reverse=True)
-    level_of, level, previous = {}, 0, sizes[0]
-    for size in sizes:
-        level += previous >= SAME_RESOLUTION * size
-        level_of[size] = level
-        previous = size
-    return [level_of[block.positions] for block in blocks]
+    """Resolution level of each block; a gate has that of the block before it, or the finest."""
+    sizes = sorted({block.positions for block in blocks if not block.is_gate}, reverse=True)
+    level_of = dict.fromkeys(sizes, 0)
+    for larger, size in pairwise(sizes):
+        level_of[size] = level_of[larger] + (larger >= SAME_RESOLUTION * size)
+    levels: list[int] = []
+    for block in blocks:
+        levels.append((levels or [0])[-1] if block.is_gate else level_of[block.positions])
+    return levels
 
 
 def _downstream(blocks: Sequence[Block], start: int) -> set[int]:

@@ -121,6 +121,7 @@ def map_layers(
             input nor a matcher was given.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
         >>> [(layer.name, layer.depth, layer.role) for layer in map_layers(net, torch.empty(2, 1, 8, 8))]
         [('0', 1, 'encoder'), ('3', 2, 'head')]
@@ -184,7 +185,7 @@ def _match_layers(model: nn.Module, matcher: Callable[[str], int], granularity: 
     numbers: dict[int, list[str]] = {}
     for name in named_parameters(model):
         numbers.setdefault(matcher(name), []).append(name)
-    layers = []
+    layers: list[Layer] = []
     for index, number in enumerate(sorted(numbers), 1):
         role: Role = "head" if index == len(numbers) else "encoder"
         modules = [name.rpartition(".")[0] for name in numbers[number]]
