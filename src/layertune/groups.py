@@ -10,7 +10,6 @@ from torch import nn
 from layertune.errors import OptimizerError
 from layertune.layers import LayerMap, named_parameters, parameters_by_layer
 from layertune.policies import AllLayers, Policy, scales_of
-from layertune.trace import plain_name, unwrap
 
 __all__ = ["Frozen", "freeze", "param_groups"]
 
@@ -146,5 +145,5 @@ def freeze(model: nn.Module, layers: LayerMap, policy: Policy) -> Frozen:
     if all(scales):
         warnings.warn(f"the policy freezes none of the {len(layers)} layers, so freeze has no effect", stacklevel=2)
     fixed = {name for layer, scale in zip(layers, scales, strict=True) if not scale for name in layer.parameters}
-    parameters = {plain_name(name): p for name, p in unwrap(model).named_parameters() if p.requires_grad}
-    return Frozen({name: parameter for name, parameter in parameters.items() if name in fixed})
+    parameters = named_parameters(model)
+    return Frozen({name: p for name, p in parameters.items() if name in fixed and p.requires_grad})

@@ -1,12 +1,15 @@
 """The meta pass: a second forward and backward that leaves no trace but gradients."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
 from layertune.norms import frozen_statistics
+from layertune.untouched import kept_random_state
 
 __all__ = ["meta_pass"]
 
@@ -16,8 +19,8 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     """Run the meta batch's forward and backward in here: random state and running statistics end as they began.
 
     A run with and without meta passes then sees the same dropout masks, augmentations drawn from the global
-    generators, and running statistics. Inside, random numbers come from a stream of their own, fixed by the state on
-    entry, so a meta pass does not see the very masks of the next training step.
+    generators of torch, numpy and Python, and running statistics. Inside, random numbers come from a stream of their
+    own, fixed by the state on entry, so a meta pass does not see the very masks of the next training step.
 
     Args:
         model: the network that runs inside; under DDP the wrapper.
@@ -31,6 +34,11 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
         True
     """
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), frozen_statistics(model):
-        torch.manual_seed(int(torch.randint(2**62, ()).item()))
+    with kept_random_state(devices), frozen_statistics(model):
+        seed = int(torch.randint(2**32, ()).item())
+        # Not `torch.manual_seed`: it would also seed the devices on which the model does not lie.
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
+            generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - what networks and augmentations draw from
         yield

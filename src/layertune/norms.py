@@ -11,10 +11,11 @@ __all__ = ["frozen_statistics"]
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Put back running means, variances and batch counts at the end of the block.
+    """Put back the buffers that forward passes in train mode move: running statistics and batch counts above all.
 
     Inside, norms in train mode use batch statistics as ever; what their forward passes do to the running statistics
-    is undone, also on an exception. Norms in eval mode, or without running statistics, are not touched.
+    is undone bit for bit, also on an exception. So are the power iterations of spectral norms and the buffers of the
+    hosts' own layers. Modules in eval mode are not touched.
 
     Args:
         model: any network, also wrapped.
@@ -27,16 +28,18 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         (0, [0.0, 0.0])
     """
     tracked = [
-        buffer
+        (module, name, buffer)
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
-        for buffer in (module.running_mean, module.running_var, module.num_batches_tracked)
-        if buffer is not None
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False)
     ]
-    before = [buffer.clone() for buffer in tracked]
+    # `data` has no version: a backward pass that is still to come does not take a buffer put back for one changed.
+    contents = [buffer.data for _, _, buffer in tracked]
+    before = [content.clone() for content in contents]
     try:
         yield
     finally:
         if tracked:
-            with torch.no_grad():
-                torch._foreach_copy_(tracked, before)
+            torch._foreach_copy_(contents, before)
+        for module, name, buffer in tracked:
+            module._buffers[name] = buffer
