@@ -123,7 +123,8 @@ class LRProfile:
 
         Step t, counted from 1, is made with the factor of the last record at or before t, the one that MetaLR made its
         t-th step with; before the first record with 1, after the last with the last. The factor stands on top of the
-        host's schedule, and only for the length of the step.
+        host's schedule, and only for the length of the step. MetaLR thins the records of runs of more than 2048
+        adaptations; between two kept records the replay holds the earlier one's factor.
 
         Args:
             optimizer: its param groups name their layers under ``"layer"``, as ``param_groups`` makes them; several
