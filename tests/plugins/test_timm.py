@@ -1,0 +1,228 @@
+"""timm's groupers against timm: its own scales, its schedulers, its exclusions, its model variants."""
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer, create_optimizer_v2, param_groups_layer_decay
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
+from timm.utils import ModelEmaV3, NativeScaler
+from torch import nn
+
+import layertune_timm
+from layertune import LayertuneError, MetaLR, PolicyError
+
+MODELS = {
+    "resnet18": (10, 6),
+    "resnet50": (18, 6),
+    "densenet121": (60, 6),
+    "efficientnet_b0": (18, 9),
+    "vit_tiny_patch16_224": (14, 14),
+    "convnext_tiny": (20, 6),
+    "swin_tiny_patch4_window7_224": (14, 6),
+}
+
+
+def grouped(groups: list[dict], key: str) -> dict[int, object]:
+    return {id(parameter): group.get(key) for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_are_timms_own(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    layers = layertune_timm.map_layers(model), layertune_timm.map_layers(model, coarse=True)
+    assert tuple(len(of) for of in layers) == MODELS[name]
+    assert set(layers[0].head.parameters) >= {n for n, _ in model.named_parameters() if n.startswith("head.fc")}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layer_decay_has_timms_own_scales_and_exclusions(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    theirs = param_groups_layer_decay(model, weight_decay=0.05, no_weight_decay_list=exempt, layer_decay=0.75)
+    optimizer = create_optimizer_v2(
+        model, "adamw", lr=1e-3, weight_decay=0.05, param_group_fn=layertune_timm.layer_decay(0.75)
+    )
+    ours = optimizer.param_groups
+    assert grouped(ours, "lr_scale") == grouped(theirs, "lr_scale")
+    assert grouped(ours, "weight_decay") == grouped(theirs, "weight_decay")
+
+
+def test_layer_decay_with_fallback_is_timms_own() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224")
+    patterns = ["*.attn.*", "cls_token"]
+    theirs = param_groups_layer_decay(model, layer_decay=0.75, fallback_list=patterns)
+    ours = layertune_timm.layer_decay(0.75, fallback=patterns)(model)
+    assert grouped(ours, "use_fallback") == grouped(theirs, "use_fallback")
+
+
+def test_frozen_parameters_leave_the_scales_of_the_others_alone() -> None:
+    model = timm.create_model("resnet18")
+    scales = grouped(layertune_timm.layer_decay(0.5)(model), "lr_scale")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(("conv1", "layer1", "fc")))
+    thawed = grouped(layertune_timm.layer_decay(0.5)(model), "lr_scale")
+    assert thawed == {key: scales[key] for key in thawed}
+    assert len(thawed) < len(scales)
+
+
+@pytest.mark.parametrize(
+    ("grouper", "depths"),
+    [
+        (layertune_timm.all_layers(), range(1, 11)),
+        (layertune_timm.last_layer(), [10]),
+        (layertune_timm.layer_wise(8), [8, 9, 10]),
+        (layertune_timm.bidirectional(m=3, n=6), [1, 2, 7, 8, 9, 10]),
+    ],
+)
+def test_static_schemes_train_their_depths_at_the_factorys_rate(grouper, depths) -> None:
+    optimizer = create_optimizer_v2(timm.create_model("resnet18"), "sgd", lr=1e-2, param_group_fn=grouper)
+    assert sorted({group["depth"] for group in optimizer.param_groups}) == list(depths)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
+
+
+def small_model() -> nn.Module:
+    """A ResNet-18 with an eighth of the channels."""
+    torch.manual_seed(0)
+    block = timm.models.resnet.BasicBlock
+    return timm.models.ResNet(block, (2, 2, 2, 2), num_classes=2, in_chans=1, channels=(8, 16, 32, 64)).double()
+
+
+def used_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """-d/u of a plain SGD step with gradient 1."""
+    before = {id(p): p.detach().clone() for p in model.parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return [(before[id(g["params"][0])] - g["params"][0].detach()).mean().item() for g in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("schedule", ["none", "torch", "timm", "timm, lr_scale"])
+def test_layer_decay_uses_the_intended_rates_under_any_scheduler(schedule: str) -> None:
+    model = small_model()
+    lr = None if schedule.endswith("lr_scale") else 0.1
+    fn = layertune_timm.layer_decay(0.5, lr=lr)
+    optimizer = create_optimizer_v2(model, "momentum", lr=0.1, momentum=0.0, param_group_fn=fn)
+    intended = [0.1 * 0.5 ** (10 - group["depth"]) for group in optimizer.param_groups]
+    assert used_rates_over(schedule, model, optimizer) == [
+        pytest.approx([rate * factor for rate in intended])
+        for factor in ([1.0, 1.0] if schedule == "none" else [1.0, 0.5])
+    ]
+
+
+def used_rates_over(schedule: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[float]]:
+    if schedule == "torch":
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    elif schedule.startswith("timm"):
+        scheduler = StepLRScheduler(optimizer, decay_t=1, decay_rate=0.5)
+    first = used_rates(model, optimizer)
+    if schedule == "torch":
+        scheduler.step()
+    elif schedule.startswith("timm"):
+        scheduler.step(1)
+    return [first, used_rates(model, optimizer)]
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, scaler=None) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 1, 32, 32, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 2, (4,), generator=generator)
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler(loss, optimizer, clip_grad=1.0, parameters=model.parameters())
+
+
+def learning(model: nn.Module) -> tuple[torch.optim.Optimizer, MetaLR]:
+    optimizer = create_optimizer_v2(
+        model, "sgd", lr=1e-2, weight_decay=1e-4, param_group_fn=layertune_timm.all_layers()
+    )
+    return optimizer, MetaLR(optimizer, hyper_lr=0.1, rule="proportional", streaming=True)
+
+
+def test_checkpoint_resume_holds_the_learned_rates(tmp_path) -> None:
+    model = small_model()
+    optimizer, metalr = learning(model)
+    scheduler = CosineLRScheduler(optimizer, t_initial=6, lr_min=1e-5, t_in_epochs=False)
+    for step in range(6):
+        train_step(model, optimizer, step)
+        scheduler.step_update(step + 1)
+        if step == 2:
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "last.pth")
+    again = small_model()
+    resumed, metalr_again = learning(again)
+    saved = torch.load(tmp_path / "last.pth", weights_only=True)
+    again.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    scheduler = CosineLRScheduler(resumed, t_initial=6, lr_min=1e-5, t_in_epochs=False)
+    scheduler.step_update(3)
+    for step in range(3, 6):
+        train_step(again, resumed, step)
+        scheduler.step_update(step + 1)
+    assert metalr_again.lrs == metalr.lrs
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert len(set(metalr.lrs.values())) == 10
+
+
+def test_ema_averages_the_corrected_weights_and_native_scaler_steps_as_a_plain_loop() -> None:
+    runs = []
+    for scaler in (None, NativeScaler("cpu")):
+        model = small_model()
+        optimizer, metalr = learning(model)
+        ema = ModelEmaV3(model, decay=0.5)
+        for step in range(3):
+            if scaler is None:
+                train_step_clipped(model, optimizer, step)
+            else:
+                train_step(model, optimizer, step, scaler)
+            ema.update(model, step)
+        runs.append((metalr.lrs, [p.detach() for p in ema.module.parameters()]))
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-9)
+    for plain, scaled in zip(runs[0][1], runs[1][1], strict=True):
+        torch.testing.assert_close(plain, scaled, rtol=1e-9, atol=1e-12)
+
+
+def train_step_clipped(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    def step_after_clipping(loss, optimizer, clip_grad, parameters) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(parameters), clip_grad)
+        optimizer.step()
+
+    train_step(model, optimizer, seed, step_after_clipping)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_feature_extractors_one_channel_stems_and_new_classifiers(name: str) -> None:
+    features = timm.create_model(name, features_only=True, in_chans=1)
+    layers = layertune_timm.map_layers(features)
+    assert sum(len(layer.parameters) for layer in layers) == len(list(features.parameters()))
+    changed = timm.create_model(name, in_chans=1, num_classes=3)
+    changed.reset_classifier(5)
+    groups = layertune_timm.last_layer()(changed)
+    assert {id(p) for group in groups for p in group["params"]} == {
+        id(p) for p in changed.get_classifier().parameters()
+    }
+
+
+def test_create_optimizer_takes_the_groups() -> None:
+    class Arguments:
+        opt, lr, weight_decay, momentum = "sgd", 1e-2, 1e-4, 0.9
+
+    optimizer = create_optimizer(Arguments, layertune_timm.last_layer()(timm.create_model("resnet18")))
+    assert {(group["layer"], group["lr"]) for group in optimizer.param_groups} == {("fc", 1e-2)}
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 1e-4]
+
+
+def test_a_policy_that_does_not_fit_is_one_clear_error() -> None:
+    with pytest.raises(PolicyError, match="below d = 10"):
+        layertune_timm.bidirectional(m=3, n=10)(timm.create_model("resnet18"))
+
+
+def test_a_model_without_layers_is_one_clear_error() -> None:
+    with pytest.raises(LayertuneError, match="map_layers"):
+        layertune_timm.all_layers()(nn.Linear(2, 2))
