@@ -130,7 +130,7 @@ class _Sums:
         for row, dots in enumerate(self._rows):
             if dots:
                 # In a fixed order on every device and rank, which an atomic index_add is not.
-                members = torch.nn.functional.one_hot(torch.tensor(self._group_of), self._groups)
+                members = torch.eye(self._groups)[self._group_of]
                 total[row] = torch.stack(dots).to(total.dtype) @ members.to(total, non_blocking=True)
         return total
 

@@ -67,10 +67,11 @@ class MetaLR:
         ...     optimizer.zero_grad()
         ...     nn.functional.mse_loss(net(x), y).backward()
         ...     optimizer.step()
-        ...     optimizer.zero_grad()
-        ...     with meta_pass(net):
-        ...         nn.functional.mse_loss(net(x_meta), y_meta).backward()
-        ...     metalr.adapt()
+        ...     if metalr.due:
+        ...         optimizer.zero_grad()
+        ...         with meta_pass(net):
+        ...             nn.functional.mse_loss(net(x_meta), y_meta).backward()
+        ...         metalr.adapt()
         >>> sorted(metalr.lrs)
         ['0', '2']
     """
@@ -176,7 +177,18 @@ class MetaLR:
 
         Call it after ``optimizer.step()``, ``optimizer.zero_grad()`` and the backward pass of the meta loss; with
         ``streaming=True`` it is called for you. Where no step waits (``due`` is false: a step that AMP skipped, an
-        accumulating iteration, a step between the k-th ones) nothing happens and the gradients stay.
+        accumulating iteration, a step between the k-th ones) nothing happens and the gradients stay, so a loop that
+        may meet those spares the meta pass, and the gradients that it accumulates, by asking first::
+
+            scaler.step(optimizer)
+            scaler.update()
+            if metalr.due:
+                optimizer.zero_grad()
+                with meta_pass(model):
+                    with torch.autocast("cuda"):
+                        loss = criterion(model(x_meta), y_meta)
+                    scaler.scale(loss).backward()
+                metalr.adapt(scaler.get_scale())
 
         Args:
             grad_scale: what the meta loss was multiplied by: ``scaler.get_scale()`` under a ``GradScaler``.
@@ -187,7 +199,8 @@ class MetaLR:
         if not self.due:
             if not self.steps:
                 raise OptimizerError(
-                    "adapt() found no step to learn from; call optimizer.step() first, then backward on the meta loss"
+                    "adapt() found no step to learn from; call optimizer.step() first, then backward on the meta loss; "
+                    "where AMP or accumulation may leave out the first step, ask `if metalr.due:` before the meta pass"
                 )
             return
         if all(p.grad is None for group in self.optimizer.param_groups for p in group["params"]):
