@@ -1,0 +1,130 @@
+"""Small training runs that several tests share, in a module that child processes can import."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.optim import SGD, Optimizer
+
+from layertune import MetaLR, meta_pass
+
+Batch = tuple[Tensor, Tensor]
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float64, out: int = 2) -> nn.Sequential:
+    """Three linear layers, with sizes that two processes cannot share evenly."""
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, out)).to(dtype)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return net
+
+
+def layer_groups(net: nn.Module, lr: float | Tensor = 0.05) -> list[dict[str, Any]]:
+    """One param group for each child that has parameters."""
+    return [
+        {"params": list(child.parameters()), "layer": name, "lr": lr}
+        for name, child in net.named_children()
+        if list(child.parameters())
+    ]
+
+
+def batch(number: int, dtype: torch.dtype = torch.float64, out: int = 2, size: int = 8) -> Batch:
+    """Batch of that number, the same in every run and process."""
+    generator = torch.Generator().manual_seed(1000 + number)
+    x, y = (torch.randn(size, width, generator=generator, dtype=torch.float64) for width in (4, out))
+    return x.to(dtype), y.to(dtype)
+
+
+def data(steps: Iterable[int], **options: Any) -> list[tuple[Batch, Batch]]:
+    """A training and a meta batch for each step."""
+    return [(batch(step, **options), batch(500 + step, **options)) for step in steps]
+
+
+class Plain:
+    """How a loop steps: no scaling, no clipping, one batch a step. Others override what they do differently."""
+
+    scale = 1.0
+
+    def backward(self, net: nn.Module, batch: Batch) -> None:
+        x, y = batch
+        (self.scale * mse_loss(net(x), y)).backward()
+
+    def step(self, net: nn.Module, optimizer: Optimizer, batch: Batch) -> None:
+        self.backward(net, batch)
+        optimizer.step()
+
+    def adapt(self, metalr: MetaLR) -> None:
+        metalr.adapt(self.scale)
+
+
+class Run(NamedTuple):
+    """What a run ends with."""
+
+    weights: list[Tensor]
+    lrs: list[float]
+    history: list[tuple[int, dict[str, float]]]
+
+
+def train(
+    net: nn.Module,
+    optimizer: Optimizer,
+    metalr: MetaLR | None,
+    batches: Sequence[tuple[Batch, Batch]],
+    loop: Plain | None = None,
+    after: Callable[[], object] = lambda: None,
+) -> Run:
+    """The loop of a host: step, and where MetaLR asks for it, a meta pass."""
+    loop = loop or Plain()
+    for training, meta in batches:
+        optimizer.zero_grad()
+        loop.step(net, optimizer, training)
+        if metalr and metalr.due and not metalr.streaming:
+            optimizer.zero_grad()
+            with meta_pass(net):
+                loop.backward(net, meta)
+            loop.adapt(metalr)
+        after()
+    return result(net, metalr)
+
+
+def result(net: nn.Module, metalr: MetaLR | None) -> Run:
+    weights = [parameter.detach().clone() for parameter in net.parameters()]
+    return Run(weights, list(metalr.lrs.values()) if metalr else [], metalr.history if metalr else [])
+
+
+def run(
+    steps: int = 6,
+    *,
+    make: Callable[..., Optimizer] = SGD,
+    options: dict[str, Any] | None = None,
+    loop: Plain | None = None,
+    dtype: torch.dtype = torch.float64,
+    lr: float | Tensor = 0.05,
+    **settings: Any,
+) -> Run:
+    """A whole run with MetaLR under the given optimizer and loop."""
+    net = network(dtype=dtype)
+    optimizer = make(layer_groups(net, lr), **({"momentum": 0.9} if options is None else options))
+    metalr = MetaLR(optimizer, **({"hyper_lr": 0.02} | settings))
+    return train(net, optimizer, metalr, data(range(steps), dtype=dtype), loop)
+
+
+def assert_same(one: Run, other: Run, tolerance: float = 0.0) -> None:
+    """Equal rates, history and weights, bit for bit where no tolerance is given."""
+    close = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(torch.tensor(one.lrs), torch.tensor(other.lrs), **close)
+    torch.testing.assert_close(one.weights, other.weights, **close)
+    assert [step for step, _ in one.history] == [step for step, _ in other.history]
+    for (_, rates), (_, others) in zip(one.history, other.history, strict=True):
+        assert list(rates) == list(others)
+        torch.testing.assert_close(torch.tensor(list(rates.values())), torch.tensor(list(others.values())), **close)
+
+
+def assert_learned(one: Run, lr: float = 0.05) -> None:
+    """The rates have moved, apart from each other: otherwise equality proves nothing."""
+    assert len({round(rate, 6) for rate in one.lrs}) == len(one.lrs)
+    assert all(abs(rate / lr - 1) > 0.01 for rate in one.lrs)
