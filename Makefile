@@ -32,8 +32,8 @@ lint: $(VENV)/.stamp-all,dev ## ruff (rules and format) and mypy in strict mode
 docs: $(VENV)/.stamp-docs ## the site, into site/
 	$(BIN)/mkdocs build --strict $(ARGS)
 
-bench: $(VENV)/.stamp-studies ## what a step costs
-	$(BIN)/layertune bench $(ARGS)
+bench: $(VENV)/.stamp-studies ## what a step with learned rates costs, beside the plain step
+	$(BIN)/layertune bench step $(ARGS)
 
 clean: ## remove what was built, and the environment
 	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache
