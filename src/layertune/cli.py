@@ -1,0 +1,279 @@
+"""The command line: `layertune`."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, cast, get_args
+
+import torch
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from layertune import LayerMap, LayertuneError, MissingPackageError, __version__, map_layers
+from layertune.depth import Granularity
+from layertune.layers import named_parameters
+from layertune.named_network import NamedNetwork, named_network, parse_arguments, parse_shape
+from layertune.plugin import plugins
+from layertune.terminal import aside, cell, print_json, print_table, show
+
+__all__ = ["app", "main"]
+
+
+class OneLineErrors(TyperGroup):
+    """Answers a user's mistake with one line on the standard error stream and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except LayertuneError as error:
+            typer.echo(f"layertune: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="layertune",
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Layer-wise fine-tuning for people who adapt pre-trained networks to medical images.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure what learning the rates costs, on this machine.")
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; one is disturbed least by other work.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results; an interrupted run goes on from it.")] = Path(
+        "layertune-demo"
+    ),
+    data: Annotated[str, typer.Option(help="mni152, or a task of the Medical Segmentation Decathlon.")] = "mni152",
+    root: Annotated[
+        Path | None, typer.Option(envvar="LAYERTUNE_DATA", help="Folder that holds the task's folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What subjects, weights and batches are drawn with.")] = 0,
+    seeds: Annotated[int, typer.Option(help="How often fine-tuning is repeated.")] = 2,
+    size: Annotated[str, typer.Option(help="Voxels of a case, each a multiple of 8.")] = "48,56,48",
+    pretrain_steps: Annotated[int, typer.Option(help="Steps of pre-training.")] = 120,
+    steps: Annotated[int, typer.Option(help="Steps of each fine-tuning.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a small U-Net to another contrast: flat learning rates against learned ones."""
+    study = _study("demo")
+    with _studies():
+        options = study.DemoOptions(
+            out=out,
+            data=data,
+            root=root,
+            seed=seed,
+            seeds=seeds,
+            size=_size(size),
+            pretrain_steps=pretrain_steps,
+            steps=steps,
+        )
+        result = study.run_demo(options)
+    if as_json:
+        print_json(result.as_dict())
+        return
+    show(result.table())
+    show(Text(f"Report: {result.report}"))
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="A model of timm, a network of MONAI, or module:factory of your own.")],
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="Shape of an input, batch first, as in 2,1,96,96,96. A batch of 1 fails where a batch norm in train "
+            "mode sees one value per channel. Default: a batch of 2 of timm's own input size; for MONAI 96 voxels or "
+            "256 pixels a side.",
+        ),
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="A constructor's argument, key=value, as JSON or a Python literal.")
+    ] = None,
+    granularity: Annotated[str, typer.Option(help="module, block or stage.")] = "block",
+    as_json: Json = False,
+) -> None:
+    """Show which parameters of a network form a layer, and how deep each is; nothing is computed or downloaded."""
+    if granularity not in get_args(Granularity):
+        raise typer.BadParameter(f"{granularity!r} is not module, block or stage", param_hint="--granularity")
+    with aside():
+        made = named_network(
+            model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
+        )
+        place = partial(map_layers, made.network, made.example, granularity=cast(Granularity, granularity))
+        i1 = place(depth="I1")
+        i2 = place(depth="I2") if i1.has_decoder else None
+    found = _layers_found(model, made, i1, i2)
+    if as_json:
+        print_json(found)
+        return
+    keys = {"name": "Layer", "role": "Role", "level": "Level", "depth_I1": "I1", "depth_I2": "I2"}
+    rows = [[*(cell(layer[key]) for key in keys), f"{layer['count']:,}"] for layer in found["layers"]]
+    made_with = ", ".join(f"{key}={value!r}" for key, value in made.arguments.items())
+    shown = "x".join(map(str, found["input"]))
+    print_table(f"{model}({made_with}), input {shown}", [*keys.values(), "Parameters"], rows, left=2)
+    if i1.unused:
+        show(Text(f"{len(i1.unused)} parameters did not run, and are placed with their owners:"))
+        for name in i1.unused:
+            show(Text(f"  {name}"))
+
+
+def _layers_found(model: str, made: NamedNetwork, i1: LayerMap, i2: LayerMap | None) -> dict[str, Any]:
+    sizes = {name: parameter.numel() for name, parameter in named_parameters(made.network).items()}
+    depth_i2 = {layer.name: layer.depth for layer in i2 or ()}
+    return {
+        "model": model,
+        "arguments": dict(made.arguments),
+        "input": list(made.example.shape),
+        "granularity": i1.granularity,
+        "layers": [
+            {
+                "name": layer.name,
+                "role": layer.role,
+                "level": layer.level,
+                "depth_I1": layer.depth,
+                "depth_I2": depth_i2.get(layer.name),
+                "count": sum(sizes[name] for name in layer.parameters),
+                "parameters": list(layer.parameters),
+            }
+            for layer in i1
+        ],
+        "unused": list(i1.unused),
+    }
+
+
+@app.command("plugins")
+def show_plugins(as_json: Json = False) -> None:
+    """Show the installed plug-ins, and whether their hosts can be used."""
+    found = [
+        {"name": row.name, "installed": row.installed, "usable": row.usable, "reason": row.reason} for row in plugins()
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [[str(row["name"]), cell(row["installed"]), str(row["reason"] or "usable")] for row in found]
+    print_table("Plug-ins", ["Host", "Version", "State"], rows, left=3)
+
+
+@bench.command("step")
+def bench_step(
+    network: Annotated[
+        list[str] | None, typer.Option(help="resnet18, unet3d (the default two) or resnet18_adamw.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of ten steps each; more where the machine is busy.")] = 4,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of a step with MetaLR, as ratios to the plain step; all in one process, in turns."""
+    study = _study("bench_step")
+    chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
+    results = _measured(chosen, threads, lambda name: study.bench_step(name, repeats=repeats))
+    if as_json:
+        print_json(results)
+        return
+    keys = ["plain_ms", "exact_ratio", "every10_ratio", "streaming_ratio", "second_order_ratio", "extra_memory_ratio"]
+    rows = [[name, *(cell(result[key]) for key in keys)] for name, result in results.items()]
+    print_table("Ratios to the plain step", ["Network", *keys], rows, left=1)
+
+
+@bench.command("trace")
+def bench_trace(
+    network: Annotated[list[str] | None, typer.Option(help="Only this network; may be given again.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh interpreters per network; the median counts.")] = 1,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of placing a network's layers, each network in an interpreter of its own."""
+    study = _study("bench_trace")
+    chosen = _chosen(network or list(study.TRACE_NETWORKS), study.TRACE_NETWORKS)
+    results = _measured(chosen, threads, lambda name: study.bench_trace(name, repeats=repeats))
+    if as_json:
+        print_json(results)
+        return
+    rows = [[name, *map(cell, result.values())] for name, result in results.items()]
+    print_table("map_layers", ["Network", "Seconds", "Extra MB", "Layers"], rows, left=1)
+
+
+def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with _studies(), Console(stderr=True).status("Measuring") as status:
+            results = {}
+            for name in names:
+                status.update(f"Measuring {name}")
+                results[name] = measure(name)
+            return results
+    finally:
+        torch.set_num_threads(before)
+
+
+def _chosen(names: Sequence[str], known: dict[str, Any]) -> list[str]:
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="--network")
+    return list(dict.fromkeys(names))
+
+
+@contextmanager
+def _studies() -> Iterator[None]:
+    """Name what installs the studies, whose packages are an extra, where one of them is missing."""
+    try:
+        with aside():
+            yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in {"layertune", "layertune_studies"}:
+            raise
+        raise MissingPackageError(
+            f"this command needs the package {error.name}, which is not installed: pip install 'layertune[studies]'",
+            name=error.name,
+        ) from error
+
+
+def _study(name: str) -> ModuleType:
+    with _studies():
+        return _import_study(name)
+
+
+def _import_study(name: str) -> ModuleType:
+    return importlib.import_module(f"layertune_studies.{name}")
+
+
+def _size(text: str) -> tuple[int, ...]:
+    size = parse_shape(text)
+    if len(size) != 3:
+        raise typer.BadParameter(f"{text!r} is not three numbers, as in 48,56,48", param_hint="--size")
+    return size
