@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 __all__ = ["Displacement", "pair_sums"]
 
 Groups = Sequence[dict[str, Any]]
+Sections = Sequence[Sequence[int]]
 
 
 class Displacement:
@@ -35,29 +36,31 @@ class Displacement:
             here = [local(parameter.detach()) for _, _, parameter, _ in self._open]
             torch._foreach_copy_([buffer for _, _, _, buffer in self._open], here)
 
-    def finish(self, groups: Groups, factors: Sequence[Tensor] | None) -> None:
+    def finish(self, groups: Groups, sections: Sections, factors: Tensor | None) -> None:
         """Turn what was remembered into the displacement, and put it into the groups.
 
         Args:
             groups: the optimizer's param groups.
-            factors: one factor a group that the step is to be stretched by, or ``None`` where it has its length.
+            sections: for each group the section of each parameter.
+            factors: one factor a section that the step is to be stretched by, or ``None`` where it has its length.
         """
         for number, index, parameter, buffer in self._open:
             here = local(parameter.detach())
             torch.sub(here, buffer, out=buffer)
             if factors is not None:
-                here.addcmul_(buffer, (factors[number] - 1).to(buffer.dtype))
-                buffer.mul_(factors[number].to(buffer.dtype))
+                factor = factors[sections[number][index]]
+                here.addcmul_(buffer, (factor - 1).to(buffer.dtype))
+                buffer.mul_(factor.to(buffer.dtype))
             step = groups[number].setdefault("meta_step", {"lr": _own(groups[number]["lr"]), "displacement": {}})
             step["displacement"][index] = buffer
         self._open = []
 
-    def stretch(self, groups: Groups, amounts: Sequence[Tensor]) -> None:
-        """Move the parameters on by ``amounts`` (one a group) of the step: theta += amount d."""
-        for group, amount in zip(groups, amounts, strict=True):
+    def stretch(self, groups: Groups, sections: Sections, amounts: Tensor) -> None:
+        """Move the parameters on by ``amounts`` (one a section) of the step: theta += amount d."""
+        for group, section_of in zip(groups, sections, strict=True):
             for index, step in _steps(group):
                 here = local(group["params"][index].detach())
-                here.addcmul_(step, amount.to(step.dtype))
+                here.addcmul_(step, amounts[section_of[index]].to(step.dtype))
 
     def forget(self, groups: Groups) -> None:
         """Drop the measured step; its memory serves the next one."""
@@ -79,28 +82,29 @@ class Displacement:
         return buffer
 
 
-def pair_sums(groups: Groups, *, like: Tensor, norms: bool) -> Tensor:
-    """Sums over each group of the products of gradient g and displacement d.
+def pair_sums(groups: Groups, sections: Sections, *, like: Tensor, norms: bool) -> Tensor:
+    """Sums over each section of the products of gradient g and displacement d.
 
     Args:
         groups: param groups with a measured step.
-        like: a tensor with the device and dtype of the result.
+        sections: for each group the section of each parameter.
+        like: a tensor with one column a section, and the device and dtype of the result.
         norms: whether the squared lengths are needed too.
 
     Returns:
-        Rows <g, d>, |g|^2, |d|^2 (zero if not asked for), one column a group. Sums over shards are reduced, so every
+        Rows <g, d>, |g|^2, |d|^2 (zero if not asked for), one column a section. Sums over shards are reduced, so every
         rank has the same numbers, bit for bit.
     """
-    whole = _Sums(len(groups), like)
+    whole = _Sums(like)
     sharded: dict[tuple[Any, tuple[int, ...]], _Sums] = {}
     for number, group in enumerate(groups):
         for index, step in _steps(group):
             parameter = group["params"][index]
             if parameter.grad is not None:
                 shards = _shards(parameter)
-                sums = sharded.setdefault(shards, _Sums(len(groups), like)) if shards else whole
+                sums = sharded.setdefault(shards, _Sums(like)) if shards else whole
                 grad = local(parameter.grad.detach())
-                sums.add(number, grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
+                sums.add(sections[number][index], grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
     total = whole.total()
     for (mesh, dimensions), sums in sharded.items():
         part = sums.total()
@@ -111,26 +115,26 @@ def pair_sums(groups: Groups, *, like: Tensor, norms: bool) -> Tensor:
 
 
 class _Sums:
-    """Inner products by group, gathered first and added up in one product at the end."""
+    """Inner products by section, gathered first and added up in one product at the end."""
 
-    def __init__(self, groups: int, like: Tensor) -> None:
+    def __init__(self, like: Tensor) -> None:
         self._like = like
-        self._groups = groups
-        self._group_of: list[int] = []
+        self._section_of: list[int] = []
         self._rows: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
 
-    def add(self, group: int, grad: Tensor, step: Tensor, *, norms: bool) -> None:
-        self._group_of.append(group)
+    def add(self, section: int, grad: Tensor, step: Tensor, *, norms: bool) -> None:
+        self._section_of.append(section)
         pairs = ((grad, step), (grad, grad), (step, step)) if norms else ((grad, step),)
         for row, (a, b) in zip(self._rows, pairs, strict=False):
             row.append(_dot(a, b))
 
     def total(self) -> Tensor:
-        total = torch.zeros(3, self._groups, dtype=self._like.dtype, device=self._like.device)
+        sections = self._like.shape[1]
+        total = self._like.new_zeros(3, sections)
         for row, dots in enumerate(self._rows):
             if dots:
                 # In a fixed order on every device and rank, which an atomic index_add is not.
-                members = torch.eye(self._groups)[self._group_of]
+                members = torch.eye(sections)[self._section_of]
                 total[row] = torch.stack(dots).to(total.dtype) @ members.to(total, non_blocking=True)
         return total
 

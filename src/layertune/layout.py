@@ -1,6 +1,7 @@
 """How the param groups of an optimizer make up layers."""
 
-from typing import NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -8,48 +9,117 @@ from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
 
-__all__ = ["Layout"]
+__all__ = ["Layers", "Layout"]
+
+Layers = Mapping[str, Sequence[Tensor]]
 
 
 class Layout(NamedTuple):
-    """Which group belongs to which layer: groups of one ``"layer"`` together, a group without that key on its own.
+    """Which parameters belong to which layer.
+
+    A *section* is the part of one param group that lies in one layer. Groups of one ``"layer"`` are that layer's
+    sections, a group without that key is a layer on its own; where layers are given by their parameters, a group is cut
+    into sections.
 
     Attributes:
         key: the groups it was read from, by identity and length.
-        names: layers in the order of the groups.
-        layer_of: the layer of each group.
-        first: the first group of each layer, whose learning rate stands for the layer's.
-        members: 0/1 matrix of layers x groups, on the parameters' device.
+        names: layers in the order of the groups, or as they were given.
+        sections: for each group the section of each of its parameters.
+        group_of: the group of each section.
+        layer_of: the layer of each section.
+        first: the first section of each layer, whose learning rate stands for the layer's.
+        members: 0/1 matrix of layers x sections, on the parameters' device.
     """
 
     key: tuple[int, ...]
     names: list[str]
+    sections: list[list[int]]
+    group_of: list[int]
     layer_of: list[int]
     first: list[int]
     members: Tensor
 
     @classmethod
-    def of(cls, optimizer: Optimizer) -> Self:
+    def of(cls, optimizer: Optimizer, layers: Layers | None = None) -> Self:
         """Read the layout off an optimizer.
 
+        Args:
+            optimizer: with at least one parameter.
+            layers: the parameters of each layer; by the groups themselves if ``None``.
+
         Raises:
-            OptimizerError: it has no parameters.
+            OptimizerError: the optimizer has no parameters, or has some that are in none of the given layers.
         """
         groups = optimizer.param_groups
         device = next((parameter.device for group in groups for parameter in group["params"]), None)
         if device is None:
             raise OptimizerError("this optimizer has no parameters; give it the model's param groups")
-        labels = [str(group.get("layer", group.get("name", f"group {i}"))) for i, group in enumerate(groups)]
-        names = list(dict.fromkeys(labels))
-        layer_of = [names.index(label) for label in labels]
+        labels = _group_labels(groups) if layers is None else _parameter_labels(groups, layers)
+        pairs = list(dict.fromkeys((i, label) for i, row in enumerate(labels) for label in row))
+        held = dict.fromkeys(label for _, label in pairs)
+        names = [name for name in layers if name in held] if layers is not None else list(held)
+        layer_of = [names.index(label) for _, label in pairs]
         # Sums of many small terms: float64 wherever the device has it.
-        members = torch.zeros(len(names), len(groups), dtype=torch.float32 if device.type == "mps" else torch.float64)
-        members[layer_of, range(len(groups))] = 1.0
-        return cls(_key(optimizer), names, layer_of, [labels.index(name) for name in names], members.to(device))
+        members = torch.zeros(len(names), len(pairs), dtype=torch.float32 if device.type == "mps" else torch.float64)
+        members[layer_of, range(len(pairs))] = 1.0
+        return cls(
+            key=_key(optimizer),
+            names=names,
+            sections=[[pairs.index((i, label)) for label in row] for i, row in enumerate(labels)],
+            group_of=[group for group, _ in pairs],
+            layer_of=layer_of,
+            first=[layer_of.index(layer) for layer in range(len(names))],
+            members=members.to(device),
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether every group lies in one layer."""
+        return len(set(self.group_of)) == len(self.group_of)
 
     def fits(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer still has the groups that this was read from."""
         return self.key == _key(optimizer)
+
+    def read_scales(self, groups: Sequence[dict[str, Any]]) -> Tensor:
+        """The factor of each layer, from ``group["meta_scale"]``; 1 where nothing was learned yet."""
+        scales = []
+        for section in self.first:
+            group = groups[self.group_of[section]]
+            scale = group.get("meta_scale", 1.0)
+            if isinstance(scale, Tensor):
+                scale = scale[self._place(section)] if scale.ndim else scale
+                scales.append(scale.to(self.members, non_blocking=True))
+            else:
+                scales.append(self.members.new_full((), scale))
+        return torch.stack(scales)
+
+    def write_scales(self, groups: Sequence[dict[str, Any]], scales: Tensor) -> None:
+        """Put the factor of each layer into its groups: a number, or one for each section of a group that is cut."""
+        for number, group in enumerate(groups):
+            layers = [layer for layer, of in zip(self.layer_of, self.group_of, strict=True) if of == number]
+            if layers:
+                group["meta_scale"] = scales[layers[0]].clone() if len(layers) == 1 else scales[layers]
+
+    def _place(self, section: int) -> int:
+        return section - self.group_of.index(self.group_of[section])
+
+
+def _group_labels(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
+    labels = [str(group.get("layer", group.get("name", f"group {i}"))) for i, group in enumerate(groups)]
+    return [[label] * len(group["params"]) for label, group in zip(labels, groups, strict=True)]
+
+
+def _parameter_labels(groups: Sequence[dict[str, Any]], layers: Layers) -> list[list[str]]:
+    layer_of = {id(parameter): name for name, parameters in layers.items() for parameter in parameters}
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    missing = [tuple(parameter.shape) for parameter in parameters if id(parameter) not in layer_of]
+    if missing:
+        raise OptimizerError(
+            f"{len(missing)} of the optimizer's {len(parameters)} parameters are in none of the {len(layers)} given "
+            f"layers (their shapes: {missing[:5]}); give the layers of the very model that the optimizer trains"
+        )
+    return [[layer_of[id(parameter)] for parameter in group["params"]] for group in groups]
 
 
 def _key(optimizer: Optimizer) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from layertune.displacement import Displacement, pair_sums
 from layertune.errors import OptimizerError
 from layertune.history import History
-from layertune.layout import Layout
+from layertune.layout import Layers, Layout
 from layertune.linearity import require_linear_step
 from layertune.lr_factors import multiply_lrs, restore_lrs
 from layertune.profile import LRProfile
@@ -49,6 +49,8 @@ class MetaLR:
         max_change: largest factor, up or down, of one adaptation.
         every: learn at each k-th step; costs 1 + 1/k passes a step.
         streaming: take the next training batch's gradient as the meta gradient, at no extra pass: attaching is all.
+        layers: the parameters of each layer, for an optimizer whose groups must stay as they are; the groups' own
+            layers if none are given.
 
     Raises:
         OptimizerError: a setting out of range, an optimizer with a single group, or one whose step is not linear.
@@ -87,6 +89,7 @@ class MetaLR:
         max_change: float = 2.0,
         every: int = 1,
         streaming: bool = False,
+        layers: Layers | None = None,
     ) -> None:
         _check_settings(hyper_lr, rule, min_lr, max_lr, max_change, every)
         self.optimizer = optimizer
@@ -97,11 +100,12 @@ class MetaLR:
         self.max_change = max_change
         self.every = every
         self.streaming = streaming
-        self._layout = Layout.of(optimizer)
+        self._layers = layers
+        self._layout = Layout.of(optimizer, layers)
         if len(self._layout.names) < 2:
             raise OptimizerError(
                 "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
-                "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...)"
+                "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or give layers="
             )
         _require_unattached(optimizer)
         require_linear_step(optimizer)
@@ -135,9 +139,9 @@ class MetaLR:
         self._warn_of_skipped()
         layout = self._current_layout()
         scheduled = self._multiplied or [group["lr"] for group in self.optimizer.param_groups]
-        scales = self._scales(layout).tolist()
+        scales = layout.read_scales(self.optimizer.param_groups).tolist()
         return {
-            name: float(scheduled[first]) * scale
+            name: float(scheduled[layout.group_of[first]]) * scale
             for name, first, scale in zip(layout.names, layout.first, scales, strict=True)
         }
 
@@ -165,7 +169,7 @@ class MetaLR:
         steps, scales, lrs = self._history.numbers(len(layout.names))
         if not steps:
             raise OptimizerError("there is no profile before the first adaptation; train at least one step")
-        groups = [self.optimizer.param_groups[first] for first in layout.first]
+        groups = [self.optimizer.param_groups[layout.group_of[first]] for first in layout.first]
         depths = tuple(int(group.get("depth", index)) for index, group in enumerate(groups, 1))
         return LRProfile(
             layers=tuple(layout.names), depths=depths, steps=tuple(steps), scales=tuple(scales), lrs=tuple(lrs)
@@ -223,32 +227,23 @@ class MetaLR:
 
     @property
     def _scales_lr(self) -> bool:
-        """On the CPU a factor is at hand as a number; elsewhere, to wait for none, the displacement is scaled."""
-        return self._layout.members.device.type == "cpu"
+        """On the CPU a factor is at hand as a number; elsewhere, to wait for none, the displacement is scaled.
+
+        So it is where a group is cut into layers.
+        """
+        return self._layout.members.device.type == "cpu" and self._layout.whole
 
     def _current_layout(self) -> Layout:
         if not self._layout.fits(self.optimizer):
-            self._layout = Layout.of(self.optimizer)
+            self._layout = Layout.of(self.optimizer, self._layers)
         return self._layout
-
-    def _scales(self, layout: Layout) -> Tensor:
-        """The learned factor of each layer, from the groups that hold it."""
-        groups = self.optimizer.param_groups
-        held = [groups[first].get("meta_scale", 1.0) for first in layout.first]
-        like = layout.members
-        return torch.stack(
-            [
-                scale.to(like, non_blocking=True) if isinstance(scale, Tensor) else like.new_full((), scale)
-                for scale in held
-            ]
-        )
 
     def _before_saving(self, _: Optimizer) -> None:
         self._restore_lrs()
         self._history.write(self.optimizer)
 
     def _reload(self, _: Optimizer) -> None:
-        self._layout = Layout.of(self.optimizer)
+        self._layout = Layout.of(self.optimizer, self._layers)
         self._history = History.of(self.optimizer)
         self._displacement.adopt(self.optimizer.param_groups)
 
@@ -283,8 +278,9 @@ class MetaLR:
         self._displacement.forget(groups)
         if self._scales_lr:
             layout = self._current_layout()
-            scales = self._scales(layout).tolist()
-            self._multiplied = multiply_lrs(groups, [scales[layer] for layer in layout.layer_of])
+            scales = layout.read_scales(groups).tolist()
+            factors = {group: scales[layer] for group, layer in zip(layout.group_of, layout.layer_of, strict=True)}
+            self._multiplied = multiply_lrs(groups, [factors.get(number, 1.0) for number in range(len(groups))])
         if not self._scales_lr or (self.steps + 1) % self.every == 0:
             self._displacement.start(groups)
         self._stepping = True
@@ -299,9 +295,8 @@ class MetaLR:
         layout = self._current_layout()
         factors = None
         if not self._scales_lr:
-            scales = self._scales(layout)
-            factors = [scales[layer] for layer in layout.layer_of]
-        self._displacement.finish(groups, factors)
+            factors = layout.read_scales(groups)[layout.layer_of]
+        self._displacement.finish(groups, layout.sections, factors)
         steps = self.steps + 1
         for group in groups:
             group["meta_steps"] = steps
@@ -312,9 +307,10 @@ class MetaLR:
         """Equations 3 and 4 for the step that waits; nothing is learned where AMP has found an overflow."""
         groups = self.optimizer.param_groups
         layout = self._current_layout()
-        scales = self._scales(layout)
-        used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, self._lrs_used(), strict=True)])
-        sums = pair_sums(groups, like=layout.members, norms=self.rule == "cosine")
+        scales = layout.read_scales(groups)
+        lrs = [groups[group].get("meta_step", {"lr": 0.0})["lr"] for group in layout.group_of]
+        used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, lrs, strict=True)])
+        sums = pair_sums(groups, layout.sections, like=layout.members, norms=self.rule == "cosine")
         meta = alignment(sums, used, layout.members, grad_scale)
         proposed = RULES[self.rule](self.hyper_lr, meta)
         ratio = bounded(proposed, meta.alpha, self.min_lr, self.max_lr, self.max_change)
@@ -323,17 +319,13 @@ class MetaLR:
         ratio = torch.where(finite & usual, ratio, 1.0)
         self._skipped += ~finite & usual
         if self.hyper_lr:
-            self._displacement.stretch(groups, [(ratio - 1)[layer] for layer in layout.layer_of])
+            self._displacement.stretch(groups, layout.sections, (ratio - 1)[layout.layer_of])
         learned = scales * ratio
-        for group, layer in zip(groups, layout.layer_of, strict=True):
-            group["meta_scale"] = learned[layer].clone()
+        layout.write_scales(groups, learned)
         self._history.record(self.steps, learned, meta.alpha * ratio, every=self.every)
         self._displacement.forget(groups)
-        if self._scales_lr:
+        if layout.members.device.type == "cpu":
             self._warn_of_skipped()
-
-    def _lrs_used(self) -> list[Any]:
-        return [group["meta_step"]["lr"] if "meta_step" in group else 0.0 for group in self.optimizer.param_groups]
 
     def _warn_of_skipped(self) -> None:
         if not self._warned and self.skipped:

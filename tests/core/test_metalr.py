@@ -156,6 +156,44 @@ def test_every_k_learns_at_each_kth_step_only(every: int) -> None:
     assert [step for step, _ in metalr.history] == list(range(every, 7, every))
 
 
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw", "lion"])
+@pytest.mark.parametrize("mode", ["exact", "streaming"])
+def test_layers_of_a_single_group_learn_what_their_own_groups_would(optimizer: str, mode: str) -> None:
+    settings = {"hyper_lr": 5e-2, "rule": "proportional", "streaming": mode == "streaming"}
+    net, twin = network(), network()
+    built, grouped = attach(net, optimizer, **settings)
+    kind, _, options = OPTIMIZERS[optimizer]
+    names = {id(p): name for name, p in net.named_parameters()}
+    parameters = dict(twin.named_parameters())
+    layers = {g["layer"]: [parameters[names[id(p)]] for p in g["params"]] for g in built.param_groups}
+    single = kind([{"params": list(twin.parameters())}, {"params": []}], lr=1e-2, **options)
+    cut = MetaLR(single, layers=layers, **settings)
+    for step, (train, meta) in enumerate(zip(batches(6, seed=1), batches(6, seed=2), strict=True)):
+        if step == 3:  # what was learned is saved with the single group
+            single.load_state_dict(copy.deepcopy(single.state_dict()))
+        for model, its_optimizer, metalr in ((net, built, grouped), (twin, single, cut)):
+            if mode == "exact":
+                exact_step(model, its_optimizer, metalr, train, meta)
+            else:
+                its_optimizer.zero_grad()
+                backward(model, train)
+                its_optimizer.step()
+    assert cut.lrs == pytest.approx(grouped.lrs, rel=1e-9)
+    assert len(set(cut.lrs.values())) == 3
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_layers_that_leave_a_parameter_out_are_refused() -> None:
+    net = network()
+    with pytest.raises(OptimizerError, match="2 of the optimizer's 6 parameters are in none of the 2 given"):
+        MetaLR(
+            torch.optim.SGD(net.parameters(), lr=1e-2),
+            hyper_lr=0.1,
+            layers={"a": list(net[0].parameters()), "b": list(net[2].parameters())},
+        )
+
+
 class WithNoise(nn.Module):
     """Running statistics and dropout: what a second pass could disturb."""
 
