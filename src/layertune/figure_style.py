@@ -39,8 +39,8 @@ def new_axes(width: float, height: float) -> Axes:
     """Axes of a new figure that belongs to no window and to no pyplot state; sizes in inches."""
     axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
     axes.tick_params(labelsize=FONT)
-    axes.xaxis.label.set_size(FONT)
-    axes.yaxis.label.set_size(FONT)
+    axes.xaxis.label.set_fontsize(FONT)
+    axes.yaxis.label.set_fontsize(FONT)
     return axes
 
 

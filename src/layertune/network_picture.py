@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ WIDTH, HEIGHT, ROW, LEVEL_GAP = 1.06, 0.24, 0.33, 0.1
 COLUMN_STEP = 1.5  # between the two sides of the U
 CHAIN_STEP, CHAIN_ROW = 1.17, 0.42
 BAR = 0.1  # thickness of the colour bar
-UNTRAINED = {"facecolor": "0.93", "edgecolor": "0.55", "linestyle": (0, (2, 2))}
+UNTRAINED: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.55", "linestyle": (0, (2, 2))}
 
 Point = tuple[float, float]
 
@@ -163,10 +164,10 @@ def _rates_by_layer(layers: LayerMap, values: Mapping[str, float] | LRProfile) -
 
 
 def _draw_ways(ax: Axes, layout: Layout, scale: float) -> None:
-    way = {"color": "0.8", "lw": 2.2 * scale, "mutation_scale": 9 * scale, "zorder": 1}
+    way: dict[str, Any] = {"color": "0.8", "lw": 2.2 * scale, "mutation_scale": 9 * scale, "zorder": 1}
     ax.add_patch(FancyArrowPatch(path=Path(layout.way), arrowstyle="-|>", fill=False, **way))
     for start, end in layout.skips:
-        skip = {"color": "0.35", "lw": 0.7 * scale, "mutation_scale": 6 * scale, "zorder": 2}
+        skip: dict[str, Any] = {"color": "0.35", "lw": 0.7 * scale, "mutation_scale": 6 * scale, "zorder": 2}
         ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", shrinkA=1, shrinkB=1, **skip))
     for (x, y), text in layout.notes:
         ax.text(x, y, text, ha="center", va="center", fontsize=SMALL_FONT * scale, color="0.35")
@@ -180,12 +181,12 @@ def _draw_boxes(
         x, y = layout.centres[layer.name]
         rate = rates[layer.name]
         color = colors(norm(rate)) if rate else None
-        look = {"facecolor": color, "edgecolor": "0.2"} if color else UNTRAINED
+        look: dict[str, Any] = {"facecolor": color, "edgecolor": "0.2"} if color else UNTRAINED
         corner = (x - WIDTH / 2, y - HEIGHT / 2)
         rounded = f"round,pad=0,rounding_size={HEIGHT / 3}"
         ax.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, rounded, lw=0.6 * scale, zorder=3, gid=layer.name, **look))
         ink = "white" if color and _luminance(color) < 0.179 else "black"  # where both have the same contrast (WCAG)
-        style = {"va": "center_baseline", "fontsize": SMALL_FONT * scale, "color": ink, "zorder": 4}
+        style: dict[str, Any] = {"va": "center_baseline", "fontsize": SMALL_FONT * scale, "color": ink, "zorder": 4}
         ax.text(corner[0] + 0.05, y, str(layer.depth), ha="left", weight="bold", **style)
         ax.text(x + 0.08, y, name, ha="center", **style)
 
@@ -193,7 +194,7 @@ def _draw_boxes(
 def _luminance(color: tuple[float, float, float, float]) -> float:
     """Relative luminance by ITU-R BT.709, with a plain gamma of 2.2."""
     red, green, blue, _ = color
-    return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return float(0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2)
 
 
 def _draw_legend(ax: Axes, norm: LogNorm, label: str, *, untrained: bool, upright: bool) -> None:
