@@ -53,7 +53,8 @@ def _run(options: DemoOptions, console: Console) -> DemoResult:
         meter = _Meter(progress)
         workshop = Workshop(options, store, cohort, meter)
         ways = methods(workshop.layers)
-        meter.expect(options.pretrain_steps + options.seeds * options.steps * sum(len(w.candidates) for w in ways))
+        trainings = {candidate.name for way in ways for candidate in way.candidates}
+        meter.expect(options.pretrain_steps + options.seeds * options.steps * len(trainings))
         pretrained = workshop.pretrained()
         before = workshop.tested("pretraining", pretrained)
         trials = _compare(workshop, pretrained, ways)

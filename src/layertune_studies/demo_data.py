@@ -24,6 +24,7 @@ from monai.transforms import (
     ResizeWithPadOrCropd,
     Transform,
 )
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
@@ -161,7 +162,7 @@ def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Subject:
         translate_range=(2, 2, 2),
         padding_mode="zeros",
     ).set_random_state(state=rng)(maps)
-    shares = torch.as_tensor(deformed).clamp(0, 1)
+    shares = _plain(deformed).clamp(0, 1)
     label = torch.stack([1 - shares[1] - shares[2], shares[1], shares[2]]).argmax(0, keepdim=True).to(torch.uint8)
     means = torch.tensor([contrast.csf, contrast.grey, contrast.white]) + contrast.spread * torch.from_numpy(
         rng.randn(3).astype(np.float32)
@@ -175,7 +176,7 @@ def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Subject:
             NormalizeIntensity(),
         ]
     ).set_random_state(state=rng)
-    return Subject(torch.as_tensor(acquire(image)).float(), label)
+    return Subject(_plain(acquire(image)), label)
 
 
 def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: int, seed: int) -> list[Subject]:
@@ -201,8 +202,8 @@ def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: i
     subjects = []
     for position, index in enumerate(order.tolist()):
         case = cases[index]
-        image = torch.as_tensor(case["image"]).float()
-        label = torch.as_tensor(case["label"]).clamp(max=2).to(torch.uint8)
+        image = _plain(case["image"])
+        label = _plain(case["label"]).clamp(max=2).to(torch.uint8)
         subjects.append(Subject(-image if position < source else image, label))
     return subjects
 
@@ -247,8 +248,14 @@ def batch_of(subjects: Sequence[Subject], count: int, *, key: tuple[int, ...], a
     if augment is not None:
         augment.set_random_state(state=rng)
         cases = [augment(case) for case in cases]
-    image, label = (torch.stack([torch.as_tensor(case[key]) for case in cases]) for key in ("image", "label"))
+    image, label = (torch.stack([_plain(case[key]) for case in cases]) for key in ("image", "label"))
     return image, label
+
+
+def _plain(array: Any) -> Tensor:
+    """Without MONAI's metadata, which would slow every step down."""
+    tensor: Tensor = convert_to_tensor(array, track_meta=False)
+    return tensor
 
 
 def _number(*parts: int) -> int:

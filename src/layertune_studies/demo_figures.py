@@ -84,9 +84,9 @@ def examples_png(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor]
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
     for index, (title, label) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, index)
-        axes.imshow(image[0, :, :, level].T, cmap="gray", origin="lower")
+        axes.imshow(image[0, :, :, level].T.numpy(), cmap="gray", origin="lower")
         if label is not None:
-            axes.imshow(label[0, :, :, level].T, cmap=TISSUES, vmin=0, vmax=2, origin="lower", interpolation="nearest")
+            axes.imshow(label[0, :, :, level].T.numpy(), cmap=TISSUES, vmin=0, vmax=2, origin="lower")
         axes.set_title(title, fontsize=9)
         axes.axis("off")
     data = BytesIO()

@@ -12,7 +12,7 @@ __all__ = ["HYPER_LR", "RULE", "Candidate", "Method", "bidirectional_settings", 
 LRS = (3e-2, 1e-1, 3e-1, 1.0)
 RULE = "proportional"
 START_LR = 1e-1
-HYPER_LR = 3.0
+HYPER_LR = 10.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Candidate:
     """One setting of a method.
 
     Attributes:
-        name: unique within the method, fit for a file name.
+        name: fit for a file name; methods that share a setting share its training.
         lr: learning rate of the tuned layers at the start; ``None``: the one that was chosen for all layers.
         frozen: shallowest and deepest frozen depth, if any.
         only_head: whether the last layer alone is tuned.
@@ -68,16 +68,16 @@ class Method:
 
 def methods(layers: LayerMap) -> list[Method]:
     """What is compared on a network of these layers: constant rates, frozen layers, learned rates."""
-    flat = tuple(Candidate(f"lr{lr:g}", lr) for lr in LRS)
-    head = tuple(Candidate(f"lr{lr:g}", lr, only_head=True) for lr in LRS)
+    flat = tuple(Candidate(f"all-{lr:g}", lr) for lr in LRS)
+    head = tuple(Candidate(f"last-{lr:g}", lr, only_head=True) for lr in LRS)
     ends = tuple(Candidate(f"m{m}-n{n}", None, frozen=(m, n)) for m, n in bidirectional_settings(layers.d))
-    learned = (Candidate(f"start{START_LR:g}", START_LR),)
     return [
-        Method("all", "All layers, one rate", flat),
+        Method("all", "All layers, best rate", flat),
+        Method("start", "All layers, MetaLR's start", (flat[LRS.index(START_LR)],)),
         Method("last", "Last layer", head),
         Method("bidirectional", "Bi-directional", ends),
-        Method("metalr", "MetaLR, exact", learned, meta="exact"),
-        Method("streaming", "MetaLR, streaming", learned, meta="streaming"),
+        Method("metalr", "MetaLR, exact", (Candidate(f"exact-{START_LR:g}", START_LR),), meta="exact"),
+        Method("streaming", "MetaLR, streaming", (Candidate(f"streaming-{START_LR:g}", START_LR),), meta="streaming"),
     ]
 
 

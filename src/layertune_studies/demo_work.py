@@ -112,7 +112,7 @@ class Workshop:
             meta_batch=lambda step: self._batch(seed, META, step),
             validation=self.cohort.validation,
         )
-        return self._trained(f"{method.key}-{candidate.name}-seed{seed}", run, task, self.options.steps)
+        return self._trained(f"{candidate.name}-seed{seed}", run, task, self.options.steps)
 
     def tested(self, name: str, piece: Piece) -> Outcome:
         """A trained network on the test subjects; ``name`` tells apart what is kept."""
