@@ -126,6 +126,8 @@ def map_layers(
         >>> [(layer.name, layer.depth, layer.role) for layer in map_layers(net, torch.empty(2, 1, 8, 8))]
         [('0', 1, 'encoder'), ('3', 2, 'head')]
     """
+    if granularity not in get_args(Granularity) or depth not in get_args(Depth):
+        raise ModelError(f"granularity is module, block or stage and depth I1 or I2, not {granularity!r} and {depth!r}")
     if matcher is not None:
         return _match_layers(model, matcher, granularity, depth)
     if not example_inputs:
@@ -133,8 +135,6 @@ def map_layers(
             f"map_layers needs an example input to run {type(unwrap(model)).__name__} once, for instance "
             "torch.empty(2, 3, 224, 224); for a timm model layertune_timm.map_layers(model) needs none"
         )
-    if granularity not in get_args(Granularity) or depth not in get_args(Depth):
-        raise ModelError(f"granularity is module, block or stage and depth I1 or I2, not {granularity!r} and {depth!r}")
     net = unwrap(model)
     found = trace(net, *example_inputs)
     places = regroup(place_blocks(find_blocks(found, net)), granularity)

@@ -121,9 +121,11 @@ class Recorder(TorchDispatchMode):
     def frames(self) -> Iterator[None]:
         """Know at each moment which modules are running, by hooks that are global and leave with the context."""
 
-        def enter(module: nn.Module, _: Any) -> None:
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if id(module) in self._paths:
                 self._running.append((self._paths[id(module)], self._nonlinear))
+                if self._is_norm(module) and args:
+                    self._normalise(self._paths[id(module)], self._producer.get(id(args[0])))
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
             if id(module) in self._paths:
@@ -197,12 +199,12 @@ class Recorder(TorchDispatchMode):
             self._read(active, user)
             self._run_operation(user, name, args, made_of, outputs[0])
             made_of, producer = frozenset([user]), user
-        elif user is not None and ("norm" in name or isinstance(self._modules.get(user), NORMS)):
-            self._read(active, user)
-            self._normalised.setdefault(user, set()).add(producer)
-            producer = None
         elif not self._is_transparent(name, active, inputs, weights):
-            self._read(active, "other")
+            norm = self._running_norm()
+            if norm is None and user is not None and "norm" in name:
+                norm = user
+                self._normalise(norm, producer)
+            self._read(active, norm or "other")
             producer = None
             if name in {"add", "mul"} and len(active) > 1:
                 self._combine(name, active)
@@ -211,6 +213,16 @@ class Recorder(TorchDispatchMode):
             self._producer.pop(id(tensor), None)
             if producer is not None:
                 self._producer[id(tensor)] = producer
+
+    def _is_norm(self, module: nn.Module) -> bool:
+        return isinstance(module, NORMS) and any(p is not None for p in module._parameters.values())
+
+    def _running_norm(self) -> str | None:
+        path = self._running[-1][0] if self._running else None
+        return path if path is not None and self._is_norm(self._modules[path]) else None
+
+    def _normalise(self, norm: str, source: str | None) -> None:
+        self._normalised.setdefault(norm, set()).add(source)
 
     def _read(self, active: list[Tensor], reader: str) -> None:
         for tensor in active:

@@ -1,5 +1,6 @@
 """One forward on fake tensors: execution order, resolution, who feeds whom."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from layertune.errors import ModelError
@@ -81,7 +83,7 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
         (['0', '3'], {'1': '0'})
     """
     net = unwrap(model)
-    _refuse_sharded(net)
+    _refuse_unready(net)
     recorder = Recorder(net)
     try:
         with kept_random_state(), kept_attributes(net), _runs_openly(net):
@@ -109,7 +111,11 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
     )
 
 
-def _refuse_sharded(net: nn.Module) -> None:
+def _refuse_unready(net: nn.Module) -> None:
+    if any(is_lazy(parameter) for parameter in net.parameters()):
+        raise ModelError(
+            f"{type(net).__name__} has uninitialized lazy parameters; run it once on a real input before mapping it"
+        )
     if any(hasattr(parameter, "device_mesh") for parameter in net.parameters()):
         raise ModelError(
             f"{type(net).__name__} is sharded already, and a shard cannot be traced; call map_layers before "
@@ -129,7 +135,7 @@ def _fake_forward(net: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwa
     devices = [parameter.device for parameter in net.parameters()]
 
     def fake(tensor: Tensor) -> Tensor:
-        return fake_mode.from_tensor(tensor.detach())
+        return fake_mode.from_tensor(tensor.data)  # unlike `detach`, it shares no version with the tensor
 
     def fake_input(tensor: Tensor) -> Tensor:
         return fake(tensor).to(devices[0]) if devices else fake(tensor)
@@ -155,7 +161,9 @@ def _runs_openly(net: nn.Module) -> Iterator[None]:
             module.training = False
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+            # The recorder's hooks are global, fire twice for a compiled module, and count on it.
+            warnings.filterwarnings("ignore", message="Using `torch.compile")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
