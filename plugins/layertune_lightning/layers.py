@@ -1,0 +1,60 @@
+"""Layers of a LightningModule: given, or traced from its own example input."""
+
+import inspect
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from layertune import LayerMap, ModelError, map_layers
+from layertune.layers import named_parameters
+
+__all__ = ["Layers", "find_layers"]
+
+Layers = LayerMap | Callable[[pl.LightningModule], LayerMap]
+"""A map of the module or of a network in it, or a function from the module to such a map."""
+
+
+def find_layers(module: pl.LightningModule, layers: Layers | None) -> tuple[nn.Module, LayerMap]:
+    """The network that has layers, and its map.
+
+    Args:
+        module: the user's module.
+        layers: what the user gave; with ``None`` the module runs once on fake tensors of its ``example_input_array``.
+
+    Returns:
+        The module itself, or the network in it that a given map was made of.
+
+    Raises:
+        ModelError: there are no layers to be had, or the map belongs to another network.
+    """
+    if layers is None:
+        return module, _trace(module)
+    found = layers if isinstance(layers, LayerMap) else layers(module)
+    if not isinstance(found, LayerMap):
+        raise ModelError(
+            f"layers= is a layertune.LayerMap, or a function from the module to one, and gave {type(found).__name__}; "
+            "make one with layertune.map_layers(module, example_input)"
+        )
+    names = {name for layer in found for name in layer.parameters}
+    for network in module.modules():
+        if set(named_parameters(network)) == names:
+            return network, found
+    raise ModelError(
+        f"no network in {type(module).__name__} has just the {len(names)} parameters of the layers given; make the map "
+        "of the very module that is trained, or of a network in it, with layertune.map_layers"
+    )
+
+
+def _trace(module: pl.LightningModule) -> LayerMap:
+    example = module.example_input_array
+    if example is None:
+        raise ModelError(
+            f"layertune does not know the layers of {type(module).__name__}; set its example_input_array, or give the "
+            "callback layers=, for instance layers=lambda module: layertune.map_layers(module, example_input); an "
+            "optimizer built from layertune.param_groups names its layers too"
+        )
+    if isinstance(example, dict):
+        # `map_layers` takes positions: the order of the names in `forward`.
+        return map_layers(module, *inspect.signature(module.forward).bind(**example).args)
+    return map_layers(module, *((example,) if isinstance(example, Tensor) else example))

@@ -1,0 +1,218 @@
+"""Meta batches without end, at a position that is saved and found again."""
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+
+from layertune.untouched import kept_random_state
+from layertune_lightning.errors import MetaBatchError
+
+__all__ = ["EndlessSampler", "MetaBatches", "Share", "over_same_data"]
+
+Loader = Iterable[Any]
+
+
+class Share(NamedTuple):
+    """Which of several processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Share()
+
+
+class EndlessSampler(Sampler[int]):
+    """One pass over the data after the other, a new order each; every process takes its share.
+
+    Index j is a function of the seed and of j alone, so a position in the stream is one number.
+
+    Args:
+        size: how many samples there are.
+        seed: fixes the order.
+        share: which of several processes this is.
+        shuffle: whether the order is random.
+
+    Example:
+        >>> from itertools import islice
+        >>> one, two = (EndlessSampler(3, 0, Share(rank, 2)) for rank in range(2))
+        >>> sorted([*islice(one, 3), *islice(two, 3)])
+        [0, 0, 1, 1, 2, 2]
+    """
+
+    def __init__(self, size: int, seed: int, share: Share, *, shuffle: bool = True) -> None:
+        self.size = size
+        self.seed = seed
+        self.share = share
+        self.shuffle = shuffle
+        self.first = 0
+
+    def __iter__(self) -> Iterator[int]:
+        order, of_pass = list(range(self.size)), -1
+        for index in count(self.first):
+            number, place = divmod(index * self.share.world + self.share.rank, self.size)
+            if self.shuffle and number != of_pass:
+                generator = torch.Generator().manual_seed(_mixed(self.seed, number))
+                order, of_pass = torch.randperm(self.size, generator=generator).tolist(), number
+            yield order[place]
+
+
+def over_same_data(loader: Any, seed: int, share: Share, *, shuffle: bool = True) -> DataLoader[Any]:
+    """A loader over the data of another, with its batch size, collation and workers, and an order of its own.
+
+    Args:
+        loader: a ``DataLoader`` over data that can be indexed. It is only looked at.
+        seed: fixes the order.
+        share: which of several processes this is.
+        shuffle: whether the order is random.
+
+    Raises:
+        MetaBatchError: it is something else, or its data is empty.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        raise MetaBatchError(
+            "by default the meta batches come from the training data, which must then be one torch DataLoader over a "
+            f"dataset with indices, and is a {type(getattr(loader, 'dataset', loader)).__name__}; give "
+            "MetaLRCallback(meta_loader=...), or give the datamodule a meta_dataloader()"
+        )
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if loader.batch_sampler is not None and not isinstance(size, int):
+        raise MetaBatchError(
+            f"{type(loader.batch_sampler).__name__} does not tell its batch size; give MetaLRCallback(meta_loader=...)"
+        )
+    samples: Any = loader.dataset
+    if len(samples) == 0:
+        raise MetaBatchError("the data for the meta batches is empty: it has length 0; give a loader with data")
+    return DataLoader(
+        samples,
+        batch_size=size,
+        sampler=EndlessSampler(len(samples), seed, share, shuffle=shuffle),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+    )
+
+
+class MetaBatches(Iterator[Any]):
+    """Batches of a loader, again and again.
+
+    Random numbers that the loader draws in this process, for its order or for augmentation, come from a stream of
+    their own, fixed by the seed and the position: the global generators do not move. A plain ``DataLoader`` is read
+    through ``over_same_data``, so several processes see different batches, and a position is found without loading
+    what lies before it; any other loader is gone through from the start of its pass.
+
+    Args:
+        loader: can be iterated over again and again.
+        seed: fixes the order and the augmentation.
+        share: which of several processes this is.
+
+    Attributes:
+        drawn: how many batches were drawn.
+
+    Example:
+        >>> batches = MetaBatches([1, 2, 3], seed=0)
+        >>> [next(batches) for _ in range(4)]
+        [1, 2, 3, 1]
+        >>> batches.position
+        {'seed': 0, 'drawn': 4, 'passes': 1, 'batches': 1}
+    """
+
+    def __init__(self, loader: Loader, seed: int, share: Share = ALONE) -> None:
+        plain = _is_plain(loader)
+        if plain is not None:
+            loader = over_same_data(loader, seed, share, shuffle=plain)
+        self._loader = loader
+        self._share = share
+        self._seed = seed
+        self._passes = 0
+        self._batches = 0
+        self.drawn = 0
+        self._iterator: Iterator[Any] | None = None
+
+    @property
+    def position(self) -> dict[str, int]:
+        """Where the stream stands, in plain numbers."""
+        return {"seed": self._seed, "drawn": self.drawn, "passes": self._passes, "batches": self._batches}
+
+    def go_to(self, position: dict[str, int]) -> None:
+        """Go on from a position that was saved."""
+        self._seed, self._passes, self._batches = (position[key] for key in ("seed", "passes", "batches"))
+        self.drawn = position["drawn"]
+        self._iterator = None
+
+    def __next__(self) -> Any:
+        with _random_numbers(self._seed, self._passes, self._batches, self._share.rank):
+            if self._iterator is None:
+                self._iterator = self._resumed()
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                batch = self._first_of_next_pass()
+        self._batches += 1
+        self.drawn += 1
+        return batch
+
+    def _first_of_next_pass(self) -> Any:
+        if self._batches:
+            self._passes, self._batches = self._passes + 1, 0
+        with _random_numbers(self._seed, self._passes, 0, self._share.rank):
+            self._iterator = iter(self._loader)
+            try:
+                return next(self._iterator)
+            except StopIteration:
+                raise MetaBatchError(
+                    f"the meta loader ({type(self._loader).__name__}) yields no batch in pass {self._passes + 1}; give "
+                    "one with data, which can be iterated over again and again"
+                ) from None
+
+    def _resumed(self) -> Iterator[Any]:
+        sampler = getattr(self._loader, "sampler", None)
+        if isinstance(sampler, EndlessSampler):
+            sampler.seed = self._seed
+            sampler.first = self._batches * (getattr(self._loader, "batch_size", None) or 1)
+            return iter(self._loader)
+        with _random_numbers(self._seed, self._passes, 0, self._share.rank):
+            iterator = iter(self._loader)
+            if self._batches:
+                next(iterator, None)
+        for number in range(1, self._batches):
+            with _random_numbers(self._seed, self._passes, number, self._share.rank):
+                next(iterator, None)
+        return iterator
+
+
+def _is_plain(loader: Loader) -> bool | None:
+    """Whether a plain loader shuffles; ``None`` for a loader with an order, a class or a stream of its own."""
+    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        return None
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler:
+        whole = not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+        return True if whole else None
+    return False if type(sampler) is SequentialSampler else None
+
+
+@contextmanager
+def _random_numbers(*place: int) -> Iterator[None]:
+    """The global generators of the CPU, set by a place in the stream inside, and as they were afterwards."""
+    seed = _mixed(*place)
+    with kept_random_state():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
+        yield
+
+
+def _mixed(*numbers: int) -> int:
+    return random.Random(" ".join(map(str, numbers))).getrandbits(63)  # noqa: S311 - seeds, not secrets
