@@ -1,12 +1,15 @@
 """Small training runs that several tests share, in a module that child processes can import."""
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from layertune import MetaLR, meta_pass
 
@@ -128,3 +131,52 @@ def assert_learned(one: Run, lr: float = 0.05) -> None:
     """The rates have moved, apart from each other: otherwise equality proves nothing."""
     assert len({round(rate, 6) for rate in one.lrs}) == len(one.lrs)
     assert all(abs(rate / lr - 1) > 0.01 for rate in one.lrs)
+
+
+def save(path: Path, net: nn.Module, optimizer: Optimizer) -> None:
+    """A checkpoint that is whole at any moment: written beside, then put in place."""
+    torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def load(path: Path, net: nn.Module, optimizer: Optimizer) -> None:
+    checkpoint = torch.load(path, weights_only=True)
+    net.load_state_dict(checkpoint["net"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+
+
+def train_until_killed(folder: str, steps: int, settings: dict[str, Any], killed: tuple[int, str] | None) -> None:
+    """Train on from the last checkpoint with one at each step, and die of SIGKILL at the given step and moment.
+
+    Args:
+        folder: where the checkpoint is, and where the result goes.
+        steps: of the whole run.
+        settings: of MetaLR.
+        killed: a step, and ``"in step"`` (before the meta pass), ``"in save"`` (a half-written file), or ``"after"``.
+    """
+    torch.set_num_threads(1)
+
+    def die(step: int, moment: str) -> None:
+        if killed == (step, moment):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Mortal(Plain):
+        def step(self, net: nn.Module, optimizer: Optimizer, batch: Batch) -> None:
+            super().step(net, optimizer, batch)
+            die(metalr.steps, "in step")
+
+    def checkpoint() -> None:
+        if killed == (metalr.steps, "in save"):
+            path.with_suffix(".part").write_bytes(path.read_bytes()[:100] if path.exists() else b"half")
+            die(metalr.steps, "in save")
+        save(path, net, optimizer)
+        die(metalr.steps, "after")
+
+    path = Path(folder) / "checkpoint.pt"
+    net = network(dtype=torch.float32)
+    optimizer = AdamW(layer_groups(net), lr=0.05)
+    metalr = MetaLR(optimizer, hyper_lr=2e-3, **settings)
+    if path.exists():
+        load(path, net, optimizer)
+    ended = train(net, optimizer, metalr, data(range(metalr.steps, steps), dtype=torch.float32), Mortal(), checkpoint)
+    torch.save(tuple(ended), Path(folder) / "result.pt")

@@ -1,0 +1,218 @@
+"""MetaLR's state: saved with the optimizer, resumed bit for bit, also after kill -9."""
+
+import copy
+import multiprocessing
+import random
+import signal
+
+import pytest
+import torch
+from torch.optim import SGD, AdamW
+
+from layertune import MetaLR
+from small_runs import (
+    Plain,
+    Run,
+    assert_same,
+    batch,
+    data,
+    layer_groups,
+    load,
+    network,
+    result,
+    run,
+    save,
+    train,
+    train_until_killed,
+)
+
+MODES = [
+    pytest.param({}, id="exact"),
+    pytest.param({"every": 3}, id="every 3"),
+    pytest.param({"streaming": True}, id="streaming"),
+    pytest.param({"streaming": True, "every": 2, "rule": "cosine"}, id="streaming, every 2, cosine"),
+]
+KEYS = ("meta_scale", "meta_steps", "meta_step", "meta_history")
+STEPS = 8
+
+
+def fresh(make=SGD):
+    net = network()
+    return net, make(layer_groups(net), lr=0.05, **({"momentum": 0.9} if make is SGD else {}))
+
+
+def attach(optimizer, mode):
+    return MetaLR(optimizer, hyper_lr=0.02, **mode)
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+@pytest.mark.parametrize("first", ["load", "attach"])
+@pytest.mark.parametrize("at", [3, 4])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, make, first, at, mode):
+    net, optimizer = fresh(make)
+    metalr = attach(optimizer, mode)
+    uninterrupted = train(net, optimizer, metalr, data(range(STEPS)))
+    assert len({*uninterrupted.lrs, 0.05}) == 4
+
+    net, optimizer = fresh(make)
+    train(net, optimizer, attach(optimizer, mode), data(range(at)))
+    save(tmp_path / "checkpoint.pt", net, optimizer)
+    net, optimizer = fresh(make)
+    if first == "load":
+        load(tmp_path / "checkpoint.pt", net, optimizer)
+    metalr = attach(optimizer, mode)
+    if first == "attach":
+        load(tmp_path / "checkpoint.pt", net, optimizer)
+    assert metalr.steps == at
+    assert_same(train(net, optimizer, metalr, data(range(at, STEPS))), uninterrupted)
+
+
+@pytest.mark.parametrize("first", ["load", "attach"])
+def test_a_checkpoint_between_step_and_adapt_resumes_with_the_meta_pass(tmp_path, first):
+    whole = run(STEPS)
+    net, optimizer = fresh()
+    train(net, optimizer, attach(optimizer, {}), data(range(4)))
+    optimizer.zero_grad()
+    Plain().step(net, optimizer, batch(4))
+    save(tmp_path / "checkpoint.pt", net, optimizer)
+
+    net, optimizer = fresh()
+    if first == "load":
+        load(tmp_path / "checkpoint.pt", net, optimizer)
+    metalr = attach(optimizer, {})
+    if first == "attach":
+        load(tmp_path / "checkpoint.pt", net, optimizer)
+    assert metalr.due
+    optimizer.zero_grad()
+    Plain().backward(net, batch(504))
+    metalr.adapt()
+    assert_same(train(net, optimizer, metalr, data(range(5, STEPS))), whole)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_state_carries_everything_and_only_what_waits(mode):
+    net, optimizer = fresh()
+    metalr = attach(optimizer, mode)
+    train(net, optimizer, metalr, data(range(6)))
+    groups = optimizer.state_dict()["param_groups"]
+    lrs = [group["lr"] * group["meta_scale"].item() for group in groups]
+    assert lrs == list(metalr.lrs.values())
+    assert {group["meta_steps"] for group in groups} == {6}
+    assert groups[0]["meta_history"]["steps"].tolist() == [step for step, _ in metalr.history]
+    waiting = [
+        sum(step.numel() for step in group["meta_step"]["displacement"].values())
+        for group in groups
+        if "meta_step" in group
+    ]
+    # Only streaming leaves a step waiting: all parameters, once.
+    assert sum(waiting) == (sum(p.numel() for p in net.parameters()) if metalr.streaming else 0)
+
+
+def test_a_state_from_another_attachment_replaces_what_was_learned(tmp_path):
+    net, optimizer = fresh()
+    train(net, optimizer, attach(optimizer, {}), data(range(3)))
+    save(tmp_path / "checkpoint.pt", net, optimizer)
+    uninterrupted = train(*fresh_continued(tmp_path), data(range(3, STEPS)))
+
+    net, optimizer = fresh()
+    metalr = attach(optimizer, {"streaming": True})
+    train(net, optimizer, metalr, data(range(20, 25)))  # another past, with a step that waits
+    load(tmp_path / "checkpoint.pt", net, optimizer)
+    assert not metalr.due
+    metalr.streaming = False
+    assert_same(train(net, optimizer, metalr, data(range(3, STEPS))), uninterrupted)
+
+
+def fresh_continued(folder):
+    net, optimizer = fresh()
+    load(folder / "checkpoint.pt", net, optimizer)
+    return net, optimizer, attach(optimizer, {})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_without_metalr_starts_learning_from_its_weights(tmp_path, mode):
+    net, optimizer = fresh()
+    train(net, optimizer, None, data(range(3)))
+    save(tmp_path / "checkpoint.pt", net, optimizer)
+
+    ended = []
+    for first in ("load", "attach"):
+        net, optimizer = fresh()
+        if first == "load":
+            load(tmp_path / "checkpoint.pt", net, optimizer)
+        metalr = attach(optimizer, mode)
+        if first == "attach":
+            train(net, optimizer, metalr, data(range(20, 24)))  # forgotten with the rest of that optimizer's past
+            load(tmp_path / "checkpoint.pt", net, optimizer)
+            assert not metalr.history
+            assert set(metalr.lrs.values()) == {0.05}
+        ended.append(train(net, optimizer, metalr, data(range(3, STEPS))))
+    assert_same(*ended)
+    assert ended[0].history
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_state_with_metalr_trains_without_it(tmp_path, mode):
+    net, optimizer = fresh()
+    train(net, optimizer, attach(optimizer, mode), data(range(4)))
+    save(tmp_path / "checkpoint.pt", net, optimizer)
+
+    net, optimizer = fresh()
+    load(tmp_path / "checkpoint.pt", net, optimizer)
+    ended = train(net, optimizer, None, data(range(4, STEPS)))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05] * 3
+
+    plain, cleaned = fresh()
+    load(tmp_path / "checkpoint.pt", plain, cleaned)
+    for group in cleaned.param_groups:
+        for key in KEYS:
+            group.pop(key, None)
+    assert_same(train(plain, cleaned, None, data(range(4, STEPS))), ended)
+
+
+def test_detaching_leaves_a_state_without_a_trace():
+    net, optimizer = fresh()
+    keys = [set(group) for group in optimizer.param_groups]
+    metalr = attach(optimizer, {"streaming": True})
+    train(net, optimizer, metalr, data(range(4)))
+    optimizer.state_dict()
+    metalr.detach()
+    assert [set(group) for group in optimizer.param_groups] == keys
+    assert not any(key in group for group in optimizer.state_dict()["param_groups"] for key in KEYS)
+
+
+def test_a_copied_state_does_not_follow_the_run():
+    net, optimizer = fresh()
+    metalr = attach(optimizer, {})
+    train(net, optimizer, metalr, data(range(3)))
+    state = copy.deepcopy(optimizer.state_dict())
+    at_three = result(net, metalr)
+    train(net, optimizer, metalr, data(range(3, 6)))
+    optimizer.load_state_dict(state)
+    assert metalr.steps == 3
+    assert metalr.lrs == dict(zip(metalr.lrs, at_three.lrs, strict=True))
+    assert metalr.history == at_three.history
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_killed_again_and_again_equals_the_uninterrupted_one(tmp_path, mode):
+    steps, seeded = 12, random.Random(str(mode))
+    # Ascending, so that each life comes to its end.
+    deaths = [(step, seeded.choice(["in step", "in save", "after"])) for step in sorted(seeded.sample(range(1, 12), 4))]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "layertune"])  # imported once: a life is short
+    for death in (*deaths, None):
+        life = context.Process(target=train_until_killed, args=(str(tmp_path), steps, mode, death))
+        life.start()
+        life.join()
+        assert life.exitcode == (-signal.SIGKILL if death else 0)
+        life.close()
+    survived = Run(*torch.load(tmp_path / "result.pt", weights_only=True))
+
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    train_until_killed(str(alone), steps, mode, None)
+    uninterrupted = Run(*torch.load(alone / "result.pt", weights_only=True))
+    assert len({*uninterrupted.lrs, 0.05}) == 4
+    assert_same(survived, uninterrupted)
