@@ -1,0 +1,167 @@
+"""Lightning modules, loaders and fits that several tests share, and the loop that they are held against."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.optim import SGD, Optimizer
+from torch.utils.data import DataLoader, TensorDataset
+
+from layertune import MetaLR, map_layers, meta_pass, param_groups
+
+Batch = Sequence[Tensor]
+SIZE, STEPS, EPOCHS = 4, 5, 2
+
+
+def samples(seed: int = 0, size: int = SIZE * STEPS) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(*(torch.randn(size, width, generator=generator) for width in (4, 2)))
+
+
+def batches(seed: int = 0, size: int = SIZE * STEPS) -> list[Batch]:
+    """Batches of the samples in order."""
+    return list(DataLoader(samples(seed, size), batch_size=SIZE))
+
+
+def network() -> nn.Sequential:
+    """With dropout and running statistics, which a meta pass must leave alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))  # fmt: skip
+
+
+class Module(pl.LightningModule):
+    """As a user writes one: one param group, unless ``groups`` says otherwise."""
+
+    def __init__(
+        self, make: Callable[..., Optimizer] = SGD, schedule: str = "", groups: bool = False, **options: Any
+    ) -> None:
+        super().__init__()
+        self.net = network()
+        self.example_input_array = torch.zeros(2, 4)
+        self._make, self._schedule, self._groups = make, schedule, groups
+        self._options = options or {"lr": 0.05, "momentum": 0.9}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = mse_loss(self(batch[0]), batch[1])
+        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=SIZE)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        layers = self.parameters()
+        if self._groups:
+            layers = param_groups(self, map_layers(self, self.example_input_array), lr=self._options["lr"])
+        optimizer = self._make(layers, **self._options)
+        if not self._schedule:
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self._schedule}}
+
+
+class Resumable(DataLoader):
+    """A loader that goes on where it stood, as Lightning asks of loaders for a resume in the middle of an epoch."""
+
+    drawn = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        first, self.drawn = self.drawn % len(self), 0
+        for number, batch in enumerate(super().__iter__()):
+            if number >= first:
+                self.drawn = number + 1
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.drawn = state["drawn"]
+
+
+def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """A quiet one on the CPU."""
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    # As many logs as steps, so that Lightning does not warn.
+    settings = quiet | {"max_epochs": EPOCHS, "log_every_n_steps": 1} | options
+    return pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **settings)
+
+
+def fit(
+    module: pl.LightningModule,
+    *callbacks: pl.Callback,
+    loader: Any = None,
+    seed: int = 3,
+    ckpt_path: Any = None,
+    **options: Any,
+) -> pl.Trainer:
+    """Train on the batches in order, from a fixed random state."""
+    torch.manual_seed(seed)
+    run = trainer(*callbacks, **options)
+    run.fit(module, DataLoader(samples(), batch_size=SIZE) if loader is None else loader, ckpt_path=ckpt_path)
+    return run
+
+
+def by_hand(
+    module: Module,
+    *,
+    meta: Sequence[Batch] = (),
+    accumulate: int = 1,
+    clip: Callable[[list[Tensor]], Any] = lambda parameters: None,
+    precision: Callable[[], Any] = nullcontext,
+    after: Callable[[nn.Module], Any] = lambda net: None,
+    seed: int = 3,
+    **settings: Any,
+) -> dict[str, float]:
+    """The loop that a user of Lightning does not write, with MetaLR in it."""
+    torch.manual_seed(seed)
+    made = module.configure_optimizers()
+    optimizer, scheduler = (made["optimizer"], made["lr_scheduler"]["scheduler"]) if isinstance(made, dict) else (made, None)  # fmt: skip
+    names = {"net.0": "net.1", "net.4": "", "net.6": ""}
+    layers = {
+        first: [p for n, p in module.named_parameters() if n.rpartition(".")[0] in (first, second)]
+        for first, second in names.items()
+    }
+    metalr = MetaLR(optimizer, **settings, layers=None if module._groups else layers)
+    module.train()
+    drawn = 0
+
+    def loss_of(batch: Batch) -> Tensor:
+        with precision():
+            return mse_loss(module(batch[0]), batch[1])
+
+    for _ in range(EPOCHS):
+        for number, batch in enumerate(batches()):
+            if number % accumulate == 0:
+                optimizer.zero_grad()
+            (loss_of(batch) / accumulate).backward()
+            if (number + 1) % accumulate and number + 1 < STEPS:
+                continue
+            clip(list(module.parameters()))
+            optimizer.step()
+            if metalr.due and not metalr.streaming:
+                optimizer.zero_grad()
+                with meta_pass(module):
+                    loss_of(meta[drawn % len(meta)]).backward()
+                metalr.adapt()
+                drawn += 1
+            if module._schedule == "step":
+                scheduler.step()
+            after(module)
+        if module._schedule == "epoch":
+            scheduler.step()
+    return metalr.lrs
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [value.detach().clone() for value in module.state_dict().values()]
+
+
+def assert_equal(one: nn.Module, other: nn.Module) -> None:
+    """Bit for bit, buffers included."""
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
