@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 __all__ = ["Displacement", "pair_sums"]
 
@@ -141,15 +140,16 @@ class _Sums:
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's shard of a distributed tensor; any other tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    # By its method: importing DTensor takes a second, and nobody has one who has not imported it.
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return shard
 
 
 def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
     """The mesh and its dimensions that a parameter is split over; whole ones are equal on all ranks."""
-    if not isinstance(parameter, DTensor):
-        return None
-    dimensions = tuple(i for i, placement in enumerate(parameter.placements) if placement.is_shard())
-    return (parameter.device_mesh, dimensions) if dimensions else None
+    placements: Sequence[Any] = getattr(parameter, "placements", ())
+    dimensions = tuple(i for i, placement in enumerate(placements) if placement.is_shard())
+    return (parameter.device_mesh, dimensions) if dimensions else None  # type: ignore[attr-defined]
 
 
 def _steps(group: dict[str, Any]) -> list[tuple[int, Tensor]]:
