@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -36,12 +37,16 @@ def run_demo(options: DemoOptions, *, console: Console | None = None) -> DemoRes
         SystemExit: with code 130, interrupted by Ctrl-C.
     """
     console = console or Console(stderr=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
     try:
         return _run(options, console)
     except KeyboardInterrupt:
         line = f"Interrupted. What is finished lies in {options.out}; the same command goes on from there."
         console.print(line, soft_wrap=True)
         raise SystemExit(130) from None
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run(options: DemoOptions, console: Console) -> DemoResult:

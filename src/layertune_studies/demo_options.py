@@ -31,6 +31,8 @@ class DemoOptions:
         pretrain_steps: steps of pre-training.
         steps: steps of each fine-tuning.
         batch: cases in a batch.
+        threads: of the CPU; with one the numbers are the same on any number of cores, and other work on the machine
+            slows the demo least.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between two points of a learning curve.
 
@@ -48,13 +50,14 @@ class DemoOptions:
     root: Path | None = None
     seed: int = 0
     seeds: int = 2
-    size: tuple[int, int, int] = (48, 56, 48)
+    size: tuple[int, int, int] = (40, 48, 40)
     source: int = 10
     shots: int = 3
     held_out: int = 4
     pretrain_steps: int = 120
     steps: int = 60
     batch: int = 2
+    threads: int = 1
     checkpoint_every: int = 10
     validate_every: int = 15
 
