@@ -81,6 +81,10 @@ class Layout(NamedTuple):
         """Whether the optimizer still has the groups that this was read from."""
         return self.key == _key(optimizer)
 
+    def spread(self, values: Tensor) -> Tensor:
+        """One value a layer -> one a section; not by a list as index, whose copy to a GPU waits for it."""
+        return torch.stack([values[layer] for layer in self.layer_of])
+
     def read_scales(self, groups: Sequence[dict[str, Any]]) -> Tensor:
         """The factor of each layer, from ``group["meta_scale"]``; 1 where nothing was learned yet."""
         scales = []
@@ -99,7 +103,7 @@ class Layout(NamedTuple):
         for number, group in enumerate(groups):
             layers = [layer for layer, of in zip(self.layer_of, self.group_of, strict=True) if of == number]
             if layers:
-                group["meta_scale"] = scales[layers[0]].clone() if len(layers) == 1 else scales[layers]
+                group["meta_scale"] = scales[layers[0]].clone() if len(layers) == 1 else torch.stack([scales[i] for i in layers])
 
     def _place(self, section: int) -> int:
         return section - self.group_of.index(self.group_of[section])

@@ -295,7 +295,7 @@ class MetaLR:
         layout = self._current_layout()
         factors = None
         if not self._scales_lr:
-            factors = layout.read_scales(groups)[layout.layer_of]
+            factors = layout.spread(layout.read_scales(groups))
         self._displacement.finish(groups, layout.sections, factors)
         steps = self.steps + 1
         for group in groups:
@@ -319,7 +319,7 @@ class MetaLR:
         ratio = torch.where(finite & usual, ratio, 1.0)
         self._skipped += ~finite & usual
         if self.hyper_lr:
-            self._displacement.stretch(groups, layout.sections, (ratio - 1)[layout.layer_of])
+            self._displacement.stretch(groups, layout.sections, layout.spread(ratio - 1))
         learned = scales * ratio
         layout.write_scales(groups, learned)
         self._history.record(self.steps, learned, meta.alpha * ratio, every=self.every)
