@@ -103,7 +103,9 @@ class Layout(NamedTuple):
         for number, group in enumerate(groups):
             layers = [layer for layer, of in zip(self.layer_of, self.group_of, strict=True) if of == number]
             if layers:
-                group["meta_scale"] = scales[layers[0]].clone() if len(layers) == 1 else torch.stack([scales[i] for i in layers])
+                group["meta_scale"] = (
+                    scales[layers[0]].clone() if len(layers) == 1 else torch.stack([scales[i] for i in layers])
+                )
 
     def _place(self, section: int) -> int:
         return section - self.group_of.index(self.group_of[section])
