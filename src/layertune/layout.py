@@ -29,6 +29,7 @@ class Layout(NamedTuple):
         layer_of: the layer of each section.
         first: the first section of each layer, whose learning rate stands for the layer's.
         members: 0/1 matrix of layers x sections, on the parameters' device.
+        half: whether some parameter has half precision.
     """
 
     key: tuple[int, ...]
@@ -38,6 +39,7 @@ class Layout(NamedTuple):
     layer_of: list[int]
     first: list[int]
     members: Tensor
+    half: bool
 
     @classmethod
     def of(cls, optimizer: Optimizer, layers: Layers | None = None) -> Self:
@@ -70,6 +72,7 @@ class Layout(NamedTuple):
             layer_of=layer_of,
             first=[layer_of.index(layer) for layer in range(len(names))],
             members=members.to(device),
+            half=any(parameter.dtype.itemsize < 4 for group in groups for parameter in group["params"]),
         )
 
     @property

@@ -1,7 +1,6 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from layertune.displacement import Displacement, pair_sums
 from layertune.errors import OptimizerError
 from layertune.history import History
 from layertune.layout import Layers, Layout
-from layertune.linearity import require_linear_step
 from layertune.lr_factors import multiply_lrs, restore_lrs
 from layertune.profile import LRProfile
+from layertune.requirements import check_optimizer, check_settings
 from layertune.rules import RULES, alignment, bounded
 
 __all__ = ["MetaLR"]
@@ -91,7 +90,7 @@ class MetaLR:
         streaming: bool = False,
         layers: Layers | None = None,
     ) -> None:
-        _check_settings(hyper_lr, rule, min_lr, max_lr, max_change, every)
+        check_settings(hyper_lr=hyper_lr, rule=rule, min_lr=min_lr, max_lr=max_lr, max_change=max_change, every=every)
         self.optimizer = optimizer
         self.hyper_lr = hyper_lr
         self.rule = rule
@@ -107,8 +106,7 @@ class MetaLR:
                 "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
                 "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or give layers="
             )
-        _require_unattached(optimizer)
-        require_linear_step(optimizer)
+        check_optimizer(optimizer, MetaLR)
         self._displacement = Displacement()
         self._displacement.adopt(optimizer.param_groups)
         self._multiplied: list[Any] | None = None
@@ -227,11 +225,13 @@ class MetaLR:
 
     @property
     def _scales_lr(self) -> bool:
-        """On the CPU a factor is at hand as a number; elsewhere, to wait for none, the displacement is scaled.
+        """Whether factors are applied to ``lr`` before a step, or to the displacement after it.
 
-        So it is where a group is cut into layers.
+        On the CPU a factor is at hand as a number. Elsewhere reading it would wait for the device, so the displacement
+        is scaled; but in half precision that has lost most of its digits, and then waiting is the lesser harm. A group
+        that is cut into layers has one ``lr`` for all of them.
         """
-        return self._layout.members.device.type == "cpu" and self._layout.whole
+        return self._layout.whole and (self._layout.members.device.type == "cpu" or self._layout.half)
 
     def _current_layout(self) -> Layout:
         if not self._layout.fits(self.optimizer):
@@ -336,28 +336,3 @@ class MetaLR:
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-
-def _require_unattached(optimizer: Optimizer) -> None:
-    hooks = optimizer._optimizer_step_pre_hooks.values()
-    if any(isinstance(getattr(hook, "__self__", None), MetaLR) for hook in hooks):
-        raise OptimizerError(
-            "a MetaLR is attached to this optimizer already, and two would multiply its learning rates twice; keep the "
-            "first, or call its detach() before"
-        )
-
-
-def _check_settings(
-    hyper_lr: float, rule: str, min_lr: float, max_lr: float | None, max_change: float, every: int
-) -> None:
-    checks: list[tuple[bool, Callable[[], str]]] = [
-        (hyper_lr >= 0 and hyper_lr < float("inf"), lambda: f"hyper_lr must be finite and >= 0, not {hyper_lr}"),
-        (rule in RULES, lambda: f"rule must be one of {', '.join(RULES)}, not {rule!r}"),
-        (min_lr >= 0, lambda: f"min_lr must be >= 0, not {min_lr}"),
-        (max_lr is None or max_lr > min_lr, lambda: f"max_lr must be above min_lr = {min_lr}, not {max_lr}"),
-        (max_change > 1, lambda: f"max_change must be above 1, not {max_change}"),
-        (every == int(every) and every >= 1, lambda: f"every must be a whole number from 1, not {every}"),
-    ]
-    for holds, message in checks:
-        if not holds:
-            raise OptimizerError(message())

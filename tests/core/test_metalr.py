@@ -365,6 +365,13 @@ def test_an_unknown_optimizer_is_tried_and_refused_when_not_linear() -> None:
         MetaLR(SquareRoot(groups), hyper_lr=1e-2)
 
 
+def test_flattened_shards_are_refused() -> None:
+    net = network()
+    net[0].weight._fsdp_flattened = True
+    with pytest.raises(OptimizerError, match="fully_shard instead"):
+        attach(net, "sgd", hyper_lr=0.1)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
