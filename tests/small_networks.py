@@ -1,5 +1,7 @@
 """Small networks whose maps a person can draw, and a strategy for random ones."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ class SmallUNet(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (2, 4, 8), deep_supervision: bool = False) -> None:
         super().__init__()
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList([DoubleConv(1, widths[0]), *(DoubleConv(a, b, stride=2) for a, b in pairs)])
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in reversed(pairs))
         self.merge = nn.ModuleList(DoubleConv(2 * a, a) for a, _ in reversed(pairs))

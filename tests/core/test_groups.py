@@ -42,14 +42,10 @@ def test_one_group_a_layer_with_its_rate():
     ]
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.LBFGS])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
 def test_any_optimizer_takes_them(kind: type[torch.optim.Optimizer]):
     net = SmallResNet()
     groups = param_groups(net, map_layers(net, image()), lr=1e-2)
-    if kind is torch.optim.LBFGS:
-        with pytest.raises(ValueError, match="parameter groups"):
-            kind(groups)
-        return
     optimizer = kind(groups)
     assert [group["layer"] for group in optimizer.param_groups][:2] == ["stem.0", "blocks.0"]
     reloaded = kind(param_groups(net, map_layers(net, image()), lr=1.0))
@@ -159,9 +155,7 @@ def test_no_backward_runs_below_the_first_tuned_layer():
     net.zero_grad()
     with freeze(net, layers, LayerWise(first=8)):
         ran = backward_calls(net)
-    assert {name.rpartition(".")[0] or name for name in ran} == {"blocks.6", "blocks.6.shortcut", "blocks.7", "fc"} - {
-        "blocks.6.shortcut"
-    }
+    assert {name.rpartition(".")[0] or name for name in ran} == {"blocks.6", "blocks.7", "fc"}
     assert {name for name, p in net.named_parameters() if p.grad is not None} == {
         name for layer in layers[7:] for name in layer.parameters
     }
@@ -206,8 +200,8 @@ def test_a_shared_parameter_is_in_one_group():
     ("options", "error", "message"),
     [
         ({"policy": BiDirectional(2, 6)}, PolicyError, "n must be below d = 6"),
-        ({"policy": lambda layers: [0.0] * 6}, PolicyError, "leaves nothing to train"),
-        ({"policy": lambda layers: [1.0]}, PolicyError, "one finite scale"),
+        ({"policy": lambda _: [0.0] * 6}, PolicyError, "leaves nothing to train"),
+        ({"policy": lambda _: [1.0]}, PolicyError, "one finite scale"),
         (
             {"weight_decay": 0.1, "no_weight_decay": ["nothing"]},
             OptimizerError,

@@ -155,7 +155,7 @@ def test_a_model_under_compile_has_the_same_map():
 
 
 def test_i2_without_a_decoder():
-    with pytest.raises(ModelError, match="this network has no decoder.*use depth='I1'"):
+    with pytest.raises(ModelError, match=r"this network has no decoder.*use depth='I1'"):
         map_layers(SmallResNet(), image(), depth="I2")
     with pytest.raises(ModelError, match="a matcher does not know"):
         map_layers(SmallUNet(), matcher=len, depth="I2")

@@ -73,12 +73,16 @@ def test_gradients_stay():
     assert net.weight.grad.tolist() == [[1, 1]]
 
 
+def run_and_stop(net: nn.Module) -> None:
+    net(torch.randn(8, 2)), np.random.rand(), random.random()  # noqa: NPY002
+    raise RuntimeError("stop")
+
+
 def test_everything_comes_back_on_an_exception():
     net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
     states = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
     with pytest.raises(RuntimeError, match="stop"), meta_pass(net):
-        net(torch.randn(8, 2)), np.random.rand(), random.random()  # noqa: NPY002
-        raise RuntimeError("stop")
+        run_and_stop(net)
     assert (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()) == states  # noqa: NPY002
     assert net[0].num_batches_tracked.item() == 0
     assert net[0].running_mean.tolist() == [0, 0]

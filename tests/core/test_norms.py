@@ -53,12 +53,16 @@ def test_moving_buffers_come_back(make: Callable[[], nn.Module]):
     assert buffers(net) == before
 
 
+def run_and_stop(net: nn.Module) -> None:
+    net(torch.randn(4, 3, 8, 8))
+    raise RuntimeError("stop")
+
+
 def test_also_on_an_exception():
     net = nn.BatchNorm2d(3)
     before = buffers(net)
     with pytest.raises(RuntimeError, match="stop"), frozen_statistics(net):
-        net(torch.randn(4, 3, 8, 8))
-        raise RuntimeError("stop")
+        run_and_stop(net)
     assert buffers(net) == before
 
 

@@ -96,8 +96,6 @@ def test_layer_decay_is_timms():
     timm = pytest.importorskip("timm")
     from timm.optim import param_groups_layer_decay
 
-    from layertune.groups import param_groups
-
     model = timm.create_model("test_vit", num_classes=3)
     from timm.models import group_parameters
 
@@ -180,10 +178,10 @@ def test_numbers_that_fit_no_network(make, message: str):
         (LayerWise(0), "this network has depths 1 to 5"),
         (UNetScheme("contracting"), "needs a network with an expanding path"),
         (lambda layers: [0.0] * len(layers), "freezes all 5 layers and leaves nothing to train"),
-        (lambda layers: [1.0], "one finite scale >= 0 for each of the 5 layers"),
-        (lambda layers: [1.0, 1.0, 1.0, 1.0, -1.0], "one finite scale"),
-        (lambda layers: [1.0, 1.0, 1.0, 1.0, math.nan], "one finite scale"),
-        (lambda layers: [1.0, 1.0, 1.0, 1.0, math.inf], "one finite scale"),
+        (lambda _: [1.0], "one finite scale >= 0 for each of the 5 layers"),
+        (lambda _: [1.0, 1.0, 1.0, 1.0, -1.0], "one finite scale"),
+        (lambda _: [1.0, 1.0, 1.0, 1.0, math.nan], "one finite scale"),
+        (lambda _: [1.0, 1.0, 1.0, 1.0, math.inf], "one finite scale"),
     ],
 )
 def test_policies_that_do_not_fit_the_network(policy: Policy, message: str):

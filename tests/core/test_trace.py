@@ -149,7 +149,7 @@ class Prediction:
 )
 def test_outputs_of_any_shape(pack: Callable[[Tensor, Tensor], Any]):
     net = Wrap(
-        lambda net, x: (lambda y: pack(net.a(y), net.b(y)))(net.conv(x)),
+        lambda net, x: pack(net.a(y := net.conv(x)), net.b(y)),
         conv=conv(),
         a=nn.Conv2d(4, 1, 1),
         b=nn.Conv2d(4, 2, 1),
@@ -294,7 +294,7 @@ def test_a_norm_before_its_convolution_is_unpaired():
 def test_a_norm_whose_convolution_feeds_a_shortcut_too_is_unpaired():
     """A kernel of gamma 0 is not redundant there, since the shortcut still carries it."""
     net = Wrap(
-        lambda net, x: (lambda y: net.head(y + F.relu(net.norm(y))))(net.conv(x)),
+        lambda net, x: net.head((y := net.conv(x)) + F.relu(net.norm(y))),
         conv=conv(),
         norm=nn.BatchNorm2d(4),
         head=nn.Conv2d(4, 1, 1),

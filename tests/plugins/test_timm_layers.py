@@ -1,0 +1,94 @@
+"""The core's maps of timm's networks: the paper's blocks, and timm's own order."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from layertune import ModelError, bidirectional_grid, map_layers, trace
+
+timm = pytest.importorskip("timm")
+from timm.models import group_parameters  # noqa: E402
+
+DEPTHS = {
+    "resnet18": 1 + 8 + 1,
+    "resnet50": 1 + 16 + 1,
+    "densenet121": 1 + 58 + 1,
+    "efficientnet_b0": 1 + 16 + 1 + 1,
+    "vit_tiny_patch16_224": 1 + 12 + 1,
+    "convnext_tiny": 1 + 18 + 1,
+    "swin_tiny_patch4_window7_224": 1 + 12 + 1,
+}
+
+
+@pytest.fixture(scope="module", params=DEPTHS)
+def named(request: pytest.FixtureRequest) -> tuple[str, torch.nn.Module]:
+    with torch.device("meta"):
+        return request.param, timm.create_model(request.param)
+
+
+def image() -> torch.Tensor:
+    return torch.empty(2, 3, 224, 224)
+
+
+def test_resnet18_has_the_papers_nine_blocks_and_the_classifier():
+    layers = map_layers(timm.create_model("resnet18"), image())
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    assert [layer.name for layer in layers] == ["conv1", *blocks, "fc"]
+    assert layers[0].parameters == ("conv1.weight", "bn1.weight", "bn1.bias")
+    assert len(bidirectional_grid(layers.d)) == 45
+    with pytest.raises(ModelError, match="has no decoder"):
+        map_layers(timm.create_model("resnet18"), image(), depth="I2")
+
+
+def test_every_parameter_once_and_no_u(named: tuple[str, torch.nn.Module]):
+    name, model = named
+    layers = map_layers(model, image())
+    assert len(layers) == DEPTHS[name]
+    placed = [parameter for layer in layers for parameter in layer.parameters]
+    assert Counter(placed) == Counter(dict(model.named_parameters()).keys())
+    assert not layers.has_decoder
+    assert layers.unused == ()
+    classifier = {f"{model.pretrained_cfg['classifier']}.{kind}" for kind in ("weight", "bias")}
+    assert classifier <= set(layers.head.parameters)
+
+
+@pytest.mark.parametrize("granularity", ["module", "block"])
+def test_the_order_agrees_with_timms_group_matcher(named: tuple[str, torch.nn.Module], granularity: str):
+    _, model = named
+    layers = map_layers(model, image(), granularity=granularity)
+    ours = {parameter: index for index, layer in enumerate(layers) for parameter in layer.parameters}
+    for coarse in (False, True):
+        theirs = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+        assert theirs.keys() == ours.keys()
+        inverted = [(a, b) for a in ours for b in ours if theirs[a] < theirs[b] and ours[a] > ours[b]]
+        assert inverted == []
+
+
+def test_norms_follow_their_convolutions_or_stand_before_them():
+    resnet = trace(timm.create_model("resnet18"), image()).norms
+    assert len(resnet) == 20
+    assert resnet["layer2.0.downsample.1"] == "layer2.0.downsample.0"
+    assert None not in resnet.values()
+    efficientnet = trace(timm.create_model("efficientnet_b0"), image()).norms
+    assert efficientnet["blocks.1.0.bn2"] == "blocks.1.0.conv_dw"
+    assert None not in efficientnet.values()
+    vit = trace(timm.create_model("vit_tiny_patch16_224", depth=2), image()).norms
+    assert set(vit.values()) == {None}
+    convnext = trace(timm.create_model("convnext_tiny"), image()).norms
+    assert convnext["stem.1"] == "stem.0"
+    assert convnext["stages.0.blocks.0.norm"] == "stages.0.blocks.0.conv_dw"
+    assert convnext["stages.1.downsample.0"] is None
+    densenet = trace(timm.create_model("densenet121"), image()).norms
+    assert densenet["features.norm0"] == "features.conv0"
+    assert densenet["features.denseblock1.denselayer1.norm1"] is None
+    assert densenet["features.denseblock1.denselayer1.norm2"] == "features.denseblock1.denselayer1.conv1"
+
+
+def test_tokens_gates_and_last_norms():
+    vit = map_layers(timm.create_model("vit_tiny_patch16_224", depth=2), image())
+    assert {"cls_token", "pos_embed"} <= set(vit[0].parameters)
+    assert vit.layer_of("norm.weight").name == "blocks.1"
+    efficientnet = map_layers(timm.create_model("efficientnet_b0"), image())
+    assert efficientnet.layer_of("blocks.1.0.se.conv_reduce.weight").name == "blocks.1.0"
+    assert [layer.level for layer in efficientnet[:4]] == [0, 0, 1, 1]
