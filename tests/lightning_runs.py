@@ -31,7 +31,8 @@ def network() -> nn.Sequential:
     """With dropout and running statistics, which a meta pass must leave alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))  # fmt: skip
+        first = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2)
+        return nn.Sequential(*first, nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
 
 
 class Module(pl.LightningModule):
@@ -49,7 +50,7 @@ class Module(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss = mse_loss(self(batch[0]), batch[1])
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=SIZE)
         return loss
@@ -88,7 +89,7 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
     """A quiet one on the CPU."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     # As many logs as steps, so that Lightning does not warn.
-    settings = quiet | {"max_epochs": EPOCHS, "log_every_n_steps": 1} | options
+    settings = quiet | {"max_epochs": EPOCHS, "log_every_n_steps": 1, "devices": 1} | options
     return pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **settings)
 
 
@@ -112,16 +113,16 @@ def by_hand(
     *,
     meta: Sequence[Batch] = (),
     accumulate: int = 1,
-    clip: Callable[[list[Tensor]], Any] = lambda parameters: None,
+    clip: Callable[[list[Tensor]], Any] = lambda _: None,
     precision: Callable[[], Any] = nullcontext,
-    after: Callable[[nn.Module], Any] = lambda net: None,
+    after: Callable[[nn.Module], Any] = lambda _: None,
     seed: int = 3,
     **settings: Any,
 ) -> dict[str, float]:
     """The loop that a user of Lightning does not write, with MetaLR in it."""
     torch.manual_seed(seed)
     made = module.configure_optimizers()
-    optimizer, scheduler = (made["optimizer"], made["lr_scheduler"]["scheduler"]) if isinstance(made, dict) else (made, None)  # fmt: skip
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
     names = {"net.0": "net.1", "net.4": "", "net.6": ""}
     layers = {
         first: [p for n, p in module.named_parameters() if n.rpartition(".")[0] in (first, second)]
@@ -151,10 +152,10 @@ def by_hand(
                 metalr.adapt()
                 drawn += 1
             if module._schedule == "step":
-                scheduler.step()
+                made["lr_scheduler"]["scheduler"].step()
             after(module)
         if module._schedule == "epoch":
-            scheduler.step()
+            made["lr_scheduler"]["scheduler"].step()
     return metalr.lrs
 
 

@@ -152,44 +152,46 @@ class MetaBatches(Iterator[Any]):
         self._iterator = None
 
     def __next__(self) -> Any:
-        with _random_numbers(self._seed, self._passes, self._batches, self._share.rank):
-            if self._iterator is None:
-                self._iterator = self._resumed()
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                batch = self._first_of_next_pass()
+        if self._iterator is None:
+            self._iterator = self._resumed()
+        try:
+            batch = self._draw(self._iterator, self._batches)
+        except StopIteration:
+            batch = self._first_of_next_pass()
         self._batches += 1
         self.drawn += 1
         return batch
-
-    def _first_of_next_pass(self) -> Any:
-        if self._batches:
-            self._passes, self._batches = self._passes + 1, 0
-        with _random_numbers(self._seed, self._passes, 0, self._share.rank):
-            self._iterator = iter(self._loader)
-            try:
-                return next(self._iterator)
-            except StopIteration:
-                raise MetaBatchError(
-                    f"the meta loader ({type(self._loader).__name__}) yields no batch in pass {self._passes + 1}; give "
-                    "one with data, which can be iterated over again and again"
-                ) from None
 
     def _resumed(self) -> Iterator[Any]:
         sampler = getattr(self._loader, "sampler", None)
         if isinstance(sampler, EndlessSampler):
             sampler.seed = self._seed
             sampler.first = self._batches * (getattr(self._loader, "batch_size", None) or 1)
-            return iter(self._loader)
-        with _random_numbers(self._seed, self._passes, 0, self._share.rank):
-            iterator = iter(self._loader)
-            if self._batches:
-                next(iterator, None)
-        for number in range(1, self._batches):
-            with _random_numbers(self._seed, self._passes, number, self._share.rank):
-                next(iterator, None)
+            return self._start()
+        iterator = self._start()
+        for number in range(self._batches):
+            self._draw(iterator, number)
         return iterator
+
+    def _first_of_next_pass(self) -> Any:
+        if self._batches:
+            self._passes, self._batches = self._passes + 1, 0
+        self._iterator = self._start()
+        try:
+            return self._draw(self._iterator, 0)
+        except StopIteration:
+            raise MetaBatchError(
+                f"the meta loader ({type(self._loader).__name__}) yields no batch in pass {self._passes + 1}; give one "
+                "with data, which can be iterated over again and again"
+            ) from None
+
+    def _start(self) -> Iterator[Any]:
+        with _random_numbers(self._seed, self._passes, -1, self._share.rank):
+            return iter(self._loader)
+
+    def _draw(self, iterator: Iterator[Any], number: int) -> Any:
+        with _random_numbers(self._seed, self._passes, number, self._share.rank):
+            return next(iterator)
 
 
 def _is_plain(loader: Loader) -> bool | None:

@@ -60,11 +60,10 @@ def backward_of_meta_batch(trainer: pl.Trainer, batch: Any, number: int, trainin
     """
     module, strategy = trainer.lightning_module, trainer.strategy
     with kept_module(module), torch.enable_grad():
-        _stand_in(module)
+        takes_number = _stand_in(module)
         batch = trainer.precision_plugin.convert_input(batch)
         batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
         batch = strategy.batch_to_device(batch, dataloader_idx=0)
-        takes_number = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
         try:
             output = strategy.training_step(batch, number) if takes_number else strategy.training_step(batch)
         except Exception as error:
@@ -139,11 +138,27 @@ def structure(batch: Any) -> str:
     return type(batch).__name__
 
 
-def _stand_in(module: pl.LightningModule) -> None:
-    """Until the module's attributes are put back: nothing is logged, and ``meta_step`` is the step."""
-    vars(module).update(log=_drop, log_dict=_drop)
-    if hasattr(module, "meta_step"):
-        vars(module)["training_step"] = module.meta_step
+def _stand_in(module: pl.LightningModule) -> bool:
+    """Until the module's attributes are put back: nothing is logged, and the strategy's next step is the meta step.
+
+    Returns:
+        Whether that step takes a ``batch_idx``.
+    """
+    attributes = vars(module)
+    attributes.update(log=_drop, log_dict=_drop)
+    own = attributes.get("training_step")
+    step = getattr(module, "meta_step", module.training_step)
+
+    def meta_step_once(*args: Any) -> Any:
+        # A meta step may well call the training step.
+        if own is None:
+            del attributes["training_step"]
+        else:
+            attributes["training_step"] = own
+        return step(*args)
+
+    attributes["training_step"] = meta_step_once
+    return bool(is_param_in_hook_signature(step, "batch_idx", min_args=2))
 
 
 def _drop(*_: Any, **__: Any) -> None:

@@ -1,0 +1,78 @@
+"""Two processes that train one module under DDP; started by ``torch.distributed.run``.
+
+``lightning_processes.py FOLDER`` writes what each process ends with, for each kind of run, as ``KIND RANK.pt``.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from layertune_lightning import MetaLRCallback
+from lightning_runs import SIZE, Batch, Module, samples, trainer
+
+KINDS = ("exact", "views", "manual", "streaming")
+
+
+class Numbered(Module):
+    """Without dropout and batch statistics, which depend on how a batch is spread over processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[1], self.net[3] = nn.Identity(), nn.Identity()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        return mse_loss(self(batch[0]), batch[1])
+
+    def meta_step(self, batch: Batch) -> Tensor:
+        seen.extend(batch[2].tolist())
+        return mse_loss(self(batch[0]), batch[1])
+
+
+class ByHand(Numbered):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
+seen: list[int] = []
+
+
+def run(kind: str, size: int = SIZE, **options: Any) -> dict[str, Any]:
+    """Train for two epochs.
+
+    Returns:
+        What the run ends with: rates, weights, and the numbers of the samples in the meta batches.
+    """
+    seen.clear()
+    torch.manual_seed(3)
+    module = ByHand() if kind == "manual" else Numbered()
+    learner = MetaLRCallback(hyper_lr=0.3, streaming=kind == "streaming")
+    data = TensorDataset(*samples().tensors, torch.arange(len(samples())))
+    # In order; Lightning's own sampler would shuffle.
+    world = options.get("devices", 1)
+    sampler = DistributedSampler(data, world, int(os.environ["RANK"]), shuffle=False) if world > 1 else None
+    loader = DataLoader(data, batch_size=size, sampler=sampler, drop_last=True)
+    trainer(learner, **options, use_distributed_sampler=False).fit(module, loader)
+    return {"lrs": learner.lrs, "weights": [p.detach() for p in module.parameters()], "seen": list(seen)}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for kind in KINDS:
+        strategy = DDPStrategy(process_group_backend="gloo", gradient_as_bucket_view=kind == "views")
+        torch.save(run(kind, devices=2, strategy=strategy), Path(sys.argv[1]) / f"{kind} {os.environ['RANK']}.pt")
