@@ -50,9 +50,9 @@ def _resnet18() -> nn.Module:
 
 
 def _unet3d() -> nn.Module:
-    from monai.networks.nets import BasicUNet
+    from layertune_studies.demo_train import make_network
 
-    return BasicUNet(spatial_dims=3, in_channels=1, out_channels=3, features=(16, 16, 32, 64, 128, 16), norm="batch")
+    return make_network(seed=0)
 
 
 def _sgd(groups: list[dict[str, object]]) -> Optimizer:
@@ -67,6 +67,6 @@ STEP_NETWORKS = {
         build=_resnet18, shape=(32, 3, 64, 64), target_shape=(32,), classes=10, optimizer=AdamW, lr=1e-4
     ),
     "unet3d": StepNetwork(
-        build=_unet3d, shape=(1, 1, 32, 32, 32), target_shape=(1, 32, 32, 32), classes=3, optimizer=_sgd, lr=1e-3
+        build=_unet3d, shape=(2, 1, 64, 64, 64), target_shape=(2, 64, 64, 64), classes=3, optimizer=_sgd, lr=1e-3
     ),
 }

@@ -15,9 +15,10 @@ __all__ = ["SecondOrderMetaLR"]
 class SecondOrderMetaLR:
     """Algorithm 1 with the updated weights as a differentiable function of the learning rates.
 
-    Each iteration builds a model for the look-ahead, differentiates the training loss with ``create_graph``, then the
-    meta loss through the updated weights to the rates, and runs the training batch again for the real step: three
-    passes and a model, where ``layertune.MetaLR`` needs two passes. The learned rates are the same.
+    Each iteration builds a model for the look-ahead, differentiates the training loss and then the meta loss through
+    the updated weights to the rates, both with ``create_graph`` as the authors' public code does, and runs the
+    training batch again for the real step: three passes and a model, where ``layertune.MetaLR`` needs two passes. The
+    learned rates are the same.
 
     Args:
         build: makes a model of the same architecture.
@@ -84,7 +85,7 @@ class SecondOrderMetaLR:
         lookahead.load_state_dict(self.model.state_dict())
         updated = self._updated(lookahead, rates, batch)
         meta_loss = self.loss(functional_call(lookahead, dict(updated), (images,)), target)
-        h = torch.stack(torch.autograd.grad(meta_loss, rates))
+        h = torch.stack(torch.autograd.grad(meta_loss, rates, create_graph=True)).detach()
         for group, rate, slope in zip(groups, rates, h.tolist(), strict=True):
             group["lr"] = max(rate.item() - self.hyper_lr * slope, self.min_lr)
 

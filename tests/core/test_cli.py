@@ -96,7 +96,6 @@ def test_a_table_shows_names_as_they_are_and_reports_what_did_not_run(nets: str)
 
 
 def test_a_u_has_depths_under_both_readings() -> None:
-    pytest.importorskip("monai")
     arguments = ["channels=(4,8,16)", "strides=[2,2]", "norm=batch"]
     found = answer("layers", "UNet", "--input", "2,1,32,32", *(x for a in arguments for x in ("--arg", a)))
     assert found["arguments"]["spatial_dims"] == 2
@@ -110,7 +109,6 @@ def test_a_u_has_depths_under_both_readings() -> None:
 
 
 def test_a_timm_model_is_mapped_at_its_own_input_size() -> None:
-    pytest.importorskip("timm")
     found = answer("layers", "resnet18")
     assert found["input"] == [2, 3, 224, 224]
     assert len(found["layers"]) == 10
@@ -143,8 +141,6 @@ def test_a_mistake_gives_one_line_and_exit_code_2(arguments: list[str], expected
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    pytest.importorskip("timm")
-    pytest.importorskip("monai")
     assert "resnet18" in mistake("layers", "resnet81")
     assert "UNETR" in mistake("layers", "UNETRR")
 
@@ -158,7 +154,6 @@ def test_a_wrong_call_exits_with_2(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["step", "trace"])
 def test_an_unknown_network_of_the_benchmark_lists_the_known_ones(command: str) -> None:
-    pytest.importorskip("layertune_studies.bench_step")
     result = run("bench", command, "--network", "lenet")
     assert result.exit_code == 2
     assert "resnet18" in result.stderr

@@ -1,5 +1,6 @@
 """MetaLR and param groups: layers in several groups, groups that join, gradients that are missing, coarse or sparse."""
 
+import importlib
 from itertools import pairwise
 
 import pytest
@@ -88,7 +89,7 @@ def test_groups_without_a_layer_are_layers_of_their_own():
 
 
 def test_timm_groups_serve_as_they_are():
-    timm_optim = pytest.importorskip("timm.optim")
+    timm_optim = importlib.import_module("timm.optim")
     net = network()
     net.group_matcher = lambda coarse=False: {"stem": r"^0", "blocks": r"^(\d+)"}  # noqa: ARG005 - timm's signature
     groups = timm_optim.param_groups_layer_decay(net, weight_decay=0.01, layer_decay=0.5)
@@ -168,7 +169,7 @@ def test_a_step_that_is_not_linear_is_found_behind_a_scheduler_and_at_a_warm_up_
 
 
 def test_an_optimizer_around_another_is_refused():
-    lookahead = pytest.importorskip("timm.optim").Lookahead(SGD(layer_groups(network())))
+    lookahead = importlib.import_module("timm.optim").Lookahead(SGD(layer_groups(network())))
     with pytest.raises(OptimizerError, match="SGD within it"):
         MetaLR(lookahead, hyper_lr=0.02)
 

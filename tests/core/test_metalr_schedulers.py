@@ -1,5 +1,6 @@
 """MetaLR under learning-rate schedulers: theirs is `lr`, MetaLR's a factor on it."""
 
+import importlib
 from functools import cache, partial
 
 import pytest
@@ -52,10 +53,10 @@ def schedule(name, optimizer):
     """A function of the step that brings the optimizer's rates to the next one."""
     if name in TIMM:
         cls, options = TIMM[name]
-        scheduler = getattr(pytest.importorskip("timm.scheduler"), cls)(optimizer, **options)
+        scheduler = getattr(importlib.import_module("timm.scheduler"), cls)(optimizer, **options)
         return lambda step: scheduler.step(step + 1)
     if name == NNUNET:
-        polylr = pytest.importorskip("nnunetv2.training.lr_scheduler.polylr")
+        polylr = importlib.import_module("nnunetv2.training.lr_scheduler.polylr")
         scheduler = polylr.PolyLRScheduler(optimizer, 0.05, STEPS + 1)
         return lambda step: scheduler.step(step + 1)
     scheduler = TORCH[name](optimizer)

@@ -1,5 +1,6 @@
 """The figures, by what is drawn: boxes, lines, axes, colours and texts, not pixels."""
 
+import importlib
 import io
 import itertools
 import subprocess
@@ -323,15 +324,15 @@ def real_networks() -> list[str]:
 
 def real_map(name: str) -> LayerMap:
     if name in ("basic_unet", "swin_unetr"):
-        nets = pytest.importorskip("monai.networks.nets")
+        nets = importlib.import_module("monai.networks.nets")
         volume = torch.empty(1, 1, 64, 64, 64)
         return map_layers(nets.BasicUNet(3, 1, 2) if name == "basic_unet" else nets.SwinUNETR(1, 2), volume)
     if name == "plain_conv_unet":
-        unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+        unet = importlib.import_module("dynamic_network_architectures.architectures.unet")
         nn = torch.nn
         net = unet.PlainConvUNet(1, 6, [4] * 6, nn.Conv3d, 3, [1, *[2] * 5], 2, 2, 2, norm_op=nn.InstanceNorm3d)
         return map_layers(net, torch.empty(1, 1, 64, 64, 64), granularity="module")
-    timm = pytest.importorskip("timm")
+    timm = importlib.import_module("timm")
     model = timm.create_model({"resnet18": "resnet18", "vit_tiny": "vit_tiny_patch16_224"}[name])
     return map_layers(model, torch.empty(1, 3, 224, 224))
 
