@@ -73,11 +73,7 @@ def lightning_run() -> Train:
 
 HOSTS = [Host("layertune_timm", timm_run), Host("layertune_lightning", lightning_run)]
 
-pytestmark = [
-    pytest.mark.parametrize("host", HOSTS, ids=[host.package for host in HOSTS]),
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated"),
-]
+pytestmark = pytest.mark.parametrize("host", HOSTS, ids=[host.package for host in HOSTS])
 
 
 def plugin_of(host: Host) -> Plugin:

@@ -33,11 +33,6 @@ from layertune_lightning.factory import VARIABLE, callbacks
 from layertune_lightning.meta_batches import EndlessSampler, MetaBatches, Share
 from lightning_runs import Batch, Module, Resumable, assert_equal, batches, by_hand, fit, samples, trainer, weights
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated"),
-]
-
 LEARN: dict[str, Any] = {"hyper_lr": 0.3, "rule": "proportional"}
 META = batches(seed=1, size=12)
 
