@@ -105,7 +105,7 @@ def _trial(workshop: Workshop, pretrained: Piece, way: Method, seed: int, flat_l
     ]
     best = max(range(len(pieces)), key=lambda index: pieces[index].validation)
     return Trial(
-        setting=way.candidates[best].name,
+        setting=way.candidates[best].label,
         lr=lrs[best],
         piece=pieces[best],
         outcome=workshop.tested(f"{way.key}-seed{seed}", pieces[best]),

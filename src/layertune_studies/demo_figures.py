@@ -79,9 +79,9 @@ def examples_png(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor]
     """
     level = int((truth[0] > 0).sum(dim=(0, 1)).argmax())
     panels: list[tuple[str, Tensor | None]] = [("Image", None), ("Truth", truth), *predictions.items()]
-    columns = min(4, len(panels))
+    columns = min(5, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(2.0 * columns, 2.5 * rows), layout="constrained")
     for index, (title, label) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, index)
         axes.imshow(image[0, :, :, level].T.numpy(), cmap="gray", origin="lower")

@@ -32,6 +32,11 @@ class Candidate:
     only_head: bool = False
 
     @property
+    def label(self) -> str:
+        """For tables."""
+        return f"depths {self.frozen[0]} to {self.frozen[1]} frozen" if self.frozen else f"rate {self.lr:g}"
+
+    @property
     def freezes(self) -> bool:
         """Whether any layer is frozen."""
         return self.only_head or self.frozen is not None
@@ -73,7 +78,7 @@ def methods(layers: LayerMap) -> list[Method]:
     ends = tuple(Candidate(f"m{m}-n{n}", None, frozen=(m, n)) for m, n in bidirectional_settings(layers.d))
     return [
         Method("all", "All layers, best rate", flat),
-        Method("start", "All layers, MetaLR's start", (flat[LRS.index(START_LR)],)),
+        Method("start", "All layers, same start", (flat[LRS.index(START_LR)],)),
         Method("last", "Last layer", head),
         Method("bidirectional", "Bi-directional", ends),
         Method("metalr", "MetaLR, exact", (Candidate(f"exact-{START_LR:g}", START_LR),), meta="exact"),

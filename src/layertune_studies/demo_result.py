@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from layertune_studies.demo_methods import Method
@@ -21,7 +22,7 @@ class Trial:
     """A method on one seed.
 
     Attributes:
-        setting: name of the chosen candidate.
+        setting: label of the chosen candidate.
         lr: its learning rate at the start.
         piece: the training.
         outcome: on the test subjects.
@@ -67,6 +68,8 @@ class Row:
 
 
 HEADINGS = ("Method", "Dice", "PPV", "Sensitivity", "Setting", "Passes a step", "Passes in all", "Time a step")
+# The columns of the terminal's table, with a shorter heading where there is one.
+SHORT = {"Method": "", "Dice": "", "PPV": "", "Sensitivity": "", "Passes in all": "Passes", "Time a step": "Step"}
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,19 @@ class DemoResult:
     seconds: float
 
     def table(self) -> Table:
-        """For a terminal."""
-        table = Table(title="Test subjects: mean over both tissues" + (" ± SD over seeds" * (self.options.seeds > 1)))
-        for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading in ("Method", "Setting") else "right")
+        """For a terminal of 80 columns."""
+        spread = " ± standard deviation over seeds" if self.options.seeds > 1 else ""
+        table = Table(
+            title=f"Test subjects: mean over both tissues{spread}",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 0, 0, 1),
+        )
+        for heading, short in SHORT.items():
+            table.add_column(short or heading, justify="left" if heading == "Method" else "right", no_wrap=True)
         for row in self.rows:
-            table.add_row(*row.cells())
+            cells = dict(zip(HEADINGS, row.cells(), strict=True))
+            table.add_row(*(cells[heading] for heading in SHORT))
         return table
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def _spread(values: Sequence[float]) -> str:
 
     Example:
         >>> _spread([0.8, 0.82]), _spread([0.8])
-        ('0.810 ± 0.014', '0.800')
+        ('0.810±0.014', '0.800')
     """
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    spread = f"±{stdev(values):.3f}" if len(values) > 1 else ""
     return f"{mean(values):.3f}{spread}"

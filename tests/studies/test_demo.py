@@ -20,7 +20,7 @@ TINY = DemoOptions(
 )
 TITLES = [
     "All layers, best rate",
-    "All layers, MetaLR's start",
+    "All layers, same start",
     "Last layer",
     "Bi-directional",
     "MetaLR, exact",
@@ -89,11 +89,13 @@ def test_json_holds_the_table(whole: DemoResult) -> None:
 
 
 def test_the_table_shows_each_row(whole: DemoResult) -> None:
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=80)
     console.print(whole.table())
     assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert all(cell in text for row in whole.rows for cell in row.cells())
+    lines = console.file.getvalue().splitlines()
+    for row in whole.rows:
+        (line,) = [line for line in lines if line.strip().startswith(row.title)]
+        assert all(cell in line for cell in row.cells()[:4])
 
 
 def test_interrupted_twice_it_ends_with_the_same_numbers(
