@@ -19,7 +19,7 @@ test: ## all tests, the fast ones first
 	$(MAKE) test-slow
 
 test-fast: $(VENV)/.stamp-all,dev ## tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.stamp-all,dev ## tests that train, or start a host's own program
 	$(BIN)/python -m pytest -m slow $(ARGS)

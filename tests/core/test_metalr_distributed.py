@@ -8,6 +8,8 @@ from distributed_runs import MODES, STEPS, WORLD, WithUnused, worker
 from layertune import MetaLR
 from small_runs import Run, assert_same, data, layer_groups, network, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

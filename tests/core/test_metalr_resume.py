@@ -195,6 +195,7 @@ def test_a_copied_state_does_not_follow_the_run():
     assert metalr.history == at_three.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_killed_again_and_again_equals_the_uninterrupted_one(tmp_path, mode):
     steps, seeded = 12, random.Random(str(mode))

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from monai.networks import nets
 from torch import nn
 
 from layertune import map_layers, trace
 
-nets = pytest.importorskip("monai.networks.nets")
 WIDTHS = (4, 8, 16, 32)
 
 # Layers as 'name role level', the role by its first letter.

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures import unet
 from torch import nn
 
 from layertune import map_layers, trace
-
-unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
 
 LEVELS = 4
 BLOCKS = (1, 3, 4, 2)

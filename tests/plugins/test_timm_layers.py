@@ -3,12 +3,11 @@
 from collections import Counter
 
 import pytest
+import timm
 import torch
+from timm.models import group_parameters
 
 from layertune import ModelError, bidirectional_grid, map_layers, trace
-
-timm = pytest.importorskip("timm")
-from timm.models import group_parameters  # noqa: E402
 
 DEPTHS = {
     "resnet18": 1 + 8 + 1,
@@ -23,8 +22,13 @@ DEPTHS = {
 
 @pytest.fixture(scope="module", params=DEPTHS)
 def named(request: pytest.FixtureRequest) -> tuple[str, torch.nn.Module]:
+    return request.param, made(request.param)
+
+
+def made(name: str, **options: int) -> torch.nn.Module:
+    """A model without weights: a map needs none."""
     with torch.device("meta"):
-        return request.param, timm.create_model(request.param)
+        return timm.create_model(name, **options)
 
 
 def image() -> torch.Tensor:
@@ -32,13 +36,13 @@ def image() -> torch.Tensor:
 
 
 def test_resnet18_has_the_papers_nine_blocks_and_the_classifier():
-    layers = map_layers(timm.create_model("resnet18"), image())
+    layers = map_layers(made("resnet18"), image())
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     assert [layer.name for layer in layers] == ["conv1", *blocks, "fc"]
     assert layers[0].parameters == ("conv1.weight", "bn1.weight", "bn1.bias")
     assert len(bidirectional_grid(layers.d)) == 45
     with pytest.raises(ModelError, match="has no decoder"):
-        map_layers(timm.create_model("resnet18"), image(), depth="I2")
+        map_layers(made("resnet18"), image(), depth="I2")
 
 
 def test_every_parameter_once_and_no_u(named: tuple[str, torch.nn.Module]):
@@ -66,29 +70,29 @@ def test_the_order_agrees_with_timms_group_matcher(named: tuple[str, torch.nn.Mo
 
 
 def test_norms_follow_their_convolutions_or_stand_before_them():
-    resnet = trace(timm.create_model("resnet18"), image()).norms
+    resnet = trace(made("resnet18"), image()).norms
     assert len(resnet) == 20
     assert resnet["layer2.0.downsample.1"] == "layer2.0.downsample.0"
     assert None not in resnet.values()
-    efficientnet = trace(timm.create_model("efficientnet_b0"), image()).norms
+    efficientnet = trace(made("efficientnet_b0"), image()).norms
     assert efficientnet["blocks.1.0.bn2"] == "blocks.1.0.conv_dw"
     assert None not in efficientnet.values()
-    vit = trace(timm.create_model("vit_tiny_patch16_224", depth=2), image()).norms
+    vit = trace(made("vit_tiny_patch16_224", depth=2), image()).norms
     assert set(vit.values()) == {None}
-    convnext = trace(timm.create_model("convnext_tiny"), image()).norms
+    convnext = trace(made("convnext_tiny"), image()).norms
     assert convnext["stem.1"] == "stem.0"
     assert convnext["stages.0.blocks.0.norm"] == "stages.0.blocks.0.conv_dw"
     assert convnext["stages.1.downsample.0"] is None
-    densenet = trace(timm.create_model("densenet121"), image()).norms
+    densenet = trace(made("densenet121"), image()).norms
     assert densenet["features.norm0"] == "features.conv0"
     assert densenet["features.denseblock1.denselayer1.norm1"] is None
     assert densenet["features.denseblock1.denselayer1.norm2"] == "features.denseblock1.denselayer1.conv1"
 
 
 def test_tokens_gates_and_last_norms():
-    vit = map_layers(timm.create_model("vit_tiny_patch16_224", depth=2), image())
+    vit = map_layers(made("vit_tiny_patch16_224", depth=2), image())
     assert {"cls_token", "pos_embed"} <= set(vit[0].parameters)
     assert vit.layer_of("norm.weight").name == "blocks.1"
-    efficientnet = map_layers(timm.create_model("efficientnet_b0"), image())
+    efficientnet = map_layers(made("efficientnet_b0"), image())
     assert efficientnet.layer_of("blocks.1.0.se.conv_reduce.weight").name == "blocks.1.0"
     assert [layer.level for layer in efficientnet[:4]] == [0, 0, 1, 1]

@@ -139,8 +139,8 @@ def test_peak_bytes_sees_what_autograd_keeps() -> None:
     assert counted.alive == 4000, "the gradient is left"
 
 
+@pytest.mark.slow
 def test_bench_trace_measures_in_an_interpreter_of_its_own() -> None:
-    pytest.importorskip("timm")
     found = bench_trace("resnet18")
     assert set(found) == {"seconds", "extra_mb", "layers"}
     assert found["layers"] == 10
