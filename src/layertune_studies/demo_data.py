@@ -182,7 +182,7 @@ def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Subject:
 def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: int, seed: int) -> list[Subject]:
     from monai.apps import DecathlonDataset
 
-    _check_task(task, root)
+    root = _task_root(task, root)
     load = Compose(
         [
             LoadImaged(keys=("image", "label")),
@@ -208,13 +208,14 @@ def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: i
     return subjects
 
 
-def _check_task(task: str, root: Path | None) -> None:
-    if root is None or not (root / task / "dataset.json").is_file():
-        place = "no folder was given" if root is None else f"there is no {task}/dataset.json in {root}"
-        raise DataError(
-            f"{place}; get {task} from http://medicaldecathlon.com and give its parent folder with --root DIR or "
-            f"LAYERTUNE_DATA, so that DIR/{task} holds dataset.json, imagesTr/ and labelsTr/"
-        )
+def _task_root(task: str, root: Path | None) -> Path:
+    if root is not None and (root / task / "dataset.json").is_file():
+        return root
+    place = "no folder was given" if root is None else f"there is no {task}/dataset.json in {root}"
+    raise DataError(
+        f"{place}; get {task} from http://medicaldecathlon.com and give its parent folder with --root DIR or "
+        f"LAYERTUNE_DATA, so that DIR/{task} holds dataset.json, imagesTr/ and labelsTr/"
+    )
 
 
 def augmentation() -> Transform:

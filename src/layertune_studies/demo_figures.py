@@ -27,7 +27,10 @@ def svg(axes: Axes) -> str:
     """A figure as an SVG element; glyphs are drawn as paths, so that no font has to be there."""
     text = StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    axes.figure.savefig(text, format="svg", bbox_inches="tight", metadata=nothing)
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes were taken off their figure; draw them anew")
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata=nothing)
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
@@ -54,7 +57,8 @@ def learning_curves(losses: Mapping[str, Sequence[Sequence[float]]], curves: Map
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", lw=0.4, alpha=0.5)
     left.legend(frameon=False, fontsize=8)
-    return left
+    drawn: Axes = left
+    return drawn
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

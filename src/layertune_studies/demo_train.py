@@ -191,4 +191,4 @@ def evaluate(network: nn.Module, subjects: Sequence[Subject]) -> Scores:
         dice(*pair)
         counts(*pair)
     ppv, sensitivity = counts.aggregate()
-    return Scores(float(dice.aggregate()), float(ppv), float(sensitivity))
+    return Scores(float(torch.as_tensor(dice.aggregate())), float(ppv), float(sensitivity))

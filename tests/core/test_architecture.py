@@ -96,6 +96,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_core_imports_and_gives_all_its_names_without_any_host() -> None:
     command = [sys.executable, "-c", WITHOUT_HOSTS, json.dumps(HOSTS)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

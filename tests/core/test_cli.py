@@ -204,6 +204,7 @@ def test_the_version_is_the_package_s() -> None:
     assert run("--version").stdout.strip() == cli.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
     """The factory sends the signal itself, so that it comes at a known moment."""

@@ -45,6 +45,7 @@ def live_bytes():
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_extra_memory_is_one_copy_of_the_parameters(mode):
     def used(attach):

@@ -66,6 +66,7 @@ def drawn(ax: Axes) -> Axes:
     return ax
 
 
+@pytest.mark.slow
 def test_figures_need_no_pyplot_and_switch_no_backend() -> None:
     program = (
         "import sys, matplotlib; before = dict(matplotlib.rcParams)\n"
