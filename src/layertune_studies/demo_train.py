@@ -191,4 +191,5 @@ def evaluate(network: nn.Module, subjects: Sequence[Subject]) -> Scores:
         dice(*pair)
         counts(*pair)
     ppv, sensitivity = counts.aggregate()
-    return Scores(float(torch.as_tensor(dice.aggregate())), float(ppv), float(sensitivity))
+    means = (torch.as_tensor(value).item() for value in (dice.aggregate(), ppv, sensitivity))
+    return Scores(*means)
