@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from layertune import MetaLR, map_layers, meta_pass, param_groups
 
@@ -166,3 +166,56 @@ def weights(module: nn.Module) -> list[Tensor]:
 def assert_equal(one: nn.Module, other: nn.Module) -> None:
     """Bit for bit, buffers included."""
     torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
+
+
+class Augmented(Dataset):
+    """Draws from the global generator."""
+
+    def __init__(self) -> None:
+        self.samples = samples()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Batch:
+        x, y = self.samples[index]
+        return x + 0.1 * torch.randn(4), y
+
+
+class Adversarial(pl.LightningModule):
+    """Two networks, two optimizers, optimisation by hand, and gradients that wait while the other one steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.one = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        self.two = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+
+    def configure_optimizers(self) -> Any:
+        return [
+            SGD([{"params": net[number].parameters(), "layer": f"{name}.{number}"} for number in (0, 2)], lr=0.1)
+            for name, net in self.named_children()
+        ]
+
+    def training_step(self, batch: Batch) -> None:
+        first, second = self.optimizers()
+        loss = self.two(self.one(batch[0])).square().mean()
+        first.zero_grad()
+        second.zero_grad()
+        self.manual_backward(loss)
+        first.step()
+        second.step()
+
+
+class AdversarialWithStep(Adversarial):
+    def meta_step(self, batch: Batch) -> Tensor:
+        return self.two(self.one(batch[0])).square().mean()
+
+
+def adversarial(kind: type[Adversarial] = AdversarialWithStep) -> Adversarial:
+    torch.manual_seed(5)
+    return kind()
+
+
+LEARN: dict[str, Any] = {"hyper_lr": 0.3, "rule": "proportional"}
+META = batches(seed=1, size=12)
