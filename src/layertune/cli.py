@@ -202,7 +202,8 @@ def bench_step(
     if as_json:
         print_json(results)
         return
-    keys = ["plain_ms", "exact_ratio", "every10_ratio", "streaming_ratio", "second_order_ratio", "extra_memory_ratio"]
+    shown = ("exact", "every10", "streaming", "second_order", "published", "extra_memory")
+    keys = ["plain_ms", *(f"{name}_ratio" for name in shown)]
     rows = [[name, *(cell(result[key]) for key in keys)] for name, result in results.items()]
     print_table("Ratios to the plain step", ["Network", *keys], rows, left=1)
 

@@ -15,10 +15,9 @@ __all__ = ["SecondOrderMetaLR"]
 class SecondOrderMetaLR:
     """Algorithm 1 with the updated weights as a differentiable function of the learning rates.
 
-    Each iteration builds a model for the look-ahead, differentiates the training loss and then the meta loss through
-    the updated weights to the rates, both with ``create_graph`` as the authors' public code does, and runs the
-    training batch again for the real step: three passes and a model, where ``layertune.MetaLR`` needs two passes. The
-    learned rates are the same.
+    Each iteration builds a model for the look-ahead, differentiates the training loss with ``create_graph``, then the
+    meta loss through the updated weights, and runs the training batch again for the real step: three passes and a
+    model, where ``layertune.MetaLR`` needs two passes. The learned rates are the same.
 
     Args:
         build: makes a model of the same architecture.
@@ -27,6 +26,9 @@ class SecondOrderMetaLR:
         loss: of the model's output and the target.
         hyper_lr: eta of eq. 3.
         min_lr: floor of the learned rates.
+        rates_only: differentiate the meta loss to the rates alone with ``autograd.grad(..., create_graph=True)``, as
+            the authors' public code does. Autograd then leaves out the second derivatives, which ``backward()`` on
+            the meta loss computes for the weights, where nobody reads them.
 
     Raises:
         OptimizerError: the optimizer is not SGD, or uses dampening, Nesterov's momentum or weight decay.
@@ -54,6 +56,7 @@ class SecondOrderMetaLR:
         loss: Callable[[Tensor, Tensor], Tensor],
         hyper_lr: float,
         min_lr: float = 1e-6,
+        rates_only: bool = False,
     ) -> None:
         unknown = ("dampening", "nesterov", "weight_decay", "maximize")
         if type(optimizer) is not SGD or any(group[key] for group in optimizer.param_groups for key in unknown):
@@ -67,6 +70,7 @@ class SecondOrderMetaLR:
         self.loss = loss
         self.hyper_lr = hyper_lr
         self.min_lr = min_lr
+        self.rates_only = rates_only
 
     def step(self, batch: tuple[Tensor, Tensor], meta_batch: tuple[Tensor, Tensor]) -> Tensor:
         """Learn the rates on a meta batch, then step with them.
@@ -85,7 +89,7 @@ class SecondOrderMetaLR:
         lookahead.load_state_dict(self.model.state_dict())
         updated = self._updated(lookahead, rates, batch)
         meta_loss = self.loss(functional_call(lookahead, dict(updated), (images,)), target)
-        h = torch.stack(torch.autograd.grad(meta_loss, rates, create_graph=True)).detach()
+        h = self._slopes(meta_loss, rates)
         for group, rate, slope in zip(groups, rates, h.tolist(), strict=True):
             group["lr"] = max(rate.item() - self.hyper_lr * slope, self.min_lr)
 
@@ -94,6 +98,12 @@ class SecondOrderMetaLR:
         self.loss(self.model(images), target).backward()
         self.optimizer.step()
         return h
+
+    def _slopes(self, meta_loss: Tensor, rates: Sequence[Tensor]) -> Tensor:
+        if self.rates_only:
+            return torch.stack(torch.autograd.grad(meta_loss, rates, create_graph=True)).detach()
+        meta_loss.backward()
+        return torch.stack([torch.zeros_like(rate) if rate.grad is None else rate.grad for rate in rates])
 
     def _updated(
         self, lookahead: nn.Module, rates: Sequence[Tensor], batch: tuple[Tensor, Tensor]

@@ -20,7 +20,7 @@ from layertune_studies.bench_step import CYCLE, bench_step, extra_memory
 from layertune_studies.bench_trace import TRACE_NETWORKS, bench_trace, measure_trace
 from layertune_studies.second_order import SecondOrderMetaLR
 
-KEYS = {"exact_ratio", "every10_ratio", "streaming_ratio", "second_order_ratio", "extra_memory_ratio"}
+KEYS = {f"{name}_ratio" for name in ("exact", "every10", "streaming", "second_order", "published", "extra_memory")}
 
 
 def small_net() -> nn.Module:
@@ -41,14 +41,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> StepNetwork:
     return spec
 
 
+@pytest.mark.parametrize("rates_only", [True, False])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_second_order_learns_the_same_as_metalr_at_every_step(momentum: float) -> None:
+def test_second_order_learns_the_same_as_metalr_at_every_step(momentum: float, rates_only: bool) -> None:
     torch.manual_seed(0)
     first, second = small_net().double(), small_net().double()
     second.load_state_dict(first.state_dict())
     layers = map_layers(small_net(), torch.empty(2, 1, 8, 8))
     slow, fast = (SGD(param_groups(net, layers, lr=0.05), momentum=momentum) for net in (first, second))
-    learner = SecondOrderMetaLR(lambda: small_net().double(), first, slow, loss=mse_loss, hyper_lr=1e-3)
+    settings = {"loss": mse_loss, "hyper_lr": 1e-3, "rates_only": rates_only}
+    learner = SecondOrderMetaLR(lambda: small_net().double(), first, slow, **settings)
     metalr = MetaLR(fast, hyper_lr=1e-3, max_change=1e6)  # eq. 3 has no such bound
     for _ in range(6):
         (x, x_meta), (y, y_meta) = torch.randn(2, 4, 1, 8, 8).double(), torch.randn(2, 4, 3).double()
@@ -91,7 +93,7 @@ def test_every_contender_starts_equal_and_trains(small: StepNetwork) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_module, "HYPER_LR", 0.0)
         contenders = step_module._contenders(small, seed=0)
-    assert list(contenders) == ["streaming", "plain", "every10", "exact", "second_order"]
+    assert list(contenders) == ["streaming", "plain", "every10", "exact", "second_order", "published"]
     losses = {name: _losses_of(step) for name, step in contenders.items()}
     assert losses["streaming"] == losses["plain"] == losses["every10"]
     assert losses["plain"] == losses["exact"][::2], "a meta pass between steps changes nothing at a hyper-rate of 0"
