@@ -114,9 +114,8 @@ def _groups(
     patterns = no_weight_decay()
     exempt = [name for name in names.values() if _matches(name, patterns)]
     # With a rate and a decay of 1 the core's groups say what share of timm's own each parameter gets.
-    shares = param_groups(
-        net, map_layers(net, coarse=coarse), lr=lr or 1.0, policy=policy, weight_decay=1.0, no_weight_decay=exempt
-    )
+    layers, base = map_layers(net, coarse=coarse), 1.0 if lr is None else lr
+    shares = param_groups(net, layers, lr=base, policy=policy, weight_decay=1.0, no_weight_decay=exempt)
     groups = []
     for share in shares:
         for is_fallback in (False, True):

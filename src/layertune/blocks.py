@@ -67,6 +67,8 @@ def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
     ]
     operations = tuple(operation for operation in found.operations.values() if operation.name in head)
     name = common_path(operation.name for operation in operations) or "head"
+    if name in {block.name for block in blocks}:
+        name = operations[0].name
     return [*blocks, Block(name, operations, is_head=True)]
 
 

@@ -82,7 +82,8 @@ def regroup(places: Sequence[Place], granularity: Granularity) -> list[Place]:
             stages.append([place])
     regrouped: list[Place] = []
     for stage in stages:
-        block = merged([place.block for place in stage], {place.block.name for place in regrouped})
+        taken = {place.block.name for place in (*regrouped, places[-1])} - {stage[-1].block.name}
+        block = merged([place.block for place in stage], taken)
         regrouped.append(Place(block, stage[-1].role, stage[-1].level))
     return regrouped
 

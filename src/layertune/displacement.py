@@ -99,10 +99,11 @@ def pair_sums(groups: Groups, sections: Sections, *, like: Tensor, norms: bool) 
     for number, group in enumerate(groups):
         for index, step in _steps(group):
             parameter = group["params"][index]
-            if parameter.grad is not None:
+            if parameter.grad is not None or norms:
                 shards = _shards(parameter)
                 sums = sharded.setdefault(shards, _Sums(like)) if shards else whole
-                grad = local(parameter.grad.detach())
+                # No gradient is a gradient of 0, and the step still counts in its length.
+                grad = torch.zeros_like(step) if parameter.grad is None else local(parameter.grad.detach())
                 sums.add(sections[number][index], grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
     total = whole.total()
     for (mesh, dimensions), sums in sharded.items():
@@ -158,6 +159,8 @@ def _steps(group: dict[str, Any]) -> list[tuple[int, Tensor]]:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product, in at least float32; contiguous tensors need no temporary."""
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
     if a.dtype in (torch.float16, torch.bfloat16) or a.dtype != b.dtype:
         a, b = a.float(), b.float()
     return torch.dot(a.reshape(-1), b.reshape(-1))

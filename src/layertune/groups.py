@@ -36,12 +36,13 @@ def param_groups(
         lr: base learning rate; a layer's rate is this times the policy's scale.
         policy: scales by layer; ``AllLayers()`` if none is given.
         head_lr: base learning rate of the head; the paper takes ten times that of the other layers.
-        weight_decay: decay of the weights of at least two dimensions, where it is not 0.
+        weight_decay: decay of the weights of at least two dimensions, where it is not 0. Every group carries its
+            decay, so one that is given to the optimizer itself has no effect.
         no_weight_decay: names of further parameters without decay. With decay, parameters of one dimension (biases,
             norms) never decay, as in timm.
 
     Returns:
-        Groups in order of depth. Every trainable parameter of a tuned layer is in exactly one.
+        Groups in the order of the map. Every trainable parameter of a tuned layer is in exactly one.
 
     Raises:
         ModelError: the map belongs to another network.
@@ -61,6 +62,8 @@ def param_groups(
     held = parameters_by_layer(model, layers)
     names = {id(parameter): name for name, parameter in named_parameters(model).items()}
     _check_names(no_weight_decay, set(names.values()))
+    if not all(0 <= rate < float("inf") for rate in (lr, lr if head_lr is None else head_lr)):
+        raise OptimizerError(f"learning rates must be finite and >= 0, not lr={lr}, head_lr={head_lr}")
     groups: list[dict[str, Any]] = []
     for layer, scale in zip(layers, scales, strict=True):
         base = head_lr if head_lr is not None and layer is layers.head else lr

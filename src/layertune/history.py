@@ -1,5 +1,6 @@
 """The learned rates over time, in memory that does not grow with the run."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -10,16 +11,18 @@ __all__ = ["History"]
 
 MAX_RECORDS = 2048
 
+Record = tuple[int, tuple[str, ...], Tensor]
+
 
 class History:
     """Records (step, factors, rates) without waiting for the device; past 2048 records every second is dropped.
 
     Args:
-        records: step and a 2 x layers tensor (factors, rates) each.
+        records: step, names of layers, and a 2 x layers tensor (factors, rates) each.
         stride: records are kept where the step is a multiple of ``stride`` adaptations.
     """
 
-    def __init__(self, records: list[tuple[int, Tensor]] | None = None, stride: int = 1) -> None:
+    def __init__(self, records: list[Record] | None = None, stride: int = 1) -> None:
         self.records = records or []
         self.stride = stride
 
@@ -27,45 +30,50 @@ class History:
     def of(cls, optimizer: Optimizer) -> Self:
         """The history that an optimizer's loaded state carries, or an empty one."""
         held: dict[str, Any] = optimizer.param_groups[0].get("meta_history", {})
-        steps = held["steps"].tolist() if held else []
-        return cls(list(zip(steps, held["values"].unbind() if held else (), strict=True)), held.get("stride", 1))
+        if not held:
+            return cls()
+        names = tuple(held["layers"])
+        steps = held["steps"].tolist()
+        return cls([(step, names, value) for step, value in zip(steps, held["values"], strict=True)], held["stride"])
 
-    def write(self, optimizer: Optimizer) -> None:
+    def write(self, optimizer: Optimizer, names: Sequence[str]) -> None:
         """Put the history where ``optimizer.state_dict()`` takes it along."""
         if self.records:
-            layers = max(value.shape[1] for _, value in self.records)
-            steps = torch.tensor([step for step, _ in self.records])
-            held = {"steps": steps, "values": self._values(layers), "stride": self.stride}
+            steps = torch.tensor([step for step, _, _ in self.records])
+            values = self._values(tuple(names))
+            held = {"layers": list(names), "steps": steps, "values": values, "stride": self.stride}
             optimizer.param_groups[0]["meta_history"] = held
 
-    def record(self, step: int, scales: Tensor, lrs: Tensor, *, every: int) -> None:
+    def record(self, step: int, names: Sequence[str], scales: Tensor, lrs: Tensor, *, every: int) -> None:
         """Add what holds from this step's correction on."""
         if step % (every * self.stride) == 0:
-            self.records.append((step, torch.stack([scales, lrs])))
+            self.records.append((step, tuple(names), torch.stack([scales, lrs])))
         if len(self.records) > MAX_RECORDS:
             self.stride *= 2
             self.records = [record for record in self.records if record[0] % (every * self.stride) == 0]
 
-    def numbers(self, layers: int) -> tuple[list[int], list[tuple[float, ...]], list[tuple[float, ...]]]:
-        """Steps, and factors and rates of so many layers, as numbers: one wait for the device."""
+    def numbers(self, names: Sequence[str]) -> tuple[list[int], list[tuple[float, ...]], list[tuple[float, ...]]]:
+        """Steps, and factors and rates of the named layers, as numbers: one wait for the device."""
         if not self.records:
             return [], [], []
-        steps = [step for step, _ in self.records]
-        values = self._values(layers)
+        steps = [step for step, _, _ in self.records]
+        values = self._values(tuple(names))
         return steps, [tuple(row) for row in values[:, 0].tolist()], [tuple(row) for row in values[:, 1].tolist()]
 
-    def _values(self, layers: int) -> Tensor:
+    def _values(self, names: tuple[str, ...]) -> Tensor:
         """All records on the CPU, fetched in one wait and kept there; records x 2 x layers.
 
         A layer that joined the optimizer during the run counts as untrained before: factor 1, rate 0.
         """
         fetched: dict[int, Tensor] = {}
-        for count in {value.shape[1] for _, value in self.records}:
-            new = [i for i, (_, value) in enumerate(self.records) if value.shape[1] == count and not value.is_cpu]
+        for count in {value.shape[1] for _, _, value in self.records}:
+            new = [i for i, (_, _, value) in enumerate(self.records) if value.shape[1] == count and not value.is_cpu]
             if new:
-                fetched.update(zip(new, torch.stack([self.records[i][1] for i in new]).cpu(), strict=True))
-        self.records = [(step, fetched.get(i, value)) for i, (step, value) in enumerate(self.records)]
-        untrained = torch.tensor([[1.0], [0.0]], dtype=self.records[0][1].dtype)
-        return torch.stack(
-            [torch.cat([value, untrained.expand(2, layers - value.shape[1])], 1) for _, value in self.records]
-        )
+                fetched.update(zip(new, torch.stack([self.records[i][2] for i in new]).cpu(), strict=True))
+        self.records = [(step, own, fetched.get(i, value)) for i, (step, own, value) in enumerate(self.records)]
+        return torch.stack([value if own == names else _arranged(value, own, names) for _, own, value in self.records])
+
+
+def _arranged(value: Tensor, own: tuple[str, ...], names: tuple[str, ...]) -> Tensor:
+    untrained = value.new_tensor([[1.0], [0.0]])
+    return torch.cat([value, untrained], dim=1)[:, [own.index(name) if name in own else len(own) for name in names]]

@@ -77,6 +77,14 @@ class LayerMap(Sequence[Layer]):
         """Whether the network is a U: its resolution rises again after its coarsest level."""
         return any(layer.role == "bottleneck" for layer in self.layers)
 
+    def parameters_of(self, model: nn.Module) -> Mapping[str, list[nn.Parameter]]:
+        """The parameters of each layer, in the model that was mapped or another of its kind.
+
+        Raises:
+            ModelError: the map belongs to another network.
+        """
+        return parameters_by_layer(model, self)
+
     def layer_of(self, parameter: str) -> Layer:
         """The layer that holds a parameter.
 
@@ -108,7 +116,7 @@ def map_layers(
         *example_inputs: what its forward takes, for instance ``torch.empty(2, 1, 64, 64, 64)``; nothing is computed.
         granularity: ``"module"`` (a convolution or linear layer with its norm), ``"block"`` (a residual, transformer
             or double-convolution block; ResNet-18 has the paper's 9 blocks and the classifier) or ``"stage"`` (blocks
-            of one resolution).
+            of one resolution). With a matcher it only says what the matcher gives.
         depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
         matcher: instead of an example input, a function from a parameter's name to the number of its layer, ascending
             with depth; the highest is the head.
@@ -153,6 +161,8 @@ def _hold(net: nn.Module, found: Trace, blocks: list[Block]) -> dict[str, list[s
     block_of = {operation.name: block for block in blocks for operation in block.operations}
     order = list(found.operations)
     held: dict[str, list[str]] = {block.name: [] for block in blocks}
+    if len(held) < len(blocks):
+        raise ModelError(f"two layers came to bear one name, of {[block.name for block in blocks]}; give a matcher")
     for name in named_parameters(net):
         block = block_of[_operation_for(name, found, order, blocks[-1].operations[-1].name)]
         held[block.name].append(name)
@@ -185,6 +195,8 @@ def _match_layers(model: nn.Module, matcher: Callable[[str], int], granularity: 
     numbers: dict[int, list[str]] = {}
     for name in named_parameters(model):
         numbers.setdefault(matcher(name), []).append(name)
+    if not numbers:
+        raise ModelError(f"{type(unwrap(model)).__name__} has no parameters to place in layers")
     layers: list[Layer] = []
     for index, number in enumerate(sorted(numbers), 1):
         role: Role = "head" if index == len(numbers) else "encoder"

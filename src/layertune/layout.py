@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
+from layertune.lr_factors import group_layer_names
 
 __all__ = ["Layers", "Layout"]
 
@@ -115,12 +116,20 @@ class Layout(NamedTuple):
 
 
 def _group_labels(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
-    labels = [str(group.get("layer", group.get("name", f"group {i}"))) for i, group in enumerate(groups)]
-    return [[label] * len(group["params"]) for label, group in zip(labels, groups, strict=True)]
+    return [[name] * len(group["params"]) for name, group in zip(group_layer_names(groups), groups, strict=True)]
 
 
 def _parameter_labels(groups: Sequence[dict[str, Any]], layers: Layers) -> list[list[str]]:
-    layer_of = {id(parameter): name for name, parameters in layers.items() for parameter in parameters}
+    if not isinstance(layers, Mapping):
+        raise OptimizerError(
+            f"layers= takes the parameters of each layer by name, not a {type(layers).__name__}; a LayerMap gives them "
+            "as map.parameters_of(model)"
+        )
+    held = [(id(parameter), name) for name, parameters in layers.items() for parameter in parameters]
+    layer_of = dict(held)
+    doubled = sorted({name for key, name in held if layer_of[key] != name})
+    if doubled:
+        raise OptimizerError(f"some parameters of {doubled[:5]} are in a later layer too; give each to one layer")
     parameters = [parameter for group in groups for parameter in group["params"]]
     missing = [tuple(parameter.shape) for parameter in parameters if id(parameter) not in layer_of]
     if missing:

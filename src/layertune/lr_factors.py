@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["multiply_lrs", "restore_lrs"]
+from torch.optim import Optimizer
+
+from layertune.errors import OptimizerError
+
+__all__ = ["group_layer_names", "multiply_lrs", "require_single_multiplier", "restore_lrs"]
 
 
 def multiply_lrs(groups: Sequence[dict[str, Any]], factors: Sequence[float]) -> list[Any]:
@@ -28,3 +32,25 @@ def restore_lrs(groups: Sequence[dict[str, Any]], before: Sequence[Any]) -> None
     """Put back what ``multiply_lrs`` returned."""
     for group, lr in zip(groups, before, strict=True):
         group["lr"] = lr
+
+
+def group_layer_names(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """The layer of each param group: its ``"layer"``, else its ``"name"``, else the group stands for itself."""
+    return [str(group.get("layer", group.get("name", f"group {number}"))) for number, group in enumerate(groups)]
+
+
+def require_single_multiplier(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose learning rates are multiplied already, by a ``MetaLR`` or a replay.
+
+    Each puts back the rates that it found; two would find each other's.
+
+    Raises:
+        OptimizerError: naming what is attached.
+    """
+    owners = [getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values()]
+    attached = [type(owner).__name__ for owner in owners if getattr(type(owner), "multiplies_lrs", False)]
+    if attached:
+        raise OptimizerError(
+            f"a {attached[0]} is attached to this optimizer already, and two would multiply its learning rates twice; "
+            "keep the first, or call its detach() before"
+        )

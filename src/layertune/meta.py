@@ -35,7 +35,9 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     """
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with kept_random_state(devices), frozen_statistics(model):
-        seed = int(torch.randint(2**32, ()).item())
+        # Where masks are drawn on a device, only that generator moves from step to step; its offset is at hand there.
+        offsets = [torch.cuda.default_generators[index].get_offset() for index in devices]
+        seed = hash((int(torch.randint(2**32, ()).item()), *offsets)) % 2**32
         # Not `torch.manual_seed`: it would also seed the devices on which the model does not lie.
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(seed)

@@ -1,7 +1,7 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class MetaLR:
     the schedule keeps owning ``lr``, and what is learned is a factor on it, ``group["meta_scale"]``, which travels
     with the optimizer's own ``state_dict`` together with all else that resuming needs.
 
-    Groups of one ``"layer"`` share a factor; a group without that key is a layer of its own. ``param_groups`` makes
-    such groups.
+    Groups of one ``"layer"`` share a factor; a group without that key goes by its ``"name"``, or is a layer of its
+    own. ``param_groups`` makes such groups.
 
     Args:
         optimizer: the host's optimizer; its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
@@ -45,11 +45,11 @@ class MetaLR:
             exp(eta cos(-g, -u))).
         min_lr: floor of the learned rates; the paper's 1e-6.
         max_lr: ceiling, if any.
-        max_change: largest factor, up or down, of one adaptation.
+        max_change: largest factor, up or down, of one adaptation; ``float("inf")`` for eq. 3 as it stands.
         every: learn at each k-th step; costs 1 + 1/k passes a step.
         streaming: take the next training batch's gradient as the meta gradient, at no extra pass: attaching is all.
-        layers: the parameters of each layer, for an optimizer whose groups must stay as they are; the groups' own
-            layers if none are given.
+        layers: the parameters of each layer, as ``LayerMap.parameters_of(model)`` gives them, for an optimizer whose
+            groups must stay as they are; the groups' own layers if none are given.
 
     Raises:
         OptimizerError: a setting out of range, an optimizer with a single group, or one whose step is not linear.
@@ -76,6 +76,8 @@ class MetaLR:
         >>> sorted(metalr.lrs)
         ['0', '2']
     """
+
+    multiplies_lrs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -104,9 +106,10 @@ class MetaLR:
         if len(self._layout.names) < 2:
             raise OptimizerError(
                 "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
-                "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or give layers="
+                "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or "
+                "give layers=map.parameters_of(model)"
             )
-        check_optimizer(optimizer, MetaLR)
+        check_optimizer(optimizer)
         self._displacement = Displacement()
         self._displacement.adopt(optimizer.param_groups)
         self._multiplied: list[Any] | None = None
@@ -153,7 +156,7 @@ class MetaLR:
         """The learned rates over time: (step, rate of each layer); long runs are thinned evenly."""
         self._warn_of_skipped()
         names = self._current_layout().names
-        steps, _, lrs = self._history.numbers(len(names))
+        steps, _, lrs = self._history.numbers(names)
         return [(step, dict(zip(names, row, strict=True))) for step, row in zip(steps, lrs, strict=True)]
 
     def profile(self) -> LRProfile:
@@ -164,7 +167,7 @@ class MetaLR:
         """
         self._warn_of_skipped()
         layout = self._current_layout()
-        steps, scales, lrs = self._history.numbers(len(layout.names))
+        steps, scales, lrs = self._history.numbers(layout.names)
         if not steps:
             raise OptimizerError("there is no profile before the first adaptation; train at least one step")
         groups = [self.optimizer.param_groups[layout.group_of[first]] for first in layout.first]
@@ -240,7 +243,7 @@ class MetaLR:
 
     def _before_saving(self, _: Optimizer) -> None:
         self._restore_lrs()
-        self._history.write(self.optimizer)
+        self._history.write(self.optimizer, self._current_layout().names)
 
     def _reload(self, _: Optimizer) -> None:
         self._layout = Layout.of(self.optimizer, self._layers)
@@ -322,7 +325,7 @@ class MetaLR:
             self._displacement.stretch(groups, layout.sections, layout.spread(ratio - 1))
         learned = scales * ratio
         layout.write_scales(groups, learned)
-        self._history.record(self.steps, learned, meta.alpha * ratio, every=self.every)
+        self._history.record(self.steps, layout.names, learned, meta.alpha * ratio, every=self.every)
         self._displacement.forget(groups)
         if layout.members.device.type == "cpu":
             self._warn_of_skipped()

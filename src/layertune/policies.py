@@ -193,6 +193,9 @@ def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
     Raises:
         PolicyError: not one finite, non-negative scale a layer, or everything frozen.
     """
+    if policy in (AllLayers, LastLayer, LayerWise, BiDirectional, LayerDecay, UNetScheme):
+        name = getattr(policy, "__name__", "this")
+        raise PolicyError(f"{name} makes a policy and is none itself; call it, as in BiDirectional(m=2, n=4)")
     scales = policy(layers)
     if len(scales) != len(layers) or not all(0 <= scale < float("inf") for scale in scales):
         raise PolicyError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim import Optimizer
 
 from layertune.blocks import common_path
 from layertune.errors import ProfileError
-from layertune.lr_factors import multiply_lrs, restore_lrs
+from layertune.lr_factors import group_layer_names, multiply_lrs, require_single_multiplier, restore_lrs
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,10 +31,13 @@ class Replay:
     optimizer's own ``state_dict``; ``detach`` takes it away again. As a context manager it detaches on leaving.
     """
 
+    multiplies_lrs: ClassVar[bool] = True
+
     def __init__(self, profile: LRProfile, optimizer: Optimizer) -> None:
+        require_single_multiplier(optimizer)
         self.profile = profile
         self.optimizer = optimizer
-        self._columns = match_layers(profile.layers, _group_layers(optimizer))
+        self._columns = match_layers(profile.layers, group_layer_names(optimizer.param_groups))
         _warn_of_unused(profile.layers, self._columns)
         self._before: tuple[list[dict[str, Any]], list[Any]] | None = None
         for group in optimizer.param_groups:
@@ -78,7 +81,7 @@ class Replay:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
         self._restore()
-        names = _group_layers(optimizer)
+        names = group_layer_names(optimizer.param_groups)
         if not self._columns.keys() >= set(names):
             self._columns = match_layers(self.profile.layers, names)
         factors = self.factors(self.step + 1)
@@ -87,6 +90,8 @@ class Replay:
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del args, kwargs
+        if self._before is None:  # the outer of two calls, where a subclass's step calls its parent's
+            return
         self._restore()
         done = self.step + 1
         for group in optimizer.param_groups:
@@ -96,12 +101,6 @@ class Replay:
         if self._before is not None:
             restore_lrs(*self._before)
             self._before = None
-
-
-def _group_layers(optimizer: Optimizer) -> list[str]:
-    """The layer of each group, named as MetaLR names it; a group without a name is a layer of its own."""
-    groups = enumerate(optimizer.param_groups)
-    return [str(group.get("layer", group.get("name", f"group {index}"))) for index, group in groups]
 
 
 def match_layers(recorded: Sequence[str], wanted: Iterable[str]) -> dict[str, int]:

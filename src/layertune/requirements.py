@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
 from layertune.linearity import require_linear_step
+from layertune.lr_factors import require_single_multiplier
 from layertune.rules import RULES
 
 __all__ = ["check_optimizer", "check_settings"]
@@ -19,35 +20,31 @@ def check_settings(
     Raises:
         OptimizerError: naming the setting, its range and what came.
     """
+    numbers = {"hyper_lr": hyper_lr, "min_lr": min_lr, "max_lr": max_lr, "max_change": max_change, "every": every}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) and not (name == "max_lr" and value is None):
+            raise OptimizerError(f"{name} must be a number, not {value!r}")
     checks: list[tuple[bool, Callable[[], str]]] = [
         (0 <= hyper_lr < float("inf"), lambda: f"hyper_lr must be finite and >= 0, not {hyper_lr}"),
         (rule in RULES, lambda: f"rule must be one of {', '.join(RULES)}, not {rule!r}"),
         (min_lr >= 0, lambda: f"min_lr must be >= 0, not {min_lr}"),
         (max_lr is None or max_lr > min_lr, lambda: f"max_lr must be above min_lr = {min_lr}, not {max_lr}"),
         (max_change > 1, lambda: f"max_change must be above 1, not {max_change}"),
-        (every == int(every) and every >= 1, lambda: f"every must be a whole number from 1, not {every}"),
+        (every % 1 == 0 and every >= 1, lambda: f"every must be a whole number from 1, not {every}"),
     ]
     for holds, message in checks:
         if not holds:
             raise OptimizerError(message())
 
 
-def check_optimizer(optimizer: Optimizer, attached: type) -> None:
+def check_optimizer(optimizer: Optimizer) -> None:
     """Refuse an optimizer whose steps cannot be learned from.
 
-    Args:
-        optimizer: the host's.
-        attached: the class whose hooks must not be on it yet.
-
     Raises:
-        OptimizerError: it has such hooks, trains flattened shards, or takes steps that are not linear in ``lr``.
+        OptimizerError: its rates are multiplied already, it trains flattened shards, or its step is not linear in
+            ``lr``.
     """
-    hooks = optimizer._optimizer_step_pre_hooks.values()
-    if any(isinstance(getattr(hook, "__self__", None), attached) for hook in hooks):
-        raise OptimizerError(
-            "a MetaLR is attached to this optimizer already, and two would multiply its learning rates twice; keep the "
-            "first, or call its detach() before"
-        )
+    require_single_multiplier(optimizer)
     if any(hasattr(p, "_fsdp_flattened") for group in optimizer.param_groups for p in group["params"]):
         raise OptimizerError(
             "these parameters are shards of FullyShardedDataParallel, which do not say what they are shards of, so "

@@ -193,3 +193,29 @@ def test_parameters_by_layer_are_the_models_own():
     held = parameters_by_layer(net, map_layers(net, image()))
     assert list(held) == ["down.0", "down.1", "down.2", "merge.0", "merge.1", "heads.1"]
     assert {id(p) for part in held.values() for p in part} == {id(p) for p in net.parameters()}
+
+
+def test_two_outputs_and_a_trunk_of_the_same_path_have_names_of_their_own():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, stride=2)
+            self.cls, self.reg = nn.Linear(4, 2), nn.Linear(4, 1)
+
+        def forward(self, x):
+            h = self.head(self.stem(x)).mean((2, 3))
+            return self.cls(h), self.reg(h)
+
+    layers = map_layers(TwoHeads(), torch.empty(1, 1, 12, 12))
+    assert [(layer.name, len(layer.parameters)) for layer in layers] == [("stem", 2), ("head", 2), ("cls", 4)]
+    wrapped = nn.Module()
+    wrapped.net = TwoHeads()
+    wrapped.forward = wrapped.net.__call__
+    stages = map_layers(wrapped, torch.empty(1, 1, 12, 12), granularity="stage")
+    assert len({layer.name for layer in stages}) == len(stages)
+    assert sum(len(layer.parameters) for layer in stages) == 8
+
+
+def test_a_model_without_parameters_is_refused_with_a_matcher_too():
+    with pytest.raises(ModelError, match="no parameters"):
+        map_layers(nn.ReLU(), matcher=lambda _: 0)

@@ -382,6 +382,9 @@ def test_flattened_shards_are_refused() -> None:
         ({"hyper_lr": 0.1, "max_lr": 1e-7}, "max_lr"),
         ({"hyper_lr": 0.1, "max_change": 1.0}, "max_change"),
         ({"hyper_lr": 0.1, "every": 0}, "every"),
+        ({"hyper_lr": 0.1, "every": float("inf")}, "every"),
+        ({"hyper_lr": 0.1, "every": None}, "every must be a number"),
+        ({"hyper_lr": "0.1"}, "hyper_lr must be a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
@@ -402,3 +405,78 @@ def test_the_floor_bounds_learning_and_never_lifts_the_schedule() -> None:
 def test_the_public_names_are_all_documented() -> None:
     undocumented = [name for name in layertune.__all__ if not getattr(layertune, name).__doc__]
     assert not undocumented
+
+
+@pytest.mark.parametrize("second", ["metalr", "replay"])
+@pytest.mark.parametrize("first", ["metalr", "replay"])
+def test_rates_are_multiplied_by_one_at_a_time(first: str, second: str) -> None:
+    net = network()
+    built, metalr = attach(net, "sgd", hyper_lr=0.1, rule="proportional")
+    exact_step(net, built, metalr, *batches(2))
+    profile = metalr.profile()
+    metalr.detach()
+    put = {"metalr": lambda: MetaLR(built, hyper_lr=0.1), "replay": lambda: profile.replay(built)}
+    attached = put[first]()
+    with pytest.raises(OptimizerError, match="attached to this optimizer already"):
+        put[second]()
+    attached.detach()
+    put[second]().detach()
+
+
+def test_a_parameter_without_meta_gradient_counts_as_one_with_a_gradient_of_zero() -> None:
+    rates = []
+    for missing in (True, False):
+        net = network()
+        built, metalr = attach(net, "sgd", hyper_lr=0.5, rule="cosine")
+        train, meta = batches(2)
+        backward(net, train)
+        built.step()
+        built.zero_grad()
+        backward(net, meta)
+        net[2].bias.grad = None if missing else torch.zeros(4, dtype=torch.float64)
+        metalr.adapt()
+        rates.append(metalr.lrs)
+    assert rates[0] == rates[1]
+
+
+def test_complex_weights_learn_by_their_real_and_imaginary_parts() -> None:
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(3, dtype=torch.complex128)) for _ in range(2)]
+    start = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.1)
+    metalr = MetaLR(optimizer, hyper_lr=1e-6, max_change=1e6, min_lr=0.0)
+    (weights[0] * weights[1]).abs().sum().backward()
+    u = [weight.grad.clone() for weight in weights]
+    optimizer.step()
+    optimizer.zero_grad()
+    alpha = torch.full((2,), 0.1, dtype=torch.float64, requires_grad=True)
+    moved = [theta - alpha[j] * u[j] for j, theta in enumerate(start)]
+    (h,) = torch.autograd.grad((moved[0] * moved[1]).abs().pow(2).sum(), alpha)
+    (weights[0] * weights[1]).abs().pow(2).sum().backward()
+    metalr.adapt()
+    assert [(0.1 - lr) / 1e-6 for lr in metalr.lrs.values()] == pytest.approx(h.tolist(), rel=1e-5)
+
+
+def test_layers_are_given_by_their_parameters() -> None:
+    net = network()
+    layers = map_layers(net, torch.empty(1, 1, 8, 8, dtype=torch.float64))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-2)
+    with pytest.raises(OptimizerError, match="parameters_of"):
+        MetaLR(optimizer, hyper_lr=0.1, layers=layers)
+    held = layers.parameters_of(net)
+    with pytest.raises(OptimizerError, match=r"\['0'\] are in a later layer"):
+        MetaLR(optimizer, hyper_lr=0.1, layers={**held, "all": list(net.parameters())[:1]})
+    assert list(MetaLR(optimizer, hyper_lr=0.1, layers=held).lrs) == ["0", "2", "5"]
+
+
+def test_a_layer_that_joins_in_the_middle_keeps_the_others_histories() -> None:
+    net = network()
+    held = map_layers(net, torch.empty(1, 1, 8, 8, dtype=torch.float64)).parameters_of(net)
+    optimizer = torch.optim.SGD([*held["0"], *held["5"]], lr=1e-2)
+    metalr = MetaLR(optimizer, hyper_lr=0.1, rule="proportional", layers=held)
+    exact_step(net, optimizer, metalr, *batches(2))
+    before = metalr.history[0][1]
+    optimizer.add_param_group({"params": held["2"]})
+    assert metalr.history[0][1] == {"0": before["0"], "2": 0.0, "5": before["5"]}
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert metalr.history[0][1] == {"0": before["0"], "2": 0.0, "5": before["5"]}

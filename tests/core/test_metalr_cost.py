@@ -86,9 +86,9 @@ def test_a_long_run_does_not_grow_and_keeps_an_even_history(monkeypatch):
 def test_a_history_of_many_steps_is_thinned_evenly(every):
     history = History()
     for step in range(every, 5000 * every + 1, every):
-        history.record(step, torch.ones(2), torch.ones(2), every=every)
+        history.record(step, ["a", "b"], torch.ones(2), torch.ones(2), every=every)
         assert len(history.records) <= 2048
-    steps, _, _ = history.numbers(2)
+    steps, _, _ = history.numbers(["a", "b"])
     assert steps == list(range(4 * every, 5000 * every + 1, 4 * every))
 
 

@@ -17,6 +17,7 @@ from layertune import (
     LayerDecay,
     LayerMap,
     LayerWise,
+    OptimizerError,
     PolicyError,
     UNetScheme,
     bidirectional_grid,
@@ -192,3 +193,15 @@ def test_policies_that_do_not_fit_the_network(policy: Policy, message: str):
 def test_more_levels_than_the_u_has():
     with pytest.raises(PolicyError, match="this network has 3 levels"):
         scales_of(u(), UNetScheme("bottom-up", levels=4))
+
+
+def test_a_policy_that_was_not_called_is_told_so():
+    net = SmallResNet()
+    with pytest.raises(PolicyError, match="LastLayer makes a policy"):
+        param_groups(net, map_layers(net, image()), lr=0.1, policy=LastLayer)
+
+
+def test_a_negative_learning_rate_is_refused():
+    net = SmallResNet()
+    with pytest.raises(OptimizerError, match="lr=-1"):
+        param_groups(net, map_layers(net, image()), lr=-1.0)
