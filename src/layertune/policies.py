@@ -193,8 +193,8 @@ def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
     Raises:
         PolicyError: not one finite, non-negative scale a layer, or everything frozen.
     """
-    if policy in (AllLayers, LastLayer, LayerWise, BiDirectional, LayerDecay, UNetScheme):
-        name = getattr(policy, "__name__", "this")
+    name = getattr(policy, "__name__", "")
+    if getattr(policy, "__module__", "") == __name__ and name in __all__:
         raise PolicyError(f"{name} makes a policy and is none itself; call it, as in BiDirectional(m=2, n=4)")
     scales = policy(layers)
     if len(scales) != len(layers) or not all(0 <= scale < float("inf") for scale in scales):
