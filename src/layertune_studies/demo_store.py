@@ -15,7 +15,7 @@ OPTIONS = "options.json"
 
 
 class FolderError(LayertuneError, FileExistsError):
-    """The folder holds the work of a run with other options."""
+    """The folder cannot be used, or holds the work of a run with other options, or other things."""
 
 
 class Store:
@@ -26,7 +26,7 @@ class Store:
         options: what the pieces depend on; plain JSON values.
 
     Raises:
-        FolderError: the folder holds a run with other options, or other things.
+        FolderError: the folder holds a run with other options, or other things, or cannot be made.
 
     Example:
         >>> import tempfile
@@ -40,11 +40,14 @@ class Store:
         self.folder = folder
         wanted = json.loads(json.dumps(options))
         if (folder / OPTIONS).is_file():
-            _check_options(folder, json.loads((folder / OPTIONS).read_text(encoding="utf-8")), wanted)
+            _check_options(folder, _read_options(folder), wanted)
             return
         if folder.is_dir() and any(folder.iterdir()):
             raise FolderError(f"{folder} is not empty and holds no demo; give another folder with --out")
-        (folder / "pieces").mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "pieces").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FolderError(f"{folder} cannot be a folder ({error.strerror}); give another with --out") from error
         self.write(OPTIONS, json.dumps(wanted, indent=2) + "\n")
 
     def load(self, name: str) -> Any:
@@ -74,7 +77,22 @@ class Store:
         return self.folder / "pieces" / f"{name}.pt"
 
 
+def _read_options(folder: Path) -> dict[str, Any]:
+    try:
+        held = json.loads((folder / OPTIONS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FolderError(
+            f"{folder / OPTIONS} cannot be read ({type(error).__name__}: {error}), so nothing is known of the demo in "
+            "this folder; give another folder with --out, or remove this one"
+        ) from error
+    if not isinstance(held, dict):
+        raise FolderError(f"{folder / OPTIONS} holds no options of a demo; give another folder with --out")
+    return held
+
+
 def _check_options(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if wanted and not held.keys() & wanted.keys():
+        raise FolderError(f"{folder / OPTIONS} holds no options of a demo; give another folder with --out")
     keys = sorted(held.keys() | wanted.keys())
     other = [f"{key} {held.get(key)} (now {wanted.get(key)})" for key in keys if held.get(key) != wanted.get(key)]
     if other:

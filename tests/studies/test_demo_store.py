@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from layertune.cli import app
 from layertune_studies.demo_store import FolderError, Store
 
 
@@ -25,6 +27,41 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> N
     with pytest.raises(FolderError, match="not empty and holds no demo"):
         Store(tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("below", [".", "deeper"])
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(FolderError, match=r"cannot be a folder .*; give another with --out"):
+        Store(tmp_path / "taken" / below, {})
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b'{"steps": 4, "se', "cannot be read", id="cut off"),
+        pytest.param(b"\xff\xfe\x00", "cannot be read", id="no text"),
+        pytest.param(b"[" * 100_000, "cannot be read", id="nested without end"),
+        pytest.param(b"[1, 2]", "holds no options of a demo", id="a list"),
+        pytest.param(b'{"theme": "dark"}', "holds no options of a demo", id="another program's"),
+    ],
+)
+def test_damaged_and_foreign_options_are_refused_and_left_alone(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "options.json").write_bytes(content)
+    with pytest.raises(FolderError, match=f"options.json {message}.*give another folder"):
+        Store(tmp_path, {"steps": 4})
+    assert (tmp_path / "options.json").read_bytes() == content
+
+
+def test_the_command_answers_a_folder_that_it_cannot_use_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "options.json").write_text("{")
+    for out in (tmp_path / "taken", tmp_path):
+        result = CliRunner().invoke(app, ["demo", "--out", str(out)])
+        assert (result.exit_code, result.stdout) == (2, "")
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"layertune: {out}")
 
 
 def test_an_interrupted_write_leaves_the_former_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
