@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["frozen_statistics"]
 
@@ -34,7 +34,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False)
     ]
     # `data` has no version: a backward pass that is still to come does not take a buffer put back for one changed.
-    contents = [buffer.data for _, _, buffer in tracked]
+    contents = [_own_memory(buffer.data) for _, _, buffer in tracked]
     before = [content.clone() for content in contents]
     try:
         yield
@@ -43,3 +43,12 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             torch._foreach_copy_(contents, before)
         for module, name, buffer in tracked:
             module._buffers[name] = buffer
+
+
+def _own_memory(content: Tensor) -> Tensor:
+    """Each place in memory once: an expanded tensor shows one place many times, and torch refuses to write there."""
+    if content.layout is torch.strided:
+        for dimension, stride in enumerate(content.stride()):
+            if stride == 0 and content.shape[dimension] > 1:
+                content = content.narrow(dimension, 0, 1)
+    return content

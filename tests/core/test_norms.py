@@ -54,6 +54,21 @@ def test_moving_buffers_come_back(make: Callable[[], nn.Module]):
     assert buffers(net) == before
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (0,), ()])
+def test_expanded_buffers(shape: tuple[int, ...]):
+    net = nn.Module()
+    net.register_buffer("moves", torch.zeros(1).expand(shape) if shape else torch.zeros(()))
+    net.register_buffer("rows", torch.zeros(2, 1).expand(2, 3))
+    net.register_buffer("plain", torch.zeros(2))
+    before = buffers(net)
+    with frozen_statistics(net):
+        for buffer in net.buffers():
+            buffer.as_strided((1,), (1,)).add_(1)
+        net.rows = net.rows + 1
+        assert net.plain.tolist() == [1, 0]
+    assert buffers(net) == before
+
+
 def run_and_stop(net: nn.Module) -> None:
     net(torch.randn(4, 3, 8, 8))
     raise RuntimeError("stop")
