@@ -1,6 +1,7 @@
 """Random state and module attributes that a look at a network must leave alone."""
 
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -53,16 +54,16 @@ def kept_attributes(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         for container, contents in before.values():
-            if isinstance(container, list):
-                container[:] = contents
+            container.clear()
+            if isinstance(container, list | deque):
+                container.extend(contents)
             else:
-                container.clear()
                 container.update(contents)
 
 
 def _remember(value: Any, before: dict[int, tuple[Any, Any]]) -> None:
     """Copies of all containers under a value; modules in them have their own turn."""
-    if not isinstance(value, dict | list | set) or id(value) in before:
+    if not isinstance(value, dict | list | set | deque) or id(value) in before:
         return
     before[id(value)] = value, value.copy()
     for inner in value.values() if isinstance(value, dict) else value:

@@ -3,6 +3,7 @@
 import random
 import resource
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -380,6 +381,7 @@ class Writes(nn.Module):
         self.cache: dict[str, Any] = {"shapes": [(1, 1)]}
         self.seen: list[Tensor] = []
         self.names: set[str] = set()
+        self.recent: deque[Tensor] = deque(maxlen=2)
         self.register_buffer("calls", torch.zeros(1))
         self.register_buffer("replaced", torch.zeros(1))
         self.fails = fails
@@ -389,6 +391,7 @@ class Writes(nn.Module):
         self.cache["shapes"].append(x.shape)
         self.seen.append(x)
         self.names.add("ran")
+        self.recent.append(x)
         self.last = x
         self.calls += 1
         self.replaced = self.replaced + 1
@@ -413,7 +416,7 @@ def everything(net: nn.Module) -> list[Any]:
         (name, id(module), module.training, sorted(module.__dict__), len(module._forward_hooks))
         for name, module in net.named_modules()
     ]
-    caches = {name: repr(getattr(net, name, None)) for name in ("cache", "seen", "names", "last")}
+    caches = {name: repr(getattr(net, name, None)) for name in ("cache", "seen", "names", "recent", "last")}
     states = [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]  # noqa: NPY002
     hooks = [len(torch.nn.modules.module._global_forward_hooks), len(torch.nn.modules.module._global_forward_pre_hooks)]
     return [tensors, modules, caches, states, hooks, torch.is_grad_enabled()]
