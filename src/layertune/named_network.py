@@ -20,7 +20,6 @@ from layertune.plugin import Plugin, import_host
 
 __all__ = ["NamedNetwork", "named_network", "parse_arguments", "parse_shape"]
 
-TIMM = Plugin(name="timm", distribution="timm", lowest="1.0.22", module="timm", extra="timm")
 MONAI = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
 BATCH = 2  # batch norms in train mode refuse a single value per channel
 # For arguments that a MONAI network needs and the user has not given.
@@ -72,11 +71,10 @@ def named_network(
     given = dict(arguments or {})
     if ":" in name:
         return _from_factory(name, shape, given)
-    timm, monai = _host(TIMM), _host(MONAI, "networks.nets")
+    timm, monai = _host(_timm_plugin()), _host(MONAI, "networks.nets")
     if timm is not None and timm.is_model(name):
         network = _construct(timm.create_model, name, given, before=(name,))
-        size = network.default_cfg.get("input_size") if hasattr(network, "default_cfg") else None
-        return NamedNetwork(network, _example(name, shape or (size and (BATCH, *size))), given)
+        return NamedNetwork(network, _example(name, shape or _timm_shape(network, given)), given)
     factory = getattr(monai, name, None)
     if isinstance(factory, type) and issubclass(factory, nn.Module):
         given = _usual_arguments(factory, shape) | given
@@ -189,6 +187,24 @@ def _default(factory: Callable[..., Any], key: str, otherwise: int) -> int:
     return parameter.default if parameter is not None and isinstance(parameter.default, int) else otherwise
 
 
+def _timm_plugin() -> Plugin:
+    from layertune_timm import PLUGIN  # it describes timm without importing it
+
+    return PLUGIN
+
+
+def _timm_shape(network: Any, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """What the model takes: its own input size, but for the channels and the sides that it was made for.
+
+    Its first convolution does not tell the channels: a TResNet's takes 16 times as many, a NaFlexViT has none.
+    """
+    size = getattr(network, "default_cfg", {}).get("input_size")
+    if size is None:
+        return None
+    sides = arguments.get("img_size") or size[1:]
+    return (BATCH, arguments.get("in_chans") or size[0], *(sides if isinstance(sides, Sequence) else (sides, sides)))
+
+
 def _example(name: str, shape: tuple[int, ...] | None) -> Tensor:
     if not shape:
         raise ModelError(f"the input of {name} is not known; give its shape, batch first: --input 2,3,224,224")
@@ -203,7 +219,7 @@ def _host(plugin: Plugin, submodule: str = "") -> ModuleType | None:
 
 
 def _unknown(name: str, timm: Any, monai: Any) -> Exception:
-    missing = [plugin for plugin, host in ((TIMM, timm), (MONAI, monai)) if host is None]
+    missing = [plugin for plugin, host in ((_timm_plugin(), timm), (MONAI, monai)) if host is None]
     lines = ", ".join(f"{plugin.name} is not usable here: {plugin.install_line}" for plugin in missing)
     if len(missing) == 2:
         return MissingPackageError(f"{name} is a network of a host, and no host is installed: {lines}")

@@ -124,10 +124,10 @@ def test_only_the_command_line_reads_the_public_names(graph: dict[str, set[str]]
         assert from_package - from_modules <= modules, f"{name} imports a public name from the package"
 
 
-def test_the_core_imports_the_studies_only_when_asked_to_run_one(graph: dict[str, set[str]]) -> None:
+def test_the_core_imports_studies_and_plug_ins_only_when_asked_for_them(graph: dict[str, set[str]]) -> None:
     for name in graph:
         tops = {module.partition(".")[0] for module in imports(CORE / f"{name}.py", module_level=True)}
-        assert "layertune_studies" not in tops, name
+        assert not {top for top in tops if top.startswith("layertune_")}, name
 
 
 def test_no_file_of_the_core_names_a_host_in_an_import(graph: dict[str, set[str]]) -> None:

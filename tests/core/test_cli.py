@@ -115,6 +115,24 @@ def test_a_timm_model_is_mapped_at_its_own_input_size() -> None:
     assert sum(layer["count"] for layer in found["layers"]) == 11_689_512  # torchvision's own count of ResNet-18
 
 
+@pytest.mark.parametrize(
+    ("model", "arguments", "expected"),
+    [
+        pytest.param("resnet18", ["in_chans=1"], [2, 1, 224, 224], id="channels"),
+        pytest.param("resnet18", ["in_chans=null"], [2, 3, 224, 224], id="timm drops null"),
+        pytest.param("vit_tiny_patch16_224", ["in_chans=1", "img_size=32"], [2, 1, 32, 32], id="sides"),
+        pytest.param("vit_tiny_patch16_224", ["img_size=(32, 48)"], [2, 3, 32, 48], id="two sides"),
+        pytest.param("tresnet_m", ["in_chans=1"], [2, 1, 224, 224], id="pixels are folded before the stem"),
+    ],
+)
+def test_the_input_follows_what_a_timm_model_is_made_with(
+    model: str, arguments: list[str], expected: list[int]
+) -> None:
+    found = answer("layers", model, *(x for a in arguments for x in ("--arg", a)))
+    assert found["input"] == expected
+    assert len(found["layers"]) > 1
+
+
 def test_what_a_factory_prints_does_not_reach_standard_output(nets: str) -> None:
     result = run("layers", f"{nets}:loud", "--input", "2,1,8,8", "--json")
     assert json.loads(result.stdout)["model"] == "own_nets:loud"
