@@ -1,11 +1,16 @@
 """The README and the pages of docs/ say what is true: each Python block runs, each command exists."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
+import layertune
+from layertune import plots
+
 ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "api.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # An opening fence with its language and options, the text, and the closing fence of the same kind.
@@ -53,7 +58,14 @@ def test_the_readme_shows_metalr_in_a_loop() -> None:
 
 
 def test_the_reference_names_every_public_name_once() -> None:
-    import layertune
-
-    named = re.findall(r"^::: layertune\.(\w+)", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"^::: layertune\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.M)
     assert sorted(named) == sorted(layertune.__all__)
+
+
+def test_the_reference_names_the_plots_and_what_public_names_take_and_give() -> None:
+    named = re.findall(r"^::: layertune\.(\w+\.\w+)$", REFERENCE.read_text(encoding="utf-8"), re.M)
+    handles = ["groups.Frozen", "plugin.PluginStatus", "policies.Policy", "profile.ProfileSummary", "replay.Replay"]
+    assert sorted(named) == sorted([*handles, *(f"plots.{name}" for name in plots.__all__)])
+    for name in named:
+        module, _, attribute = name.partition(".")
+        assert attribute in importlib.import_module(f"layertune.{module}").__all__
