@@ -18,10 +18,10 @@ test: ## all tests, the fast ones first
 	$(MAKE) test-fast
 	$(MAKE) test-slow
 
-test-fast: $(VENV)/.stamp-all,dev ## tests that take seconds
+test-fast: $(VENV)/.stamp-all,dev ## tests that take seconds, on all cores (pytest-xdist)
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
-test-slow: $(VENV)/.stamp-all,dev ## tests that train, or start a host's own program
+test-slow: $(VENV)/.stamp-all,dev ## tests that train, or start a host's own program, one after the other
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.stamp-all,dev ## ruff (rules and format) and mypy in strict mode
