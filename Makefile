@@ -14,9 +14,8 @@ help: ## show the targets
 demo: $(VENV)/.stamp-studies ## fine-tune a small U-Net, flat rate against learned rates
 	$(BIN)/layertune demo $(ARGS)
 
-test: ## all tests, the fast ones first
-	$(MAKE) test-fast
-	$(MAKE) test-slow
+test: ## all tests, the fast ones first; the slow ones run even if a fast one fails
+	@status=0; $(MAKE) test-fast || status=$$?; $(MAKE) test-slow || status=$$?; exit $$status
 
 test-fast: $(VENV)/.stamp-all,dev ## tests that take seconds, on all cores (pytest-xdist)
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)

@@ -7,7 +7,7 @@ from typing import Any, get_args, overload
 from torch import nn
 
 from layertune.blocks import Block, common_path, find_blocks
-from layertune.depth import Depth, Granularity, Role, depths, place_blocks, regroup
+from layertune.depth import Depth, Granularity, Place, Role, depths, place_blocks, regroup
 from layertune.errors import ModelError
 from layertune.trace import Trace, plain_name, trace, unwrap
 
@@ -24,6 +24,7 @@ class Layer:
         depth: 1 is the shallowest, the head is the deepest; layers may share a depth under I2.
         role: the path of the U that it lies on; ``"encoder"`` for all but the head where there is no U.
         level: resolution level of its output, 0 the finest; ``None`` where no forward was traced.
+        feeds: names of the layers that read its output, in the order of the map.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Layer:
     depth: int
     role: Role
     level: int | None = None
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,21 @@ def map_layers(
     # A block whose weights all belong to an earlier one (tied weights) has nothing of its own to tune.
     places = [place for place in places if held[place.block.name]]
     layers = tuple(
-        Layer(place.block.name, tuple(held[place.block.name]), number, place.role, place.level)
-        for place, number in zip(places, depths(places, depth), strict=True)
+        Layer(place.block.name, tuple(held[place.block.name]), number, place.role, place.level, fed)
+        for place, number, fed in zip(places, depths(places, depth), _feeds(places), strict=True)
     )
     return LayerMap((*layers[:-1], replace(layers[-1], role="head")), depth, granularity, found.unused)
+
+
+def _feeds(places: Sequence[Place]) -> list[tuple[str, ...]]:
+    """For each block the other blocks that read its output."""
+    home = {operation.name: place.block.name for place in places for operation in place.block.operations}
+    order = [place.block.name for place in places]
+    feeds = []
+    for place in places:
+        fed = {home[name] for operation in place.block.operations for name in operation.feeds if name in home}
+        feeds.append(tuple(sorted(fed - {place.block.name}, key=order.index)))
+    return feeds
 
 
 def _hold(net: nn.Module, found: Trace, blocks: list[Block]) -> dict[str, list[str]]:

@@ -110,7 +110,7 @@ def u_layout(layers: LayerMap) -> Layout:
     """Boxes of a network with an expanding path: rows by level; within a level one row a layer."""
     sides = {role: [layer for layer in layers if layer.role == role] for role in ("encoder", "decoder", "bottleneck")}
     centres: dict[str, Point] = {}
-    skips, notes = [], [((-WIDTH / 2 - 0.16, ROW), "level"), ((0.0, ROW), "input")]
+    notes = [((-WIDTH / 2 - 0.16, ROW), "level"), ((0.0, ROW), "input")]
     y = 0.0
     for level in sorted({int(layer.level or 0) for layer in layers}):
         down = [layer.name for layer in sides["encoder"] if layer.level == level]
@@ -121,8 +121,6 @@ def u_layout(layers: LayerMap) -> Layout:
         centres |= {name: (0.0, last + index * ROW) for index, name in enumerate(reversed(down))}
         centres |= {name: (COLUMN_STEP, last + index * ROW) for index, name in enumerate(up)}
         centres |= {name: (COLUMN_STEP / 2, y - (rows + index) * ROW) for index, name in enumerate(below)}
-        if down and up:
-            skips.append(((WIDTH / 2, last), (COLUMN_STEP - WIDTH / 2, last)))
         if rows + len(below):
             notes.append(((-WIDTH / 2 - 0.16, y - (rows + len(below) - 1) * ROW / 2), str(level)))
             y -= (rows + len(below)) * ROW + LEVEL_GAP
@@ -132,7 +130,28 @@ def u_layout(layers: LayerMap) -> Layout:
     end = (len(heads) + 1) * ROW
     way = [(0.0, ROW * 0.7), (0.0, bottom), (COLUMN_STEP, bottom), (COLUMN_STEP, end - ROW * 0.3)]
     notes.append(((COLUMN_STEP, end), "output"))
+    skips = [(_right(centres[start]), _left(centres[end])) for start, end in _skips(layers)]
     return Layout(centres, way, tuple(skips), tuple(notes))
+
+
+def _skips(layers: LayerMap) -> list[tuple[str, str]]:
+    """From each level of the contracting path its last layer that a layer of the expanding path (or the head) reads."""
+    skips = []
+    for reader in layers:
+        if reader.role in ("decoder", "head"):
+            last = {
+                layer.level: layer.name for layer in layers if layer.role == "encoder" and reader.name in layer.feeds
+            }
+            skips += [(name, reader.name) for name in last.values()]
+    return skips
+
+
+def _right(centre: Point) -> Point:
+    return centre[0] + WIDTH / 2, centre[1]
+
+
+def _left(centre: Point) -> Point:
+    return centre[0] - WIDTH / 2, centre[1]
 
 
 def chain_layout(layers: LayerMap) -> Layout:

@@ -1,13 +1,16 @@
 """One forward on fake tensors: execution order, resolution, who feeds whom."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -161,12 +164,23 @@ def _runs_openly(net: nn.Module) -> Iterator[None]:
             module.training = False
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), _quiet(fake_tensor):
             # The recorder's hooks are global, fire twice for a compiled module, and count on it.
             warnings.filterwarnings("ignore", message="Using `torch.compile")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def _quiet(module: ModuleType) -> Iterator[None]:
+    """Without the module's log: torch writes a refused shape there as a traceback, and it is our error already."""
+    log = logging.getLogger(module.__name__)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _leaves(outputs: Any) -> Iterator[Any]:

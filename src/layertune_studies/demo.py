@@ -51,9 +51,9 @@ def run_demo(options: DemoOptions, *, console: Console | None = None) -> DemoRes
 
 def _run(options: DemoOptions, console: Console) -> DemoResult:
     start = time.perf_counter()
-    store = Store(options.out, options.identity())
     with console.status(f"Making subjects from {options.data}"):
         cohort = _cohort(options)
+    store = Store(options.out, options.identity())  # not before there is something to keep
     with _progress(console) as progress:
         meter = _Meter(progress)
         workshop = Workshop(options, store, cohort, meter)

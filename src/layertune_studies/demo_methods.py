@@ -8,8 +8,8 @@ from layertune.policies import Policy
 
 __all__ = ["HYPER_LR", "RULE", "Candidate", "Method", "bidirectional_settings", "methods"]
 
-# Half decades around what fine-tunes this network; the highest diverges when all layers have it.
-LRS = (3e-2, 1e-1, 3e-1, 1.0)
+# Half decades on both sides of what fine-tunes this network, so that the best one is not at an end.
+LRS = (3e-2, 1e-1, 3e-1, 1.0, 3.0)
 RULE = "proportional"
 START_LR = 1e-1
 HYPER_LR = 10.0

@@ -92,6 +92,7 @@ def test_parameters_that_require_no_gradient_stay_out():
     assert len(groups[0]["params"]) == len(layers[0].parameters) - 1
 
 
+@pytest.mark.slow
 def test_groups_of_a_compiled_model_hold_the_plain_models_parameters():
     net = SmallUNet()
     groups = param_groups(torch.compile(net), map_layers(net, image()), lr=1.0)

@@ -63,6 +63,7 @@ def test_extra_memory_is_one_copy_of_the_parameters(mode):
     assert attached - plain < 1.1 * parameters
 
 
+@pytest.mark.slow
 def test_a_long_run_does_not_grow_and_keeps_an_even_history(monkeypatch):
     monkeypatch.setattr("layertune.history.MAX_RECORDS", 64)
     net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -229,13 +230,30 @@ def test_the_u_goes_down_on_the_left_and_up_on_the_right() -> None:
     assert heights[4:] == sorted(heights[4:])
 
 
-def test_skip_connections_are_level_and_join_the_two_sides_of_a_level() -> None:
-    layout = u_layout(U)
-    centre = {layer.depth: layout.centres[layer.name] for layer in U}
+def with_feeds(layers: LayerMap, feeds: dict[int, tuple[int, ...]]) -> LayerMap:
+    """Layers that read others, by depth."""
+    fed = [replace(layer, feeds=tuple(layers[n - 1].name for n in feeds.get(layer.depth, ()))) for layer in layers]
+    return replace(layers, layers=tuple(fed))
+
+
+def test_skip_connections_join_what_reads_with_what_is_read() -> None:
+    # 1 and 2 are summed by a shortcut, so both reach 7: the later of the level is the one that is drawn.
+    u = with_feeds(U, {1: (2, 7), 2: (3, 7), 3: (4, 6), 4: (5,), 5: (6,), 6: (7,), 7: (8,), 8: (9,), 9: (10,)})
+    layout = u_layout(u)
+    centre = {layer.depth: layout.centres[layer.name] for layer in u}
     ends = {(start[1], end[1]) for start, end in layout.skips}
     assert ends == {(centre[2][1], centre[7][1]), (centre[3][1], centre[6][1])}
     assert all(start[1] == end[1] and start[0] < end[0] for start, end in layout.skips)
-    assert len(arrows(plot_network(U, rising(U)))) == 3  # and the way itself
+    assert len(arrows(plot_network(u, rising(u)))) == 3  # and the way itself
+
+
+def test_skip_connections_of_a_strided_u_climb_a_level() -> None:
+    u = with_feeds(U, {2: (3, 10), 3: (4, 7)})
+    centre = {layer.depth: u_layout(u).centres[layer.name] for layer in u}
+    assert {(start[1], end[1]) for start, end in u_layout(u).skips} == {
+        (centre[2][1], centre[10][1]),
+        (centre[3][1], centre[7][1]),
+    }
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 18, 19, 60])

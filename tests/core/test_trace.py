@@ -507,3 +507,17 @@ def test_an_uninitialised_lazy_network_is_refused():
 def test_a_network_without_operations_is_refused(net: nn.Module):
     with pytest.raises(ModelError, match="no convolution and no linear layer"):
         trace(net, image())
+
+
+def test_a_refused_shape_leaves_nothing_in_the_log(caplog):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 1)
+
+        def forward(self, x):
+            return torch.cat([self.conv(x), self.conv(x[:, :, 1:])], dim=1)
+
+    with pytest.raises(ModelError, match="refused"):
+        trace(Odd(), torch.empty(1, 1, 8, 8))
+    assert caplog.text == ""

@@ -112,6 +112,7 @@ def test_its_entry_point_is_found(host: Host) -> None:
     assert plugin_of(host) in [entry.load() for entry in entries if entry.value == f"{host.package}:PLUGIN"]
 
 
+@pytest.mark.slow
 def test_it_imports_without_its_host(host: Host) -> None:
     module = plugin_of(host).module
     code = f"import sys; sys.modules[{module!r}] = None; import {host.package} as p; print(p.PLUGIN.install_line)"

@@ -176,6 +176,7 @@ def test_residual_dynunet_has_the_plain_ones_layers():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing():
     image = torch.empty(1, 1, 64, 64, 64)
     plain, checkpointed = (nets.SwinUNETR(1, 2, feature_size=12, use_checkpoint=use) for use in (False, True))
@@ -193,3 +194,10 @@ def test_norms_after_their_convolutions_are_paired():
     norms = trace(nets.UNet(3, 1, 2, WIDTHS, (2, 2, 2), norm="batch", dropout=0.2), torch.empty(2, 1, 32, 32, 32)).norms
     assert len(norms) == 6
     assert all(operation == f"{norm.removesuffix('.adn.N')}.conv" for norm, operation in norms.items())
+
+
+def test_layers_say_who_reads_them():
+    plain = map_layers(nets.UNet(3, 1, 2, WIDTHS, (2, 2, 2)), torch.empty(1, 1, 32, 32, 32))
+    depth = {layer.name: layer.depth for layer in plain}
+    # As the weights say: the decoder's layers take 8 + 8, 16 + 16 and 32 + 16 channels.
+    assert [[depth[name] for name in layer.feeds] for layer in plain] == [[2, 7], [3, 6], [4, 5], [5], [6], [7], []]
