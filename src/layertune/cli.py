@@ -223,7 +223,7 @@ def bench_trace(
         print_json(results)
         return
     rows = [[name, *map(cell, result.values())] for name, result in results.items()]
-    print_table("map_layers", ["Network", "Seconds", "Extra MB", "Layers"], rows, left=1)
+    print_table("map_layers", ["Network", "Seconds", "Extra MB", "Import s", "Import MB", "Layers"], rows, left=1)
 
 
 def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
