@@ -1,0 +1,1 @@
+"""The demo and the benchmarks, built on layertune as a user would."""
