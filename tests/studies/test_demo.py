@@ -12,6 +12,7 @@ from rich.console import Console
 from layertune import LRProfile
 from layertune_studies import demo_work
 from layertune_studies.demo import DemoOptions, DemoResult, run_demo
+from layertune_studies.demo_methods import LRS
 from layertune_studies.demo_store import FolderError
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def test_every_method_has_its_row(whole: DemoResult) -> None:
 
 def test_passes_are_counted_with_the_search(whole: DemoResult) -> None:
     passes = {row.title: (row.passes, row.total_passes) for row in whole.rows[1:]}
-    grid = 4 * TINY.steps
+    grid = len(LRS) * TINY.steps
     expected = [(1, grid), (1, TINY.steps), (1, grid), (1, 3 * TINY.steps), (2, 2 * TINY.steps), (1, TINY.steps)]
     assert passes == dict(zip(TITLES, expected, strict=True))
 
