@@ -150,6 +150,7 @@ def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
     """The mesh and its dimensions that a parameter is split over; whole ones are equal on all ranks."""
     placements: Sequence[Any] = getattr(parameter, "placements", ())
     dimensions = tuple(i for i, placement in enumerate(placements) if placement.is_shard())
+    # Only a DTensor has placements, and it has a mesh; Tensor, as which it is typed here, has neither.
     return (parameter.device_mesh, dimensions) if dimensions else None  # type: ignore[attr-defined]
 
 

@@ -89,7 +89,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.operations: dict[str, Operation] = {}
         self.owners: dict[str, str] = {}
         self.position: dict[str, int] = {}

@@ -30,7 +30,7 @@ class PeakBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.alive = 0
         self.peak = 0
         self._storages: dict[int, weakref.ref[UntypedStorage]] = {}

@@ -195,7 +195,7 @@ def test_a_package_that_a_study_lacks_is_answered_with_the_install_line(
         raise ModuleNotFoundError("No module named 'monai'", name="monai")
 
     study = ModuleType("study")
-    study.STEP_NETWORKS, study.bench_step = {"resnet18": None}, fail  # type: ignore[attr-defined]
+    study.STEP_NETWORKS, study.bench_step = {"resnet18": None}, fail
     monkeypatch.setattr("layertune.cli._import_study", fail if when == "imported" else lambda _: study)
     line = mistake("bench", "step", "--network", "resnet18")
     assert "monai" in line

@@ -28,7 +28,7 @@ from layertune.plots import plot_lrs_over_depth, plot_lrs_over_time, plot_networ
 def a_map(roles: Sequence[tuple[str, int | None]], names: Sequence[str] | None = None) -> LayerMap:
     names = names or [f"net.layer{index}" for index in range(1, len(roles) + 1)]
     rows = zip(names, roles, strict=True)
-    layers = [Layer(name, (f"{name}.weight",), depth, *where) for depth, (name, where) in enumerate(rows, 1)]  # type: ignore[arg-type]
+    layers = [Layer(name, (f"{name}.weight",), depth, *where) for depth, (name, where) in enumerate(rows, 1)]
     return LayerMap(tuple(layers), "I1", "block")
 
 
@@ -63,7 +63,7 @@ def arrows(ax: Axes) -> list[FancyArrowPatch]:
 
 def drawn(ax: Axes) -> Axes:
     """Warnings of the layout and of missing glyphs come when a figure is drawn."""
-    FigureCanvasAgg(ax.figure).draw()  # type: ignore[arg-type]
+    FigureCanvasAgg(ax.figure).draw()
     return ax
 
 
@@ -159,7 +159,7 @@ def test_over_time_has_a_colour_bar_for_many_layers() -> None:
 
 
 def lightness(color: object) -> float:
-    return float(np.dot(to_rgba(color)[:3], [0.2126, 0.7152, 0.0722]))  # type: ignore[arg-type]
+    return float(np.dot(to_rgba(color)[:3], [0.2126, 0.7152, 0.0722]))
 
 
 def test_over_time_lines_get_lighter_with_depth_and_never_fade() -> None:
@@ -270,7 +270,7 @@ def test_a_u_without_levels_is_drawn_as_a_chain() -> None:
 
 
 @pytest.mark.parametrize("layout", [u_layout(U), chain_layout(U), chain_layout(CHAIN)])
-def test_boxes_do_not_touch(layout) -> None:  # type: ignore[no-untyped-def]
+def test_boxes_do_not_touch(layout) -> None:
     points = list(layout.centres.values())
     for index, (x, y) in enumerate(points):
         for other_x, other_y in points[index + 1 :]:
@@ -378,7 +378,7 @@ def test_real_networks_are_drawn_whole_and_legible(name: str) -> None:
 def test_figures_are_written_as_vectors(kind: str) -> None:
     for ax in (plot_network(U, rising(U)), plot_lrs_over_time(a_profile(20)), plot_lrs_over_depth(a_profile())):
         file = io.BytesIO()
-        ax.figure.savefig(file, format=kind)  # type: ignore[union-attr]
+        ax.figure.savefig(file, format=kind)
         assert file.tell() > 1000
 
 

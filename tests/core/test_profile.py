@@ -282,7 +282,7 @@ def test_other_suffixes_are_refused(tmp_path: Path, profile: LRProfile) -> None:
 def test_a_profile_cannot_be_changed(profile: LRProfile) -> None:
     assert isinstance(profile.scales[0], tuple)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        profile.steps = ()  # type: ignore[misc]
+        profile.steps = ()
 
 
 def test_str_is_short_and_tells_the_last_rates(profile: LRProfile) -> None:

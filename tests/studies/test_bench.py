@@ -76,7 +76,7 @@ def test_second_order_refuses_an_optimizer_whose_rule_it_does_not_differentiate(
     net = small_net()
     for optimizer in (AdamW(net.parameters()), SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)):
         with pytest.raises(OptimizerError, match="without dampening"):
-            SecondOrderMetaLR(small_net, net, optimizer, loss=mse_loss, hyper_lr=0.1)  # type: ignore[arg-type]
+            SecondOrderMetaLR(small_net, net, optimizer, loss=mse_loss, hyper_lr=0.1)
 
 
 @pytest.mark.usefixtures("small")
