@@ -1,25 +1,21 @@
 """The command line: `layertune`."""
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, cast, get_args
 
-import torch
 import typer
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from layertune import LayerMap, LayertuneError, MissingPackageError, __version__, map_layers
+from layertune import LayerMap, LayertuneError, __version__, map_layers
+from layertune.bench_commands import bench
 from layertune.depth import Granularity
 from layertune.layers import named_parameters
+from layertune.lazy_studies import studies, study_module
 from layertune.named_network import NamedNetwork, named_network, parse_arguments, parse_shape
-from layertune.plugin import plugins
-from layertune.terminal import aside, cell, print_json, print_table, show
+from layertune.plugin import host_commands, plugins
+from layertune.terminal import Json, aside, cell, print_json, print_table, show
 
 __all__ = ["app", "main"]
 
@@ -44,11 +40,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Layer-wise fine-tuning for people who adapt pre-trained networks to medical images.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure what learning the rates costs, on this machine.")
 app.add_typer(bench, name="bench")
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of torch; one is disturbed least by other work.")]
+for name, commands in host_commands().items():
+    app.add_typer(commands, name=name)
 
 
 def main() -> None:
@@ -96,8 +90,8 @@ def demo(
     given = {name: value for name, value in locals().items() if name != "as_json" and value is not None}
     if size is not None:
         given["size"] = _size(size)
-    study = _study("demo")
-    with _studies():
+    study = study_module("demo")
+    with studies():
         result = study.run_demo(study.DemoOptions(**given))
     if as_json:
         print_json(result.as_dict())
@@ -184,91 +178,6 @@ def show_plugins(as_json: Json = False) -> None:
         return
     rows = [[str(row["name"]), cell(row["installed"]), str(row["reason"] or "usable")] for row in found]
     print_table("Plug-ins", ["Host", "Version", "State"], rows, left=3)
-
-
-@bench.command("step")
-def bench_step(
-    network: Annotated[
-        list[str] | None, typer.Option(help="resnet18, unet3d (the default two) or resnet18_adamw.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of ten steps each; more where the machine is busy.")] = 4,
-    threads: Threads = 1,
-    as_json: Json = False,
-) -> None:
-    """Time and memory of a step with MetaLR, as ratios to the plain step; all in one process, in turns."""
-    study = _study("bench_step")
-    chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: study.bench_step(name, repeats=repeats))
-    if as_json:
-        print_json(results)
-        return
-    shown = ("exact", "every10", "streaming", "second_order", "published", "extra_memory")
-    keys = ["plain_ms", *(f"{name}_ratio" for name in shown)]
-    rows = [[name, *(cell(result[key]) for key in keys)] for name, result in results.items()]
-    print_table("Ratios to the plain step", ["Network", *keys], rows, left=1)
-
-
-@bench.command("trace")
-def bench_trace(
-    network: Annotated[list[str] | None, typer.Option(help="Only this network; may be given again.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh interpreters per network; the median counts.")] = 1,
-    threads: Threads = 1,
-    as_json: Json = False,
-) -> None:
-    """Time and memory of placing a network's layers, each network in an interpreter of its own."""
-    study = _study("bench_trace")
-    chosen = _chosen(network or list(study.TRACE_NETWORKS), study.TRACE_NETWORKS)
-    results = _measured(chosen, threads, lambda name: study.bench_trace(name, repeats=repeats))
-    if as_json:
-        print_json(results)
-        return
-    rows = [[name, *map(cell, result.values())] for name, result in results.items()]
-    print_table("map_layers", ["Network", "Seconds", "Extra MB", "Import s", "Import MB", "Layers"], rows, left=1)
-
-
-def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with _studies(), Console(stderr=True).status("Measuring") as status:
-            results = {}
-            for name in names:
-                status.update(f"Measuring {name}")
-                results[name] = measure(name)
-            return results
-    finally:
-        torch.set_num_threads(before)
-
-
-def _chosen(names: Sequence[str], known: dict[str, Any]) -> list[str]:
-    for name in names:
-        if name not in known:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="--network")
-    return list(dict.fromkeys(names))
-
-
-@contextmanager
-def _studies() -> Iterator[None]:
-    """Name what installs the studies, whose packages are an extra, where one of them is missing."""
-    try:
-        with aside():
-            yield
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] in {"layertune", "layertune_studies"}:
-            raise
-        raise MissingPackageError(
-            f"this command needs the package {error.name}, which is not installed: pip install 'layertune[studies]'",
-            name=error.name,
-        ) from error
-
-
-def _study(name: str) -> ModuleType:
-    with _studies():
-        return _import_study(name)
-
-
-def _import_study(name: str) -> ModuleType:
-    return importlib.import_module(f"layertune_studies.{name}")
 
 
 def _size(text: str) -> tuple[int, ...]:

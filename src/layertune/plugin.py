@@ -2,17 +2,22 @@
 
 import importlib
 import importlib.metadata
+import warnings
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from packaging.version import Version
 
 from layertune.errors import MissingPackageError
 
-__all__ = ["GROUP", "Plugin", "PluginStatus", "import_host", "plugins"]
+__all__ = ["COMMANDS", "GROUP", "Plugin", "PluginStatus", "host_commands", "import_host", "plugins"]
 
 GROUP = "layertune.plugins"
 """The entry-point group in which a plug-in names its ``Plugin``."""
+
+COMMANDS = "layertune.commands"
+"""The entry-point group in which a plug-in names the commands that it adds to the command line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +93,26 @@ def plugins() -> list[PluginStatus]:
     """
     entries = importlib.metadata.entry_points(group=GROUP)
     return [_status(entry) for entry in sorted(entries, key=lambda entry: (entry.name, entry.value))]
+
+
+def host_commands() -> dict[str, Any]:
+    """The commands that plug-ins add to ``layertune``: name -> a ``typer.Typer``.
+
+    They are found by their entry points in the group ``layertune.commands``; the module that holds them must import
+    without its host. One that cannot be loaded is left out with a warning, so that the other commands still work.
+
+    Example:
+        >>> all(commands.info.help for commands in host_commands().values())
+        True
+    """
+    found = {}
+    for entry in sorted(importlib.metadata.entry_points(group=COMMANDS), key=lambda entry: entry.name):
+        try:
+            found[entry.name] = entry.load()
+        except Exception as error:  # noqa: BLE001 - code of somebody else, which may fail in any way
+            reason = f"cannot be loaded from {entry.value!r} ({type(error).__name__}: {error})"
+            warnings.warn(f"the commands `layertune {entry.name}` are left out: they {reason}", stacklevel=2)
+    return found
 
 
 def import_host(plugin: Plugin, submodule: str = "") -> ModuleType:

@@ -196,7 +196,7 @@ def test_a_package_that_a_study_lacks_is_answered_with_the_install_line(
 
     study = ModuleType("study")
     study.STEP_NETWORKS, study.bench_step = {"resnet18": None}, fail
-    monkeypatch.setattr("layertune.cli._import_study", fail if when == "imported" else lambda _: study)
+    monkeypatch.setattr("layertune.lazy_studies._import_study", fail if when == "imported" else lambda _: study)
     line = mistake("bench", "step", "--network", "resnet18")
     assert "monai" in line
     assert "pip install 'layertune[studies]'" in line
