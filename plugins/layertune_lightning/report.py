@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from matplotlib.figure import Figure
 
 from layertune import LRProfile, MetaLR, ProfileError
-from layertune.plots import plot_lrs_over_depth, plot_lrs_over_time
+from layertune.plots import plot_profile
 
 __all__ = ["log_lrs", "show_profile"]
 
@@ -37,7 +36,7 @@ def show_profile(trainer: pl.Trainer, profile: LRProfile, file: str | Path | Non
     if not takers and file is None:
         return
     try:
-        figure = _draw(profile)
+        figure = plot_profile(profile)
     except ProfileError as error:  # every rate 0: a schedule that has reached its end
         warnings.warn(f"no figure of the learned rates was drawn: {error}", stacklevel=2)
         return
@@ -46,11 +45,3 @@ def show_profile(trainer: pl.Trainer, profile: LRProfile, file: str | Path | Non
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, bbox_inches="tight")
-
-
-def _draw(profile: LRProfile) -> Figure:
-    figure = Figure(figsize=(8.0, 2.8), layout="constrained")
-    over_depth, over_time = figure.subplots(1, 2)
-    plot_lrs_over_depth(profile, ax=over_depth)
-    plot_lrs_over_time(profile, ax=over_time)
-    return figure

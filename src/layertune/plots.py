@@ -8,6 +8,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from layertune.errors import ProfileError
@@ -24,7 +25,7 @@ from layertune.figure_style import (
 from layertune.network_picture import plot_network
 from layertune.profile import LRProfile
 
-__all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_network"]
+__all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_network", "plot_profile"]
 
 MOST_NAMED = 24  # more layers than that are numbered on the axis
 MOST_LISTED = 12  # more layers than that get a colour bar in place of a legend
@@ -108,6 +109,30 @@ def plot_lrs_over_time(profile: LRProfile, *, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _label_rates(ax)
     return ax
+
+
+def plot_profile(profile: LRProfile) -> Figure:
+    """Draw what was learned, over depth and over time, side by side: what hosts show when a training ends.
+
+    Args:
+        profile: what was learned.
+
+    Returns:
+        The figure; ``figure.savefig("rates.png")`` keeps it.
+
+    Raises:
+        ProfileError: nothing recorded, or no rate above 0.
+
+    Example:
+        >>> profile = LRProfile(("stem", "head"), (1, 2), (1, 2), [[1, 1], [2, 1]], [[1e-2, 1e-2], [2e-2, 1e-2]])
+        >>> len(plot_profile(profile).axes)
+        2
+    """
+    figure = Figure(figsize=(8.0, 2.8), layout="constrained")
+    over_depth, over_time = figure.subplots(1, 2)
+    plot_lrs_over_depth(profile, ax=over_depth)
+    plot_lrs_over_time(profile, ax=over_time)
+    return figure
 
 
 def _check_same_layers(named: Mapping[str, LRProfile]) -> None:
