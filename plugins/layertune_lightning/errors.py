@@ -2,11 +2,7 @@
 
 from layertune.errors import LayertuneError
 
-__all__ = ["MetaBatchError", "SettingError"]
-
-
-class MetaBatchError(LayertuneError, ValueError):
-    """There is no meta batch, or the module's step cannot use it."""
+__all__ = ["SettingError"]
 
 
 class SettingError(LayertuneError, ValueError):

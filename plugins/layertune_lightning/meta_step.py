@@ -10,11 +10,11 @@ from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from layertune import ModelError
+from layertune import MetaBatchError, ModelError
+from layertune.meta_batches import structure
 from layertune.untouched import kept_attributes
-from layertune_lightning.errors import MetaBatchError
 
-__all__ = ["backward_of_meta_batch", "check_meta_step", "kept_gradients", "structure"]
+__all__ = ["backward_of_meta_batch", "check_meta_step"]
 
 
 def check_meta_step(module: pl.LightningModule) -> None:
@@ -82,26 +82,6 @@ def backward_of_meta_batch(trainer: pl.Trainer, batch: Any, number: int, trainin
 
 
 @contextmanager
-def kept_gradients(module: nn.Module, *, shared: bool) -> Iterator[None]:
-    """No gradients at the start of the block; at its end those from before.
-
-    Args:
-        module: whose parameters' gradients.
-        shared: whether the next backward pass writes into the memory of these gradients (DDP's bucket views).
-    """
-    before = [(parameter, parameter.grad) for parameter in module.parameters()]
-    if shared:
-        before = [(parameter, None if grad is None else grad.clone()) for parameter, grad in before]
-    for parameter, _ in before:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, grad in before:
-            parameter.grad = grad
-
-
-@contextmanager
 def kept_module(module: pl.LightningModule) -> Iterator[None]:
     """Put back the module's own attributes, the contents of its containers, and the state of its metrics."""
     metrics = [part for part in module.modules() if isinstance(part, Metric | MetricCollection)]
@@ -121,21 +101,6 @@ def kept_module(module: pl.LightningModule) -> Iterator[None]:
                 else:
                     container.clear()
                     container.update(before)
-
-
-def structure(batch: Any) -> str:
-    """What a batch is made of, in words.
-
-    Example:
-        >>> structure({"image": torch.zeros(2, 1), "names": ["a", "b"]})
-        '{image: Tensor, names: [str]}'
-    """
-    if isinstance(batch, dict):
-        return "{" + ", ".join(f"{key}: {structure(value)}" for key, value in batch.items()) + "}"
-    if isinstance(batch, list | tuple):
-        parts = [structure(value) for value in batch]
-        return "[" + ", ".join(parts[:1] if len(set(parts)) == 1 and parts[0] != "Tensor" else parts) + "]"
-    return type(batch).__name__
 
 
 def _stand_in(module: pl.LightningModule) -> bool:

@@ -14,9 +14,10 @@ from torch.utils.hooks import RemovableHandle
 
 from layertune import LRProfile, MetaLR, OptimizerError, meta_pass
 from layertune.layers import parameters_by_layer
+from layertune.meta import kept_gradients
+from layertune.meta_batches import MetaBatches, Share, over_same_data
 from layertune_lightning.layers import Layers, find_layers
-from layertune_lightning.meta_batches import MetaBatches, Share, over_same_data
-from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, kept_gradients
+from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step
 from layertune_lightning.report import log_lrs, show_profile
 
 __all__ = ["MetaLRCallback"]

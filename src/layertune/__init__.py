@@ -1,12 +1,16 @@
 """Layer-wise fine-tuning for people who adapt pre-trained networks to medical images."""
 
+from layertune.autolr import AutoLR
+from layertune.block_pruning import prune_blocks, removable_blocks
 from layertune.errors import (
     LayertuneError,
+    MetaBatchError,
     MissingPackageError,
     ModelError,
     OptimizerError,
     PolicyError,
     ProfileError,
+    WeightsError,
 )
 from layertune.groups import freeze, param_groups
 from layertune.layers import Layer, LayerMap, map_layers
@@ -25,9 +29,11 @@ from layertune.policies import (
 )
 from layertune.profile import LRProfile
 from layertune.trace import Trace, trace
+from layertune.weights import Loaded, load_weights, read_weights
 
 __all__ = [
     "AllLayers",
+    "AutoLR",
     "BiDirectional",
     "LRProfile",
     "LastLayer",
@@ -36,6 +42,8 @@ __all__ = [
     "LayerMap",
     "LayerWise",
     "LayertuneError",
+    "Loaded",
+    "MetaBatchError",
     "MetaLR",
     "MissingPackageError",
     "ModelError",
@@ -45,13 +53,18 @@ __all__ = [
     "ProfileError",
     "Trace",
     "UNetScheme",
+    "WeightsError",
     "bidirectional_grid",
     "freeze",
     "frozen_statistics",
+    "load_weights",
     "map_layers",
     "meta_pass",
     "param_groups",
     "plugins",
+    "read_weights",
+    "prune_blocks",
+    "removable_blocks",
     "trace",
 ]
 __version__ = "0.1.0"

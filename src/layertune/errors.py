@@ -2,11 +2,13 @@
 
 __all__ = [
     "LayertuneError",
+    "MetaBatchError",
     "MissingPackageError",
     "ModelError",
     "OptimizerError",
     "PolicyError",
     "ProfileError",
+    "WeightsError",
 ]
 
 
@@ -31,6 +33,14 @@ class OptimizerError(LayertuneError, ValueError):
 
 class ProfileError(LayertuneError, ValueError):
     """A profile is damaged, or belongs to another network."""
+
+
+class WeightsError(LayertuneError, ValueError):
+    """Weights cannot be read, or do not belong to the network."""
+
+
+class MetaBatchError(LayertuneError, ValueError):
+    """There is no meta batch, or the training step cannot use it."""
 
 
 class MissingPackageError(LayertuneError, ImportError):

@@ -11,7 +11,7 @@ from torch import nn
 from layertune.norms import frozen_statistics
 from layertune.untouched import kept_random_state
 
-__all__ = ["meta_pass"]
+__all__ = ["kept_gradients", "meta_pass"]
 
 
 @contextmanager
@@ -44,3 +44,23 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - what networks and augmentations draw from
         yield
+
+
+@contextmanager
+def kept_gradients(module: nn.Module, *, shared: bool) -> Iterator[None]:
+    """No gradients at the start of the block; at its end those from before.
+
+    Args:
+        module: whose parameters' gradients.
+        shared: whether the next backward pass writes into the memory of these gradients (DDP's bucket views).
+    """
+    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+    if shared:
+        before = [(parameter, None if grad is None else grad.clone()) for parameter, grad in before]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, grad in before:
+            parameter.grad = grad

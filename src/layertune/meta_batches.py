@@ -1,21 +1,22 @@
 """Meta batches without end, at a position that is saved and found again."""
 
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
+from layertune.errors import MetaBatchError
 from layertune.untouched import kept_random_state
-from layertune_lightning.errors import MetaBatchError
 
-__all__ = ["EndlessSampler", "MetaBatches", "Share", "over_same_data"]
+__all__ = ["EndlessSampler", "MetaBatches", "Share", "over_same_data", "structure"]
 
 Loader = Iterable[Any]
+Keep = Callable[[int], AbstractContextManager[Any]]
 
 
 class Share(NamedTuple):
@@ -78,14 +79,11 @@ def over_same_data(loader: Any, seed: int, share: Share, *, shuffle: bool = True
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise MetaBatchError(
             "by default the meta batches come from the training data, which must then be one torch DataLoader over a "
-            f"dataset with indices, and is a {type(getattr(loader, 'dataset', loader)).__name__}; give "
-            "MetaLRCallback(meta_loader=...), or give the datamodule a meta_dataloader()"
+            f"dataset with indices, and is a {type(getattr(loader, 'dataset', loader)).__name__}; give a meta_loader"
         )
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     if loader.batch_sampler is not None and not isinstance(size, int):
-        raise MetaBatchError(
-            f"{type(loader.batch_sampler).__name__} does not tell its batch size; give MetaLRCallback(meta_loader=...)"
-        )
+        raise MetaBatchError(f"{type(loader.batch_sampler).__name__} does not tell its batch size; give a meta_loader")
     samples: Any = loader.dataset
     if len(samples) == 0:
         raise MetaBatchError("the data for the meta batches is empty: it has length 0; give a loader with data")
@@ -110,12 +108,15 @@ class MetaBatches(Iterator[Any]):
     Random numbers that the loader draws in this process, for its order or for augmentation, come from a stream of
     their own, fixed by the seed and the position: the global generators do not move. A plain ``DataLoader`` is read
     through ``over_same_data``, so several processes see different batches, and a position is found without loading
-    what lies before it; any other loader is gone through from the start of its pass.
+    what lies before it; any other loader is gone through from the start of its pass, whose number its sampler gets by
+    ``set_epoch``, if it has that.
 
     Args:
         loader: can be iterated over again and again.
         seed: fixes the order and the augmentation.
         share: which of several processes this is.
+        keep: for random state beside the global generators, as of transforms with generators of their own: sets it
+            from a seed for the length of a block, and puts it back.
 
     Attributes:
         drawn: how many batches were drawn.
@@ -128,11 +129,12 @@ class MetaBatches(Iterator[Any]):
         {'seed': 0, 'drawn': 4, 'passes': 1, 'batches': 1}
     """
 
-    def __init__(self, loader: Loader, seed: int, share: Share = ALONE) -> None:
+    def __init__(self, loader: Loader, seed: int, share: Share = ALONE, *, keep: Keep = nullcontext) -> None:
         plain = _is_plain(loader)
         if plain is not None:
             loader = over_same_data(loader, seed, share, shuffle=plain)
         self._loader = loader
+        self._keep = keep
         self._share = share
         self._seed = seed
         self._passes = 0
@@ -186,34 +188,58 @@ class MetaBatches(Iterator[Any]):
             ) from None
 
     def _start(self) -> Iterator[Any]:
-        with _random_numbers(self._seed, self._passes, -1, self._share.rank):
+        set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self._passes)
+        with self._random_numbers(-1):
             return iter(self._loader)
 
     def _draw(self, iterator: Iterator[Any], number: int) -> Any:
-        with _random_numbers(self._seed, self._passes, number, self._share.rank):
+        with self._random_numbers(number):
             return next(iterator)
+
+    @contextmanager
+    def _random_numbers(self, number: int) -> Iterator[None]:
+        """Random state set by the place in the stream inside, and as it was afterwards."""
+        seed = _mixed(self._seed, self._passes, number, self._share.rank)
+        with kept_random_state(), self._keep(seed):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
+            yield
+
+
+def structure(batch: Any) -> str:
+    """What a batch is made of, in words.
+
+    Example:
+        >>> structure({"image": torch.zeros(2, 1), "names": ["a", "b"]})
+        '{image: Tensor, names: [str]}'
+    """
+    if isinstance(batch, dict):
+        return "{" + ", ".join(f"{key}: {structure(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, list | tuple):
+        parts = [structure(value) for value in batch]
+        return "[" + ", ".join(parts[:1] if len(set(parts)) == 1 and parts[0] != "Tensor" else parts) + "]"
+    return type(batch).__name__
 
 
 def _is_plain(loader: Loader) -> bool | None:
-    """Whether a plain loader shuffles; ``None`` for a loader with an order, a class or a stream of its own."""
-    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+    """Whether a plain loader shuffles; ``None`` for a loader with an order, an iteration or a stream of its own.
+
+    A plain loader goes once over its data, each process over its share, in order or shuffled.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        return None
+    if any(getattr(type(loader), name) is not getattr(DataLoader, name) for name in ("__iter__", "_get_iterator")):
         return None
     sampler = loader.sampler
     if type(sampler) is RandomSampler:
         whole = not sampler.replacement and sampler.num_samples == len(sampler.data_source)
         return True if whole else None
+    if isinstance(sampler, DistributedSampler) and type(sampler).__iter__ is DistributedSampler.__iter__:
+        return bool(sampler.shuffle)
     return False if type(sampler) is SequentialSampler else None
-
-
-@contextmanager
-def _random_numbers(*place: int) -> Iterator[None]:
-    """The global generators of the CPU, set by a place in the stream inside, and as they were afterwards."""
-    seed = _mixed(*place)
-    with kept_random_state():
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
-        yield
 
 
 def _mixed(*numbers: int) -> int:
