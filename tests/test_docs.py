@@ -64,7 +64,14 @@ def test_the_reference_names_every_public_name_once() -> None:
 
 def test_the_reference_names_the_plots_and_what_public_names_take_and_give() -> None:
     named = re.findall(r"^::: layertune\.(\w+\.\w+)$", REFERENCE.read_text(encoding="utf-8"), re.M)
-    handles = ["groups.Frozen", "plugin.PluginStatus", "policies.Policy", "profile.ProfileSummary", "replay.Replay"]
+    handles = [
+        "autolr.LRTrial",
+        "groups.Frozen",
+        "plugin.PluginStatus",
+        "policies.Policy",
+        "profile.ProfileSummary",
+        "replay.Replay",
+    ]
     assert sorted(named) == sorted([*handles, *(f"plots.{name}" for name in plots.__all__)])
     for name in named:
         module, _, attribute = name.partition(".")

@@ -62,8 +62,8 @@ __all__ = [
     "meta_pass",
     "param_groups",
     "plugins",
-    "read_weights",
     "prune_blocks",
+    "read_weights",
     "removable_blocks",
     "trace",
 ]

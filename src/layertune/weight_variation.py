@@ -1,0 +1,91 @@
+"""How far each layer's weights moved in an epoch, whether that ascends with depth, and how far they should move."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+__all__ = ["first_target", "mended_target", "sorting_quality", "weight_variation"]
+
+
+@torch.no_grad()
+def weight_variation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """How far one layer's n weights moved, v = ||theta after - theta before||_2 / n (AutoLR, Ro and Choi 2021).
+
+    Args:
+        before: the layer's weights, without norms and biases.
+        after: the same weights later, in the same order.
+
+    Example:
+        >>> weight_variation([torch.zeros(2, 2)], [torch.tensor([[3.0, 0.0], [4.0, 0.0]])])
+        1.25
+    """
+    square = torch.stack([(b - a).double().square().sum() for a, b in zip(before, after, strict=True)]).sum()
+    return math.sqrt(square.item()) / sum(weight.numel() for weight in before)
+
+
+def sorting_quality(variations: Sequence[float]) -> float:
+    """S = 1 - (2 / L^2) sum_k |k - r_k|, where layer r_k holds the k-th smallest variation (k, r_k from 0).
+
+    Args:
+        variations: of the L layers, in order of depth; the shallower of two equal ones counts as the smaller.
+
+    Returns:
+        1 where they ascend with depth; 0 where an even number of layers descends.
+
+    Example:
+        >>> sorting_quality([1, 2, 3, 4]), sorting_quality([4, 3, 2, 1]), sorting_quality([1, 3, 2, 4])
+        (1.0, 0.0, 0.75)
+    """
+    order = sorted(range(len(variations)), key=variations.__getitem__)
+    return 1 - 2 / len(order) ** 2 * sum(abs(k - r) for k, r in enumerate(order))
+
+
+def first_target(variations: Sequence[float], f_min: float, f_max: float) -> list[float]:
+    """L evenly spaced values from f_min times the least variation to f_max times the largest, ascending.
+
+    Where the variations are so much alike that the first is the larger end, the ends change places; a layer that did
+    not move gives no end, since a target must be above 0.
+
+    Args:
+        variations: of the layers, in order of depth, at least one of them above 0.
+        f_min: factor on the least; AutoLR's authors take 2 or 3.
+        f_max: factor on the largest; theirs is 0.4.
+
+    Example:
+        >>> first_target([1, 10, 5], f_min=2, f_max=0.4)
+        [2.0, 3.0, 4.0]
+    """
+    moved = [variation for variation in variations if variation > 0]
+    low, high = sorted((f_min * min(moved), f_max * max(moved)))
+    step = (high - low) / max(len(variations) - 1, 1)
+    return [low + index * step for index in range(len(variations))]
+
+
+def mended_target(variations: Sequence[float]) -> list[float]:
+    """The variations themselves, each inversion mended from the middle layer outwards.
+
+    Going down from layer L // 2, where w_i < w_{i-1}: w_{i-1} = w_i - delta; going up, where w_i > w_{i+1}: w_{i+1} =
+    w_i + delta; with delta = (max v - min v) / (L - 1). A difference that is not above w_i / 2 becomes w_i / 2, since
+    a target must be above 0.
+
+    Args:
+        variations: of the L layers, in order of depth, at least one of them above 0.
+
+    Example:
+        >>> mended_target([1, 6, 4, 2, 7])
+        [1, 2.5, 4, 5.5, 7]
+    """
+    moved = min(variation for variation in variations if variation > 0)
+    target = [max(variation, moved) for variation in variations]
+    delta = (max(target) - min(target)) / max(len(target) - 1, 1)
+    middle = len(target) // 2
+    for deeper, layer in pairwise(range(middle, -1, -1)):
+        if target[deeper] < target[layer]:
+            target[layer] = max(target[deeper] - delta, target[deeper] / 2)
+    for shallower, layer in pairwise(range(middle, len(target))):
+        if target[shallower] > target[layer]:
+            target[layer] = target[shallower] + delta
+    return target
