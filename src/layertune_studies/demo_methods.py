@@ -58,12 +58,16 @@ class Method:
         title: for tables.
         candidates: its settings, of which the validation subjects choose one.
         meta: how rates are learned, if they are: with a meta pass a step, or from the next training batch.
+        rule: of MetaLR.
+        hyper_lr: of MetaLR.
     """
 
     key: str
     title: str
     candidates: tuple[Candidate, ...]
     meta: Literal["exact", "streaming"] | None = None
+    rule: str = RULE
+    hyper_lr: float = HYPER_LR
 
     @property
     def passes(self) -> int:

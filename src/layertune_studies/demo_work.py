@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from layertune import LayerMap, LRProfile, MetaLR, freeze, map_layers, param_groups
 from layertune_studies.demo_data import Batch, Cohort, augmentation, batch_of
-from layertune_studies.demo_methods import HYPER_LR, RULE, Candidate, Method
+from layertune_studies.demo_methods import Candidate, Method
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store
 from layertune_studies.demo_train import Log, Run, Scores, Task, evaluate, make_network, predict, train
@@ -106,7 +106,8 @@ class Workshop:
         groups = param_groups(network, self.layers, lr=lr, policy=candidate.policy)
         run = Run(network, SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True))
         if method.meta:
-            run.metalr = MetaLR(run.optimizer, hyper_lr=HYPER_LR, rule=RULE, streaming=method.meta == "streaming")
+            streaming = method.meta == "streaming"
+            run.metalr = MetaLR(run.optimizer, hyper_lr=method.hyper_lr, rule=method.rule, streaming=streaming)
         task = Task(
             batch=lambda step: self._batch(seed, TRAINING, step),
             meta_batch=lambda step: self._batch(seed, META, step),
