@@ -1,0 +1,135 @@
+"""Files of weights as hosts write them, and files that are none."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from layertune import WeightsError, read_weights
+
+TENSORS = {"conv.weight": torch.arange(4.0), "conv.bias": torch.ones(1)}
+
+
+class Runs:
+    """An object whose reading would run a command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+FILES = {
+    "plain": TENSORS,
+    "wrapped by DDP": {f"module.{name}": tensor for name, tensor in TENSORS.items()},
+    "compiled, in DDP": {f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()},
+    "nnU-Net": {
+        "network_weights": TENSORS,
+        "optimizer_state": {"state": {0: {"momentum_buffer": torch.zeros(1)}}, "param_groups": []},
+        "logging": {
+            "mean_fg_dice": [np.float64(0.5), np.float32(0.25)],
+            "values": np.zeros(3),
+            "words": np.array(["a"]),
+        },
+        "_best_ema": np.float64(0.5),
+        "init_args": {"device": torch.device("cpu"), "fold": 0},
+    },
+    "Lightning": {
+        "epoch": 1,
+        "state_dict": TENSORS,
+        "hyper_parameters": argparse.Namespace(lr=0.1),
+        "optimizer_states": [{"state": {}}],
+    },
+    "MONAI": {"model": TENSORS, "optimizer": {"state": {}}},
+    "MONAI with a learner": {"network": TENSORS, "metalr": {"scales": torch.zeros(3)}},
+    "nested": {"model": {"state_dict": TENSORS}},
+    "with extra state": {**TENSORS, "conv._extra_state": None, "version": 1},
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_hosts_write_is_read(kind: str, zipped: bool, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(FILES[kind], file, _use_new_zipfile_serialization=zipped)
+    found = read_weights(file)
+    assert list(found) == list(TENSORS)
+    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    save_file({f"module.{name}": tensor for name, tensor in TENSORS.items()}, tmp_path / "weights.safetensors")
+    assert set(read_weights(tmp_path / "weights.safetensors")) == set(TENSORS)
+
+
+def test_a_module_of_that_name_is_no_wrapper(tmp_path: Path) -> None:
+    torch.save({"module.weight": torch.zeros(1), "head.weight": torch.zeros(1)}, tmp_path / "weights.pt")
+    assert list(read_weights(tmp_path / "weights.pt")) == ["module.weight", "head.weight"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(zipped: bool, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    file = tmp_path / "weights.pt"
+    torch.save({"state_dict": TENSORS, "extra": Runs(trap)}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"reading its .*mkdir would run code.* save the state dict alone"):
+        read_weights(file)
+    assert not trap.exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"torch.nn.modules.linear.Linear would run code"):
+        read_weights(tmp_path / "model.pt")
+
+
+def damaged(content: bytes, keep: float) -> bytes:
+    return content[: int(len(content) * keep)]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
+def test_a_file_that_is_cut_short_is_named(suffix: str, keep: float, tmp_path: Path) -> None:
+    file = tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pth" else save_file)({"weight": torch.zeros(1000)}, file)
+    file.write_bytes(damaged(file.read_bytes(), keep))
+    with pytest.raises(WeightsError, match=r"weights\.\w+ is damaged"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("content", [b"not weights", b"PK\x03\x04", b"\x80\x02}q\x00", b"{}", b"\x80\x02]q\x00."])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_other_files_are_no_weights(content: bytes, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"weights{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"is damaged, or no file of weights|holds no weights"):
+        read_weights(file)
+
+
+def test_missing_and_empty_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"nowhere\.pth is not there"):
+        read_weights(tmp_path / "nowhere.pth")
+    with pytest.raises(WeightsError, match="is not a file"):
+        read_weights(tmp_path)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(WeightsError, match=r"empty\.pth is empty"):
+        read_weights(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 1}, [torch.zeros(1)], {"state_dict": {}}])
+def test_a_file_without_weights_says_what_it_has(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"holds no weights: expected a dict of tensors"):
+        read_weights(tmp_path / "other.pt")
+
+
+def test_names_that_are_one_without_their_wrappers_are_refused(tmp_path: Path) -> None:
+    torch.save({"a._orig_mod.weight": torch.zeros(1), "a.weight": torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match="several weights of one name"):
+        read_weights(tmp_path / "weights.pt")
