@@ -1,7 +1,46 @@
-"""layertune for nnU-Net: trainers picked with ``-tr``."""
+"""layertune for nnU-Net: trainers picked with ``-tr``, and mixins for trainers of your own."""
 
-from layertune.plugin import Plugin
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PLUGIN"]
+from layertune.plugin import Plugin, import_host
+
+if TYPE_CHECKING:
+    from layertune_nnunet.trainers import (
+        BiDirectionalMixin,
+        FixedLayersMixin,
+        LastLayerMixin,
+        LayerWiseMixin,
+        MetaLRMixin,
+        MetaLRStreamingMixin,
+        nnUNetTrainerBiDirectional,
+        nnUNetTrainerLastLayer,
+        nnUNetTrainerLayerWise,
+        nnUNetTrainerMetaLR,
+        nnUNetTrainerMetaLRStreaming,
+    )
+
+__all__ = [
+    "PLUGIN",
+    "BiDirectionalMixin",
+    "FixedLayersMixin",
+    "LastLayerMixin",
+    "LayerWiseMixin",
+    "MetaLRMixin",
+    "MetaLRStreamingMixin",
+    "nnUNetTrainerBiDirectional",
+    "nnUNetTrainerLastLayer",
+    "nnUNetTrainerLayerWise",
+    "nnUNetTrainerMetaLR",
+    "nnUNetTrainerMetaLRStreaming",
+]
 
 PLUGIN = Plugin(name="nnU-Net", distribution="nnunetv2", lowest="2.8", module="nnunetv2", extra="nnunet")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__ and not name.startswith("nnUNetTrainer"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_host(PLUGIN)
+    from layertune_nnunet import trainers
+
+    return getattr(trainers, name)

@@ -1,0 +1,63 @@
+"""The trainers, by the names that ``nnUNetv2_train -tr`` takes; those with values in their names are made when asked.
+
+A name such as ``nnUNetTrainerMetaLR_hlr0p05_20epochs`` is a class of this module like any other: the same at each
+look-up, and found again when it is unpickled.
+"""
+
+from functools import cache
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from layertune_nnunet.fixed_trainers import BiDirectionalMixin, FixedLayersMixin, LastLayerMixin, LayerWiseMixin
+from layertune_nnunet.learned_rates import MetaLRStreamingMixin
+from layertune_nnunet.metalr_trainer import MetaLRMixin
+from layertune_nnunet.names import read_suffixes, suffixes_of
+
+__all__ = [
+    "BiDirectionalMixin",
+    "FixedLayersMixin",
+    "LastLayerMixin",
+    "LayerWiseMixin",
+    "MetaLRMixin",
+    "MetaLRStreamingMixin",
+    "nnUNetTrainerBiDirectional",
+    "nnUNetTrainerLastLayer",
+    "nnUNetTrainerLayerWise",
+    "nnUNetTrainerMetaLR",
+    "nnUNetTrainerMetaLRStreaming",
+]
+
+
+class nnUNetTrainerMetaLR(MetaLRMixin, nnUNetTrainer):
+    """nnU-Net with one learned learning rate a layer, from meta batches."""
+
+
+class nnUNetTrainerMetaLRStreaming(MetaLRStreamingMixin, nnUNetTrainer):
+    """nnU-Net with one learned learning rate a layer, from the training batches themselves."""
+
+
+class nnUNetTrainerBiDirectional(BiDirectionalMixin, nnUNetTrainer):
+    """nnU-Net that freezes depths m to n."""
+
+
+class nnUNetTrainerLayerWise(LayerWiseMixin, nnUNetTrainer):
+    """nnU-Net that freezes all depths before one."""
+
+
+class nnUNetTrainerLastLayer(LastLayerMixin, nnUNetTrainer):
+    """nnU-Net that tunes its segmentation layers alone."""
+
+
+def __getattr__(name: str) -> Any:
+    trainer, underscore, _ = name.partition("_")
+    if not underscore or not trainer.startswith("nnUNetTrainer") or trainer not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _with_values(globals()[trainer], name)
+
+
+@cache
+def _with_values(trainer: type, name: str) -> type:
+    """A trainer with the values that its name holds."""
+    values = read_suffixes(name, suffixes_of(trainer))
+    return type(name, (trainer,), {**values, "__module__": __name__, "__doc__": f"{trainer.__doc__} Here: {values}."})
