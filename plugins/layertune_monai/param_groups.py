@@ -1,0 +1,91 @@
+"""Param groups by layer for a bundle's optimizer, beside MONAI's ``generate_param_groups``."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from layertune import LayerMap, ModelError, freeze, map_layers
+from layertune import param_groups as core_param_groups
+from layertune.depth import Depth, Granularity
+from layertune.policies import Policy, scales_of
+from layertune.schemes import scheme
+
+__all__ = ["param_groups"]
+
+
+def param_groups(
+    network: nn.Module,
+    *,
+    lr: float,
+    input_shape: Sequence[int] = (),
+    layers: LayerMap | None = None,
+    policy: Policy | str = "all",
+    depth: Depth = "I1",
+    granularity: Granularity = "block",
+    head_lr: float | None = None,
+    weight_decay: float = 0.0,
+    no_weight_decay: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """One param group a layer, for any optimizer: what a static scheme trains, and what ``MetaLRHandler`` learns from.
+
+    Layers to which the policy gives scale 0 get no group, and their parameters no gradient (``requires_grad`` is
+    switched off, as by ``layertune.freeze``), so that no backward pass runs below the first tuned layer.
+
+    Args:
+        network: before it is wrapped for several processes, if the policy freezes layers.
+        lr: base learning rate; a layer's rate is this times the policy's scale.
+        input_shape: of an input, batch first, as ``[2, 1, 96, 96, 96]``; nothing is computed with it.
+        layers: instead of ``input_shape``, the network's layers.
+        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.schemes``.
+        depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
+        granularity: ``"module"``, ``"block"`` or ``"stage"``.
+        head_lr: base learning rate of the head.
+        weight_decay: decay of the weights of at least two dimensions.
+        no_weight_decay: names of further parameters without decay.
+
+    Returns:
+        Groups with ``params``, ``lr``, ``weight_decay``, ``layer`` and ``depth``, in the order of the layers.
+
+    Raises:
+        ModelError: neither a shape nor layers, a network that cannot be traced, or layers to freeze in a network that
+            is wrapped already.
+        PolicyError: a policy that does not fit the network.
+
+    Example:
+        >>> from monai.networks.nets import BasicUNet
+        >>> net = BasicUNet(spatial_dims=2, features=(4, 4, 8, 8, 8, 4))
+        >>> groups = param_groups(net, lr=0.01, input_shape=[2, 1, 32, 32], policy="last")
+        >>> [group["layer"] for group in groups], net.conv_0.conv_0.conv.weight.requires_grad
+        (['final_conv'], False)
+    """
+    if layers is None:
+        if not input_shape:
+            raise ModelError(
+                "param_groups needs the shape of an input to see the layers, as in input_shape=[2, 1, 96, 96, 96], or "
+                "layers=layertune.map_layers(...)"
+            )
+        layers = map_layers(network, torch.empty(*input_shape), depth=depth, granularity=granularity)
+    chosen = scheme(policy) if isinstance(policy, str) else policy
+    if not all(scales_of(layers, chosen)):
+        _check_not_wrapped(network)
+        freeze(network, layers, chosen)
+    return core_param_groups(
+        network,
+        layers,
+        lr=lr,
+        policy=chosen,
+        head_lr=head_lr,
+        weight_decay=weight_decay,
+        no_weight_decay=no_weight_decay,
+    )
+
+
+def _check_not_wrapped(network: nn.Module) -> None:
+    if isinstance(network, DistributedDataParallel) and not network.find_unused_parameters:
+        raise ModelError(
+            "this policy freezes layers, and DistributedDataParallel waits for the gradients of all that it has "
+            "wrapped; give param_groups the network before it is wrapped, or wrap it with find_unused_parameters=True"
+        )

@@ -1,0 +1,75 @@
+"""Random state of MONAI's transforms, which have generators of their own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from monai.transforms import Randomizable
+from monai.utils import MAX_SEED
+
+__all__ = ["kept_transforms", "random_transforms"]
+
+
+def random_transforms(data: Any) -> list[Randomizable]:
+    """All random transforms in a dataset, those inside other transforms and datasets too.
+
+    Args:
+        data: a dataset, a transform, or lists of them; items of data are not looked into.
+
+    Example:
+        >>> from monai.data import Dataset
+        >>> from monai.transforms import Compose, RandFlip, ScaleIntensity
+        >>> pipeline = Compose([ScaleIntensity(), RandFlip()])
+        >>> [type(found).__name__ for found in random_transforms(Dataset([1, 2], pipeline))]
+        ['Compose', 'RandFlip']
+    """
+    found: list[Randomizable] = []
+    _find(data, found, set())
+    return found
+
+
+def _find(value: Any, found: list[Randomizable], seen: set[int]) -> None:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Randomizable):
+        found.append(value)
+    if isinstance(value, list | tuple):
+        parts = value
+    elif hasattr(value, "__dict__"):
+        parts = [part for name, part in vars(value).items() if not name.startswith("__")]
+    else:
+        return
+    for part in parts:
+        _find(part, found, seen)
+
+
+@contextmanager
+def kept_transforms(transforms: list[Randomizable], seed: int) -> Iterator[None]:
+    """Draw from a seed inside the block; afterwards the transforms' generators stand where they stood.
+
+    Args:
+        transforms: from ``random_transforms``.
+        seed: any whole number above 0.
+
+    Example:
+        >>> from monai.transforms import RandFlip
+        >>> flip = RandFlip(prob=0.5).set_random_state(seed=0)
+        >>> before = flip.R.get_state()[2]
+        >>> with kept_transforms([flip], 1):
+        ...     _ = flip.R.rand()
+        >>> flip.R.get_state()[2] == before
+        True
+    """
+    # `R` of the class, which all transforms share, until a transform is seeded on its own.
+    before = [(transform, vars(transform).get("R")) for transform in transforms]
+    try:
+        for number, transform in enumerate(transforms):
+            transform.set_random_state(seed=(seed + number) % MAX_SEED)
+        yield
+    finally:
+        for transform, generator in before:
+            if generator is not None:
+                transform.R = generator
+            else:
+                vars(transform).pop("R", None)
