@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 from layertune.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
+    from layertune_monai.layer_freeze_handler import LayerFreezeHandler
     from layertune_monai.metalr_handler import MetaLRHandler
     from layertune_monai.param_groups import param_groups
 
-__all__ = ["PLUGIN", "MetaLRHandler", "param_groups"]
+__all__ = ["PLUGIN", "LayerFreezeHandler", "MetaLRHandler", "param_groups"]
 
 PLUGIN = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
 
-_MODULES = {"MetaLRHandler": "metalr_handler", "param_groups": "param_groups"}
+_MODULES = {
+    "LayerFreezeHandler": "layer_freeze_handler",
+    "MetaLRHandler": "metalr_handler",
+    "param_groups": "param_groups",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,11 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from layertune import LayerMap, MetaBatchError, ModelError, map_layers
+from layertune import MetaBatchError, ModelError
 from layertune.meta_batches import structure
 from layertune.untouched import kept_random_state
 
-__all__ = ["MetaLoss", "backward_of_meta_batch", "check_engine", "engine_loss", "trace_layers"]
+__all__ = ["MetaLoss", "backward_of_meta_batch", "check_engine", "engine_loss", "example_inputs"]
 
 MetaLoss = Callable[[Any, Any], Any]
 """A function from an engine and a batch, as its loader gives it, to the loss, a tensor without dimensions."""
@@ -86,19 +86,15 @@ def backward_of_meta_batch(engine: Any, loss_of: MetaLoss, batch: Any) -> Tensor
     return scale
 
 
-def trace_layers(engine: Any, network: nn.Module) -> LayerMap:
-    """The layers of the network, from the shape of the batch that the engine holds.
-
-    Raises:
-        ModelError: the batch cannot be prepared, or the network cannot be traced with it.
-    """
+def example_inputs(engine: Any, network: nn.Module) -> tuple[Any, ...]:
+    """What the network's forward takes, by position, from the batch that the engine holds."""
     with kept_random_state():
         inputs, _, args, kwargs = _prepared(engine, engine.state.batch)
     inputs = _plain(inputs)
     if kwargs:
         # `map_layers` takes positions: the order of the names in `forward`.
         args = inspect.signature(network.forward).bind(inputs, *args, **kwargs).args[1:]
-    return map_layers(network, inputs, *args)
+    return (inputs, *args)
 
 
 def _prepared(engine: Any, batch: Any) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:

@@ -12,15 +12,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from layertune import LayerMap, LRProfile, MetaLR, ModelError, OptimizerError, meta_pass
+from layertune import LayerMap, LRProfile, MetaLR, ModelError, OptimizerError, map_layers, meta_pass
 from layertune.meta import kept_gradients
 from layertune.meta_batches import ALONE, MetaBatches, Share, over_same_data
 from layertune.requirements import check_settings
-from layertune_monai.meta_loss import MetaLoss, backward_of_meta_batch, check_engine, engine_loss, trace_layers
+from layertune_monai.meta_loss import MetaLoss, backward_of_meta_batch, check_engine, engine_loss, example_inputs
 from layertune_monai.randomness import kept_transforms, random_transforms
 from layertune_monai.report import publish_lrs, write_profile
 
-__all__ = ["MetaLRHandler"]
+__all__ = ["MetaLRHandler", "check_not_begun"]
 
 Layers = LayerMap | Callable[[nn.Module], LayerMap]
 
@@ -128,11 +128,7 @@ class MetaLRHandler:
         Raises:
             ModelError: the engine has begun.
         """
-        if engine.state.iteration:
-            raise ModelError(
-                f"MetaLRHandler came to a {type(engine).__name__} that has begun (iteration {engine.state.iteration}); "
-                "attach it before run(), best in train_handlers=[...]"
-            )
+        check_not_begun(engine, self)
         events = {
             Events.STARTED: self._check,
             Events.ITERATION_STARTED: self._begin,
@@ -200,7 +196,7 @@ class MetaLRHandler:
         if self.layers is None and any("layer" in group for group in self.optimizer.param_groups):
             return None
         if self.layers is None:
-            return trace_layers(engine, network).parameters_of(network)
+            return map_layers(network, *example_inputs(engine, network)).parameters_of(network)
         layers = self.layers if isinstance(self.layers, LayerMap) else self.layers(network)
         return layers.parameters_of(network)
 
@@ -241,6 +237,19 @@ class MetaLRHandler:
         profile = self.profile
         if self.output_dir is not None and profile is not None and not engine.state.rank:
             write_profile(profile, Path(self.output_dir))
+
+
+def check_not_begun(engine: Any, handler: object) -> None:
+    """Refuse an engine whose first iteration has passed.
+
+    Raises:
+        ModelError: naming the handler and the iteration.
+    """
+    if engine.state.iteration:
+        raise ModelError(
+            f"{type(handler).__name__} came to a {type(engine).__name__} that has begun (iteration "
+            f"{engine.state.iteration}); attach it before run(), best in train_handlers=[...]"
+        )
 
 
 def _seed_and_share() -> tuple[int, Share]:

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from layertune import LayerMap, ModelError, freeze, map_layers
 from layertune import param_groups as core_param_groups
 from layertune.depth import Depth, Granularity
 from layertune.policies import Policy, scales_of
 from layertune.schemes import scheme
+from layertune_monai.layer_freeze_handler import check_not_wrapped
 
 __all__ = ["param_groups"]
 
@@ -70,7 +70,7 @@ def param_groups(
         layers = map_layers(network, torch.empty(*input_shape), depth=depth, granularity=granularity)
     chosen = scheme(policy) if isinstance(policy, str) else policy
     if not all(scales_of(layers, chosen)):
-        _check_not_wrapped(network)
+        check_not_wrapped(network)
         freeze(network, layers, chosen)
     return core_param_groups(
         network,
@@ -81,11 +81,3 @@ def param_groups(
         weight_decay=weight_decay,
         no_weight_decay=no_weight_decay,
     )
-
-
-def _check_not_wrapped(network: nn.Module) -> None:
-    if isinstance(network, DistributedDataParallel) and not network.find_unused_parameters:
-        raise ModelError(
-            "this policy freezes layers, and DistributedDataParallel waits for the gradients of all that it has "
-            "wrapped; give param_groups the network before it is wrapped, or wrap it with find_unused_parameters=True"
-        )
