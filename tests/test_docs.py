@@ -66,6 +66,14 @@ def test_the_reference_names_the_plots_and_what_public_names_take_and_give() -> 
     named = re.findall(r"^::: layertune\.(\w+\.\w+)$", REFERENCE.read_text(encoding="utf-8"), re.M)
     handles = [
         "autolr.LRTrial",
+        "ranking.Candidate",
+        "ranking.Ranking",
+        "clipping.ClipPoint",
+        "clipping.ClipTest",
+        "convergence.Progress",
+        "activations.Activation",
+        "kernels.KernelNorm",
+        "redundancy.RedundantKernels",
         "groups.Frozen",
         "plugin.PluginStatus",
         "policies.Policy",

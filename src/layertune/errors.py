@@ -1,6 +1,7 @@
 """What can go wrong: one family, each member also the built-in error that a caller would expect."""
 
 __all__ = [
+    "AlchemyError",
     "LayertuneError",
     "MetaBatchError",
     "MissingPackageError",
@@ -17,6 +18,10 @@ class LayertuneError(Exception):
 
     Each message says what was expected, what came, and what to do next.
     """
+
+
+class AlchemyError(LayertuneError, ValueError):
+    """A threshold, a phase, a saved state or a checkpoint does not fit the network or its gammas."""
 
 
 class ModelError(LayertuneError, ValueError):

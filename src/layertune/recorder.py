@@ -13,9 +13,11 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from layertune.activations import ActivationTrail
+from layertune.norm_layers import has_parameters
+
 __all__ = ["Operation", "Recorder", "plain_name"]
 
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 CONVOLUTIONS = {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}
 RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "embedding"}
@@ -86,6 +88,7 @@ class Recorder(TorchDispatchMode):
         operations: convolutions and linear layers by name, in order of execution.
         owners: each parameter that ran, and the operation or module that used it first.
         position: each parameter that ran, and how many operations had run before its first use.
+        trail: the activation that follows each norm.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -93,6 +96,7 @@ class Recorder(TorchDispatchMode):
         self.operations: dict[str, Operation] = {}
         self.owners: dict[str, str] = {}
         self.position: dict[str, int] = {}
+        self.trail = ActivationTrail()
         self._modules = {plain_name(name): module for name, module in net.named_modules()}
         self._paths = {id(module): plain_name(name) for name, module in net.named_modules()}
         self._running: list[tuple[str, int]] = []  # modules, and how many non-linear operators had run before each
@@ -124,7 +128,7 @@ class Recorder(TorchDispatchMode):
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if id(module) in self._paths:
                 self._running.append((self._paths[id(module)], self._nonlinear))
-                if self._is_norm(module) and args:
+                if has_parameters(module) and args:
                     self._normalise(self._paths[id(module)], self._producer.get(id(args[0])))
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
@@ -194,8 +198,10 @@ class Recorder(TorchDispatchMode):
         made_of = frozenset[str]().union(*(self._made_of[id(tensor)] for tensor in active))
         producer = self._producer.get(id(active[0])) if active else None
         user = self._user(weights, inputs) if weights else None
+        runs = user is not None and name in OPERATIONS
+        self.trail.follow(name, args, active, outputs, norm=self._running_norm(), ends=runs, weights=weights)
         self._nonlinear += name not in LINEAR
-        if user is not None and name in OPERATIONS:
+        if user is not None and runs:
             self._read(active, user)
             self._run_operation(user, name, args, made_of, outputs[0])
             made_of, producer = frozenset([user]), user
@@ -214,12 +220,9 @@ class Recorder(TorchDispatchMode):
             if producer is not None:
                 self._producer[id(tensor)] = producer
 
-    def _is_norm(self, module: nn.Module) -> bool:
-        return isinstance(module, NORMS) and any(p is not None for p in module._parameters.values())
-
     def _running_norm(self) -> str | None:
         path = self._running[-1][0] if self._running else None
-        return path if path is not None and self._is_norm(self._modules[path]) else None
+        return path if path is not None and has_parameters(self._modules[path]) else None
 
     def _normalise(self, norm: str, source: str | None) -> None:
         self._normalised.setdefault(norm, set()).add(source)

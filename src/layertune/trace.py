@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from layertune.activations import Activation
 from layertune.errors import ModelError
 from layertune.recorder import Operation, Recorder, plain_name
 from layertune.untouched import kept_attributes, kept_random_state
@@ -35,6 +36,7 @@ class Trace:
         operations: convolutions and linear layers by name, in order of execution.
         norms: each normalisation module that ran with parameters, and the operation whose output it, and nothing
             else, reads (``None``: there is none, as for pre-activation norms).
+        activations: each norm whose output an activation, or the next operation without one, reads first.
         owners: each parameter that ran, and the operation or module that used it first.
         position: each parameter that ran, and how many operations had run before its first use.
         residual: modules whose own ``forward`` adds a shortcut.
@@ -43,6 +45,7 @@ class Trace:
 
     operations: dict[str, Operation]
     norms: dict[str, str | None]
+    activations: dict[str, Activation]
     owners: dict[str, str]
     position: dict[str, int]
     residual: frozenset[str]
@@ -107,6 +110,7 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
     return Trace(
         operations=recorder.operations,
         norms=recorder.norms(),
+        activations=recorder.trail.found,
         owners=recorder.owners,
         position=recorder.position,
         residual=recorder.residual(),

@@ -1,0 +1,99 @@
+"""The activation that follows each norm, and the gain that Kaiming initialisation takes from it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Activation", "ActivationTrail"]
+
+# aten's names of what follows norms. `elu` is SELU and CELU too, `hardtanh` is ReLU6.
+LIKE_RELU = {"relu", "gelu", "silu", "elu", "mish", "hardswish", "hardtanh", "softplus", "rrelu_with_noise"}
+LEAKY = {"leaky_relu", "prelu", "_prelu_kernel"}
+SATURATED = {"sigmoid", "hardsigmoid", "tanh"}
+ACTIVATIONS = LIKE_RELU | LEAKY | SATURATED
+SELU_SCALE = 1.0507009873554805
+DEFAULT_SLOPE = 0.01
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What follows a norm before the next convolution or linear layer.
+
+    Attributes:
+        operator: its name in aten; ``"linear"`` where nothing does.
+        slope: below zero, of a leaky ReLU.
+        parameter: name of the parameter that holds the slope, of a PReLU.
+    """
+
+    operator: str
+    slope: float | None = None
+    parameter: str | None = None
+
+    def gain(self, slope: float | None = None) -> float:
+        """The factor to 1 / sqrt(fan) that keeps the variance (He et al. 2015, eqs. 10 and 15).
+
+        For what torch knows no gain of (GELU, SiLU, ELU, Mish, ...), that of the ReLU which it is a smooth form of.
+
+        Args:
+            slope: of a PReLU as it is now, the mean over its channels.
+
+        Example:
+            >>> round(Activation("relu").gain() ** 2, 6), round(Activation("leaky_relu", slope=0.5).gain() ** 2, 6)
+            (2.0, 1.6)
+            >>> Activation("linear").gain()
+            1
+        """
+        if self.operator in LEAKY:
+            slope = self.slope if slope is None else slope
+            return nn.init.calculate_gain("leaky_relu", DEFAULT_SLOPE if slope is None else slope)
+        if self.operator in {"sigmoid", "tanh", "selu"}:
+            return nn.init.calculate_gain(self.operator)  # type: ignore[arg-type]  # one of three literals
+        return nn.init.calculate_gain("relu" if self.operator in LIKE_RELU else "linear")
+
+
+class ActivationTrail:
+    """Follows what norms put out to the activation that reads it, through pooling, dropout and shortcuts.
+
+    Attributes:
+        found: by the norm's path.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, Activation] = {}
+        self._waiting: dict[int, frozenset[str]] = {}  # tensors that no activation has read since these norms
+
+    def follow(
+        self,
+        operator: str,
+        args: Sequence[Any],
+        active: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        *,
+        norm: str | None,
+        ends: bool,
+        weights: Collection[str],
+    ) -> None:
+        """See one operator; ``norm`` is the norm that it is a part of, ``ends`` says that it is the next operation."""
+        if norm is not None:
+            waiting = frozenset([norm])
+        else:
+            waiting = frozenset[str]().union(*(self._waiting.get(id(tensor), frozenset()) for tensor in active))
+        if norm is None and waiting and (ends or operator in ACTIVATIONS):
+            activation = Activation("linear") if ends else _read(operator, args, weights)
+            for name in waiting:
+                self.found.setdefault(name, activation)
+            waiting = frozenset()
+        for tensor in outputs:
+            self._waiting[id(tensor)] = waiting
+
+
+def _read(operator: str, args: Sequence[Any], weights: Collection[str]) -> Activation:
+    if operator == "leaky_relu":
+        return Activation(operator, slope=float(args[1]) if len(args) > 1 else DEFAULT_SLOPE)
+    if operator in LEAKY:
+        return Activation("prelu", slope=0.25, parameter=next(iter(weights), None))  # torch's initial slope
+    if operator == "elu" and len(args) > 2 and abs(float(args[2]) - SELU_SCALE) < 1e-6:
+        return Activation("selu")
+    return Activation(operator)

@@ -1,0 +1,86 @@
+"""When a training phase ends: a metric that no longer improves, a fixed budget, or whichever comes first."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from layertune.errors import AlchemyError
+
+__all__ = ["Convergence", "Progress"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase has come.
+
+    Attributes:
+        epochs: how many are done.
+        best: the best value of the validation metric, ``None`` before the first finite one.
+        waited: epochs since then.
+    """
+
+    epochs: int = 0
+    best: float | None = None
+    waited: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convergence:
+    """Ends a phase once the validation metric has converged (Network Alchemy, secs. 3.2.2 and 4.1).
+
+    Args:
+        patience: epochs without improvement after which the phase ends; ``None`` for a fixed budget.
+        limit: epochs after which it ends in any case; ``None`` for no limit.
+        min_delta: what counts as an improvement is more than this, in the metric's unit.
+        mode: ``"min"`` for a loss, ``"max"`` for a score as Dice.
+
+    Raises:
+        AlchemyError: neither patience nor limit, or a number out of range.
+
+    Example:
+        >>> rule, progress = Convergence(patience=2), Progress()
+        >>> for loss in (0.9, 0.7, 0.8, 0.7):
+        ...     progress = rule.after(progress, loss)
+        ...     print(rule.reached(progress), end=" ")
+        False False False True
+    """
+
+    patience: int | None = None
+    limit: int | None = None
+    min_delta: float = 0.0
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        if self.patience is None and self.limit is None:
+            raise AlchemyError("a phase needs a patience, a limit of epochs, or both, or it never ends")
+        for name in ("patience", "limit"):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < 1):
+                raise AlchemyError(f"{name} is a whole number of epochs from 1, not {value}")
+        if self.mode not in ("min", "max") or not 0 <= self.min_delta < math.inf:
+            raise AlchemyError(f"mode is min or max and min_delta >= 0, not {self.mode!r} and {self.min_delta}")
+
+    def after(self, progress: Progress, value: float | None) -> Progress:
+        """The progress after one more epoch; a value that is missing or not finite is no improvement.
+
+        Raises:
+            AlchemyError: no value where the phase waits for a plateau.
+        """
+        if value is None and self.patience is not None:
+            raise AlchemyError("this phase ends on a plateau: give update() the validation metric of the epoch")
+        later = replace(progress, epochs=progress.epochs + 1, waited=progress.waited + 1)
+        if value is not None and self._improves(value, progress.best):
+            return replace(later, best=float(value), waited=0)
+        return later
+
+    def reached(self, progress: Progress) -> bool:
+        """Whether the phase is over."""
+        on_plateau = self.patience is not None and progress.waited >= self.patience
+        return on_plateau or (self.limit is not None and progress.epochs >= self.limit)
+
+    def _improves(self, value: float, best: float | None) -> bool:
+        if not math.isfinite(value):
+            return False
+        if best is None:
+            return True
+        return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta

@@ -1,0 +1,75 @@
+"""BNScale: the penalty that asks all gammas to be large and alike."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from layertune.errors import AlchemyError
+from layertune.norms import affine_norms, gamma_of, why_no_gammas
+
+__all__ = ["GammaPenalty"]
+
+
+class GammaPenalty:
+    """The BNScale regularisation, to be added to the loss (Network Alchemy, eqs. 3.1 and 3.2).
+
+        lambda R,  R = -alpha E(Gamma) + beta sqrt(Var(Gamma))
+
+    Gamma are the scales of all norms of the network together, Var is the variance of the whole set (divided by n, not
+    by n - 1). Where all gammas are equal, as in a fresh network, the square root has no slope, and the gradient of
+    its term is 0.
+
+    Args:
+        model: any network, also wrapped; its parameters are kept, its modules are not.
+        alpha: weight of the mean.
+        beta: weight of the standard deviation.
+        weight: lambda.
+        absolute: read |gamma| in place of gamma, for networks in which gammas have turned negative. The thesis
+            does not.
+
+    Raises:
+        AlchemyError: a setting that is not finite, or a negative beta or weight.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        >>> with torch.no_grad():
+        ...     net[1].weight.copy_(torch.tensor([0.5, 1.5]))
+        Parameter containing: ...
+        >>> penalty = GammaPenalty(net, weight=1.0)
+        >>> round(penalty().item(), 6)  # -0.1 * 1.0 + 1.0 * 0.5
+        0.4
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float = 0.1,
+        beta: float = 1.0,
+        weight: float = 1e-4,
+        *,
+        absolute: bool = False,
+    ) -> None:
+        _check(alpha=alpha, beta=beta, weight=weight)
+        self.alpha, self.beta, self.weight, self.absolute = alpha, beta, weight, absolute
+        self._gammas = [gamma_of(norm) for norm in affine_norms(model).values()]
+        if not self._gammas:
+            warnings.warn(f"GammaPenalty has no effect: {why_no_gammas(model)}", stacklevel=2)
+
+    def __call__(self) -> Tensor:
+        """Lambda R as a scalar on the gammas' device, with its gradient; a plain 0 where there is no gamma."""
+        if not self._gammas or not self.weight:
+            return torch.zeros(())
+        std, mean = torch.std_mean(self._all(), correction=0)
+        return self.weight * (self.beta * std - self.alpha * mean)
+
+    def _all(self) -> Tensor:
+        # One tensor, so that mean and deviation take one pass, however many norms there are.
+        gammas = torch.cat([gamma.flatten() for gamma in self._gammas]).float()
+        return gammas.abs() if self.absolute else gammas
+
+
+def _check(**settings: float) -> None:
+    for name, value in settings.items():
+        if not -float("inf") < value < float("inf") or (name != "alpha" and value < 0):
+            raise AlchemyError(f"{name} must be finite{'' if name == 'alpha' else ' and >= 0'}, not {value}")
