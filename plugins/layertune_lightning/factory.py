@@ -17,6 +17,8 @@ VARIABLE = "LAYERTUNE_LIGHTNING"
 def callbacks() -> "list[Callback]":
     """What Lightning adds to each Trainer, from its entry points ``pytorch_lightning.callbacks_factory``.
 
+    The package ``lightning`` has the same under ``lightning.pytorch.callbacks_factory``.
+
     Returns:
         Nothing, unless the environment variable ``LAYERTUNE_LIGHTNING`` holds settings of ``MetaLRCallback``, as in
         ``LAYERTUNE_LIGHTNING="hyper_lr=0.1,rule=proportional,streaming=true"``.

@@ -7,12 +7,13 @@ import pytorch_lightning as pl
 from layertune import freeze
 from layertune.groups import Frozen
 from layertune.policies import Policy
+from layertune_lightning.host import Callback
 from layertune_lightning.layers import Layers, find_layers
 
 __all__ = ["LayerFreezeCallback"]
 
 
-class LayerFreezeCallback(pl.Callback):
+class LayerFreezeCallback(Callback):
     """Train only the layers to which a policy gives a scale above 0, for the length of a fit.
 
     The others are frozen before ``configure_optimizers`` runs, so no backward pass runs below the first tuned layer,

@@ -1,14 +1,14 @@
 """The module's own step on a meta batch: its gradients, and no other trace."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torch import Tensor
+from torchmetrics import Metric
 
 from layertune import MetaBatchError, ModelError
 from layertune.meta_batches import structure
@@ -83,24 +83,12 @@ def backward_of_meta_batch(trainer: pl.Trainer, batch: Any, number: int, trainin
 
 @contextmanager
 def kept_module(module: pl.LightningModule) -> Iterator[None]:
-    """Put back the module's own attributes, the contents of its containers, and the state of its metrics."""
-    metrics = [part for part in module.modules() if isinstance(part, Metric | MetricCollection)]
-    attributes = dict(vars(module))
-    contents = [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]
-    with kept_attributes(nn.ModuleList(metrics)):
-        for metric in metrics:
-            _clone_state(metric)
-        try:
-            yield
-        finally:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for container, before in contents:
-                if isinstance(container, list):
-                    container[:] = before
-                else:
-                    container.clear()
-                    container.update(before)
+    """Put back what is written into the module and the modules in it, their containers and metrics included."""
+    with kept_attributes(module):
+        for part in module.modules():
+            if isinstance(part, Metric):
+                _clone_state(part)
+        yield
 
 
 def _stand_in(module: pl.LightningModule) -> bool:
@@ -130,10 +118,9 @@ def _drop(*_: Any, **__: Any) -> None:
     """In place of ``log``."""
 
 
-def _clone_state(metric: nn.Module) -> None:
+def _clone_state(metric: Metric) -> None:
     # Metrics add to their tensors in place.
-    states: Iterable[tuple[str, Any]] = metric.metric_state.items() if isinstance(metric, Metric) else ()
-    for name, value in states:
+    for name, value in metric.metric_state.items():
         if isinstance(value, Tensor):
             setattr(metric, name, value.clone())
 

@@ -16,6 +16,7 @@ from layertune import LRProfile, MetaLR, OptimizerError, meta_pass
 from layertune.layers import parameters_by_layer
 from layertune.meta import kept_gradients
 from layertune.meta_batches import MetaBatches, Share, over_same_data
+from layertune_lightning.host import Callback
 from layertune_lightning.layers import Layers, find_layers
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step
 from layertune_lightning.report import log_lrs, show_profile
@@ -23,7 +24,7 @@ from layertune_lightning.report import log_lrs, show_profile
 __all__ = ["MetaLRCallback"]
 
 
-class MetaLRCallback(pl.Callback):
+class MetaLRCallback(Callback):
     """Learn one learning rate per layer while the Trainer trains; see ``layertune.MetaLR`` for the method.
 
     The module, its optimizer and its schedulers stay as they are: the callback attaches to the optimizer when the fit
