@@ -9,7 +9,7 @@ from layertune.activations import Activation
 from layertune.norms import affine_norms, gamma_of
 from layertune.trace import Trace, plain_name, unwrap
 
-__all__ = ["KernelNorm", "KernelNorms", "kernel_rows", "modules_by_name", "pair_kernels"]
+__all__ = ["KernelNorm", "KernelNorms", "holds_kernels", "kernel_rows", "modules_by_name", "pair_kernels"]
 
 CONVOLUTIONS = nn.modules.conv._ConvNd
 
@@ -82,6 +82,11 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     return {plain_name(name): module for name, module in unwrap(model).named_modules()}
 
 
+def holds_kernels(module: nn.Module | None) -> bool:
+    """Whether a module is a convolution or linear layer with a weight of its own, not a parametrized one."""
+    return isinstance(module, CONVOLUTIONS | nn.Linear) and module._parameters.get("weight") is not None
+
+
 def kernel_rows(module: nn.Module, like: Tensor | None = None) -> Tensor:
     """The kernels of a convolution or linear layer as a view, (groups, kernels of a group, inputs of a group, ...).
 
@@ -111,10 +116,9 @@ def _no_pair(norm: str, found: Trace) -> str:
 def _no_kernels(operation: str, modules: Mapping[str, nn.Module], holders: Mapping[int, set[int]]) -> str | None:
     """Why the kernels of an operation are not to be touched, if so."""
     module = modules.get(operation)
-    weight = None if module is None else module._parameters.get("weight")
-    if weight is None or not isinstance(module, CONVOLUTIONS | nn.Linear):
+    if module is None or not holds_kernels(module):
         return f"the kernels of {operation} are not the weight of a convolution or linear layer of torch"
-    if len(holders[id(weight)]) > 1:
+    if len(holders[id(module._parameters["weight"])]) > 1:
         return f"{operation} shares its weight with another layer"
     return None
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layertune.errors import AlchemyError
-from layertune.kernels import KernelNorm, kernel_rows, modules_by_name
+from layertune.kernels import KernelNorm, holds_kernels, kernel_rows, modules_by_name
 from layertune.norm_layers import beta_name, gamma_name
 from layertune.redundancy import RedundantKernels
 from layertune.trace import unwrap
@@ -108,9 +108,14 @@ def _places(rows: Tensor, channels: Sequence[int]) -> tuple[Tensor, Tensor]:
 def _require_same_network(model: nn.Module, modules: dict[str, nn.Module], pairs: Sequence[KernelNorm]) -> None:
     for pair in pairs:
         operation, norm = modules.get(pair.operation), modules.get(pair.norm)
-        fits = operation is not None and norm is not None and gamma_name(norm) is not None
-        if operation is None or not fits or kernel_rows(operation).shape[:2].numel() != pair.kernels:
+        has_norm = norm is not None and gamma_name(norm) is not None
+        has_kernels = operation is not None and holds_kernels(operation)
+        if operation is None or not (has_norm and has_kernels) or _count(operation) != pair.kernels:
             raise AlchemyError(
                 f"these kernels were found in another network: {type(unwrap(model)).__name__} has no {pair.operation} "
                 f"with {pair.kernels} kernels under the norm {pair.norm}; call redundant_kernels on this one"
             )
+
+
+def _count(operation: nn.Module) -> int:
+    return kernel_rows(operation).shape[:2].numel()
