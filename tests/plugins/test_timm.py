@@ -99,30 +99,36 @@ def used_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float
     return [(before[id(g["params"][0])] - g["params"][0].detach()).mean().item() for g in optimizer.param_groups]
 
 
-@pytest.mark.parametrize("schedule", ["none", "torch", "timm", "timm, lr_scale"])
-def test_layer_decay_uses_the_intended_rates_under_any_scheduler(schedule: str) -> None:
+# What each makes of the rates after its first step of two.
+SCHEDULES = {
+    "none": (None, 1.0),
+    "torch's steps": (lambda of: torch.optim.lr_scheduler.StepLR(of, step_size=1, gamma=0.5), 0.5),
+    "torch's factors": (lambda of: torch.optim.lr_scheduler.LambdaLR(of, lambda step: 0.7**step), 0.7),
+    "torch's cosine": (lambda of: torch.optim.lr_scheduler.CosineAnnealingLR(of, T_max=2), 0.5),
+    "timm's steps": (lambda of: StepLRScheduler(of, decay_t=1, decay_rate=0.5), 0.5),
+    "timm's cosine": (lambda of: CosineLRScheduler(of, t_initial=2), 0.5),
+    "timm's warm-up": (lambda of: CosineLRScheduler(of, t_initial=4, warmup_t=2, warmup_lr_init=0.0), None),
+}
+
+
+# Groups with rates of their own suit all; groups with lr_scale are for timm's schedulers, as layer_decay says.
+WITH_OWN_RATES = [pytest.param(name, True, id=f"{name}, lr") for name in SCHEDULES]
+WITH_SCALES = [pytest.param(name, False, id=f"{name}, lr_scale") for name in SCHEDULES if name.startswith("timm's")]
+
+
+@pytest.mark.parametrize(("schedule", "own_rates"), WITH_OWN_RATES + WITH_SCALES)
+def test_layer_decay_trains_at_the_intended_rates_under_any_scheduler(schedule: str, own_rates: bool) -> None:
+    make, factor = SCHEDULES[schedule]
     model = small_model()
-    lr = None if schedule.endswith("lr_scale") else 0.1
-    fn = layertune_timm.layer_decay(0.5, lr=lr)
+    fn = layertune_timm.layer_decay(0.5, lr=0.1 if own_rates else None)
     optimizer = create_optimizer_v2(model, "momentum", lr=0.1, momentum=0.0, param_group_fn=fn)
     intended = [0.1 * 0.5 ** (10 - group["depth"]) for group in optimizer.param_groups]
-    assert used_rates_over(schedule, model, optimizer) == [
-        pytest.approx([rate * factor for rate in intended])
-        for factor in ([1.0, 1.0] if schedule == "none" else [1.0, 0.5])
-    ]
-
-
-def used_rates_over(schedule: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[float]]:
-    if schedule == "torch":
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
-    elif schedule.startswith("timm"):
-        scheduler = StepLRScheduler(optimizer, decay_t=1, decay_rate=0.5)
-    first = used_rates(model, optimizer)
-    if schedule == "torch":
-        scheduler.step()
-    elif schedule.startswith("timm"):
-        scheduler.step(1)
-    return [first, used_rates(model, optimizer)]
+    scheduler = make(optimizer) if make else None
+    factors = (0.0, 0.5) if factor is None else (1.0, factor)
+    assert used_rates(model, optimizer) == pytest.approx([factors[0] * rate for rate in intended])
+    if scheduler:
+        scheduler.step(*[1] * schedule.startswith("timm's"))
+    assert used_rates(model, optimizer) == pytest.approx([factors[1] * rate for rate in intended])
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int, scaler=None) -> None:
@@ -207,6 +213,37 @@ def test_feature_extractors_one_channel_stems_and_new_classifiers(name: str) -> 
     assert {id(p) for group in groups for p in group["params"]} == {
         id(p) for p in changed.get_classifier().parameters()
     }
+
+
+def test_a_feature_extractor_learns_its_rates() -> None:
+    model = timm.create_model("resnet18", features_only=True, in_chans=1, out_indices=(1, 2))
+    optimizer, _ = learning(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(level.square().mean() for level in model(torch.randn(2, 1, 64, 64))).backward()
+        optimizer.step()
+    reached = {group["layer"] for group in optimizer.param_groups if group["params"][0].grad is not None}
+    assert len(reached) == 5
+    assert all((float(group["meta_scale"]) != 1) == (group["layer"] in reached) for group in optimizer.param_groups)
+
+
+def test_a_pretrained_one_channel_stem_and_a_new_classifier_are_layers_as_before(tmp_path) -> None:
+    options = {"channels": (8, 16, 32, 64)}
+    source = timm.create_model("resnet18", **options)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    model = timm.create_model(
+        "resnet18",
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "weights.pth")},
+        in_chans=1,
+        num_classes=3,
+        **options,
+    )
+    torch.testing.assert_close(model.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
+    torch.testing.assert_close(model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    layers = layertune_timm.map_layers(model)
+    assert layers.head.parameters == ("fc.weight", "fc.bias")
+    assert [layer.parameters for layer in layers] == [layer.parameters for layer in layertune_timm.map_layers(source)]
 
 
 def test_create_optimizer_takes_the_groups() -> None:
