@@ -1,28 +1,34 @@
-"""A small data set as nnU-Net preprocesses it, written directly, and runs of trainers on it."""
+"""A small data set as nnU-Net preprocesses it, written directly, and trainers with epochs of a few steps."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import environ
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from torch import Tensor
 
 DATASET = "Dataset001_Balls"
-CASES = 8
-FOLDS = [{"train": [f"case_{i}" for i in range(6)], "val": ["case_6", "case_7"]}]
-LABELS = {"background": 0, "ball": 1, "core": 2}
-REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
+CASES = [f"case_{number}" for number in range(8)]
+TRAINING, VALIDATION = CASES[:6], CASES[6:]
+LABELS: dict[str, Any] = {"background": 0, "ball": 1, "core": 2}
+REGIONS: dict[str, Any] = {"background": 0, "whole": [1, 2], "core": 2}
+WITH_IGNORED: dict[str, Any] = {"background": 0, "ball": 1, "ignore": 2}
+STEPS = 3
 
 
-def volume(case: int, side: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """An image (1 x D x H x W) of a bright ball with a brighter core, and its labels."""
-    rng = np.random.default_rng(case)
+def volume(number: int, side: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """An image (side x side x side) of a bright ball with a brighter core, and its labels."""
+    rng = np.random.default_rng(number)
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"))
-    distance = np.sqrt(((grid - rng.uniform(8, 12, (3, 1, 1, 1))) ** 2).sum(0))
-    labels = (distance < 6).astype(np.int16) + (distance < 3)
-    image = labels + rng.normal(0, 0.5, labels.shape)
-    return image[None].astype(np.float32), labels[None].astype(np.int16)
+    distance = np.sqrt(((grid - rng.uniform(0.4 * side, 0.6 * side, (3, 1, 1, 1))) ** 2).sum(0))
+    labels = (distance < 0.3 * side).astype(np.int16) + (distance < 0.15 * side)
+    return (labels + rng.normal(0, 0.5, labels.shape)).astype(np.float32), labels.astype(np.int16)
 
 
 def architecture(dim: int) -> dict[str, Any]:
@@ -64,73 +70,39 @@ def plans() -> dict[str, Any]:
     return {
         "dataset_name": DATASET,
         "plans_name": "nnUNetPlans",
+        "continue_training": False,
         "configurations": {
             "2d": configuration(2),
             "3d_fullres": configuration(3),
             "3d_lowres": configuration(3, next_stage="3d_cascade_fullres"),
             "3d_cascade_fullres": configuration(3, previous_stage="3d_lowres"),
         },
-        "continue_training": False,
+        "label_manager": "LabelManager",
     }
 
 
-def dataset_json(labels: dict[str, Any] = LABELS) -> dict[str, Any]:
+def dataset_json(labels: dict[str, Any]) -> dict[str, Any]:
     regions = {"regions_class_order": [1, 2]} if any(isinstance(label, list) for label in labels.values()) else {}
-    return {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": CASES, **regions}
+    return {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz", **regions}
 
 
 def write_preprocessed(folder: Path) -> None:
-    """What ``nnUNetv2_preprocess`` leaves, as far as training reads it."""
+    """What ``nnUNetv2_preprocess`` leaves in ``folder``, as far as training reads it."""
     data = folder / DATASET / "data"
     data.mkdir(parents=True)
-    for case in range(CASES):
-        image, labels = volume(case)
-        locations = {label: np.argwhere(labels == label) for label in (1, 2)}
-        every = np.argwhere(labels >= 0)
-        locations |= {(1, 2): np.argwhere(labels > 0), (-1, 0, 1, 2): every, (-1, 1, 2): every}
-        nnUNetDatasetBlosc2.save_case(image, labels, {"class_locations": locations}, str(data / f"case_{case}"))
-    (folder / DATASET / "splits_final.json").write_text(json.dumps(FOLDS))
+    for number, case in enumerate(CASES):
+        image, labels = (part[None] for part in volume(number))
+        locations: dict[Any, Any] = {label: np.argwhere(labels == label) for label in (1, 2)}
+        locations |= {(1, 2): np.argwhere(labels > 0), (-1, 0, 1): np.argwhere(labels < 2)}
+        shape = image.shape  # in one chunk
+        name, properties = str(data / case), {"class_locations": locations}
+        nnUNetDatasetBlosc2.save_case(image, labels, properties, name, shape, shape, shape, shape)
+    (folder / DATASET / "splits_final.json").write_text(json.dumps([{"train": TRAINING, "val": VALIDATION}]))
     (folder / DATASET / "dataset_fingerprint.json").write_text("{}")
 
 
-class Tiny:
-    """Epochs of three steps; random numbers that depend on the epoch alone, so that nnU-Net itself repeats its runs."""
-
-    def __init__(
-        self,
-        plans: Any,
-        configuration: Any,
-        fold: Any,
-        dataset_json: Any,
-        device: Any = torch.device("cpu"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_iterations_per_epoch = 3
-        self.num_val_iterations_per_epoch = 1
-        self.save_every = 1
-
-    def on_epoch_start(self) -> None:
-        seed(self.current_epoch)
-        super().on_epoch_start()
-
-
-def seed(number: int) -> None:
-    torch.manual_seed(number)
-    np.random.seed(number)  # noqa: NPY002 - what nnU-Net draws from
-
-
-def made(trainer: type, setting: str = "3d_fullres", fold: int | str = 0, **values: Any) -> Any:
-    """A trainer of small epochs: of a class of nnU-Net or ours, with values for its class attributes."""
-    labels = values.pop("labels", LABELS)
-    plan = values.pop("plans", None) or plans()
-    tiny = type(trainer.__name__, (Tiny, trainer), {"epochs": 2, **values})
-    seed(100)
-    made = tiny(plan, setting, fold, dataset_json(labels), torch.device("cpu"))
-    made.num_epochs = values.get("epochs", 2)
-    return made
-
-
-def environment(folder: Path) -> dict[str, str]:
+def settings(folder: Path) -> dict[str, str]:
+    """nnU-Net's environment variables for runs in ``folder``, without worker processes."""
     return {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),
@@ -138,3 +110,106 @@ def environment(folder: Path) -> dict[str, str]:
         "nnUNet_n_proc_DA": "0",
         "nnUNet_compile": "f",
     }
+
+
+@contextmanager
+def preprocessed(folder: Path) -> Iterator[Path]:
+    """The data set in ``folder``, and nnU-Net's variables that point there."""
+    with patch.dict(environ, settings(folder)):
+        if not (folder / "preprocessed").exists():
+            write_preprocessed(folder / "preprocessed")
+        yield folder
+
+
+class Killed(BaseException):
+    """Ends a training where a real one would be killed."""
+
+
+class Tiny:
+    """Epochs of three steps and a checkpoint after each.
+
+    nnU-Net does not save the state of random numbers, so its own runs go on differently after ``--c``; here each epoch
+    has random numbers of its own, and they repeat.
+    """
+
+    stop_at: tuple[int, int] | None = None
+    """Epoch and step that are not begun."""
+    save_every = 1
+    draws = False
+    steps_done = 0
+
+    # nnU-Net hands on the arguments that this signature names.
+    def __init__(self, plans: Any, configuration: Any, fold: Any, dataset_json: Any, device: Any = None) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+        self.num_iterations_per_epoch = STEPS
+        self.num_val_iterations_per_epoch = 1
+        self.save_every = type(self).save_every
+        # Figures take longer than the training.
+        self.logger.plot_progress_png = lambda _: None  # type: ignore[attr-defined]
+        if not self.draws:
+            self.plot_learned_rates = lambda: None
+
+    def on_epoch_start(self) -> None:
+        self.steps_done = 0
+        seed(self.current_epoch)  # type: ignore[attr-defined]
+        super().on_epoch_start()  # type: ignore[misc]
+
+    def train_step(self, batch: Any) -> Any:
+        if (self.current_epoch, self.steps_done) == self.stop_at:  # type: ignore[attr-defined]
+            raise Killed
+        self.steps_done += 1
+        return super().train_step(batch)  # type: ignore[misc]
+
+    def plot_network_architecture(self) -> None:
+        pass
+
+
+def seed(number: int) -> None:
+    torch.manual_seed(number)
+    np.random.seed(number)  # noqa: NPY002 - what nnU-Net draws from
+
+
+def make(
+    trainer: type, setting: str = "3d_fullres", *, fold: int | str = 0, labels: Any = LABELS, **values: Any
+) -> Any:
+    """A trainer of a class of nnU-Net or of ours, with tiny epochs and values for its class attributes."""
+    seed(100)
+    tiny = type(trainer.__name__, (Tiny, trainer), values)
+    made = tiny(values.get("plans") or plans(), setting, fold, dataset_json(labels), torch.device("cpu"))
+    made.num_epochs = values.get("epochs", 2)
+    return made
+
+
+def train(trainer: type, setting: str = "3d_fullres", **values: Any) -> Any:
+    """A trainer that has trained for two epochs, or for as many as ``epochs`` says."""
+    made = make(trainer, setting, **values)
+    made.run_training()
+    return made
+
+
+def kill(trainer: type, stop_at: tuple[int, int], **values: Any) -> None:
+    """Train until a step that is not begun."""
+    try:
+        train(trainer, stop_at=stop_at, **values)
+    except Killed:
+        return
+    raise AssertionError(f"the training ended before {stop_at}")
+
+
+def resume(trainer: type, **values: Any) -> Any:
+    """Go on from the last checkpoint, as ``nnUNetv2_train --c`` does."""
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    made = make(trainer, **values)
+    maybe_load_checkpoint(made, continue_training=True, validation_only=False)
+    made.run_training()
+    return made
+
+
+def weights(trainer: Any) -> list[Tensor]:
+    return list(trainer.network.state_dict().values())
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two trainers ended with the same weights, bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))

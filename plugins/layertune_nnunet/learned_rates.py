@@ -90,8 +90,13 @@ class LearnedRatesMixin(LayeredMixin):
     def on_epoch_end(self) -> None:
         """Draw the rates beside nnU-Net's own figure."""
         super().on_epoch_end()
+        if self.local_rank == 0:
+            self.plot_learned_rates()
+
+    def plot_learned_rates(self) -> None:
+        """Draw the rates so far."""
         profile = self.profile
-        if self.local_rank == 0 and profile is not None:
+        if profile is not None:
             try:
                 draw(profile, Path(self.output_folder))
             except ProfileError as error:  # every rate 0, as with an initial learning rate of 0

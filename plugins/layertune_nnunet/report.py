@@ -35,4 +35,4 @@ def draw(profile: LRProfile, folder: Path) -> None:
     # nnU-Net sets seaborn's style, with letters of 25 points, for the whole process.
     with mpl.rc_context():
         mpl.rcdefaults()
-        plot_profile(profile).savefig(folder / FIGURE, dpi=150, bbox_inches="tight")
+        plot_profile(profile).savefig(folder / FIGURE, dpi=150)
