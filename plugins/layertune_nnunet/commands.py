@@ -1,12 +1,132 @@
 """The command line's part for nnU-Net: `layertune nnunet`; imports without nnU-Net."""
 
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
 import typer
+from rich.text import Text
+
+from layertune.plugin import import_host
+from layertune.terminal import Json, aside, print_json, print_table, show
+from layertune_nnunet import PLUGIN
+from layertune_nnunet.errors import PathsError
+from layertune_nnunet.trainer_path import VARIABLE, trainer_path
 
 __all__ = ["app"]
+
+NEEDED = ("nnUNet_preprocessed", "nnUNet_results")
+HELP = ("-h", "--help")
 
 app = typer.Typer(no_args_is_help=True, help="layertune in nnU-Net.")
 
 
-@app.callback()
-def _options() -> None:
-    pass
+@app.command()
+def trainers(as_json: Json = False) -> None:
+    """Print where layertune's trainers are: export nnUNet_extTrainer=$(layertune nnunet trainers)."""
+    import_host(PLUGIN)
+    if as_json:
+        print_json({VARIABLE: trainer_path()})
+        return
+    typer.echo(trainer_path())
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> None:
+    """Run nnUNetv2_train with layertune's trainers; all arguments are its own, as in: train 4 3d_fullres 0 -tr ..."""
+    import_host(PLUGIN)
+    unset = [name for name in NEEDED if not os.environ.get(name)]
+    if unset and not set(HELP) & set(context.args):
+        raise PathsError(f"{' and '.join(unset)} not set; nnU-Net needs the folders that {', '.join(NEEDED)} name")
+    raise typer.Exit(_run(["nnUNetv2_train", *context.args]))
+
+
+@app.command("import")
+def import_(
+    weights: Annotated[Path, typer.Argument(help="State dict, checkpoint or safetensors file of any program.")],
+    out: Annotated[Path, typer.Argument(help="File to write, for -pretrained_weights.")],
+    configuration: Annotated[str, typer.Option("-c", "--configuration", help="As in 3d_fullres.")],
+    dataset: Annotated[
+        str | None, typer.Option("-d", "--dataset", help="Number or name of a planned data set. Or give --plans.")
+    ] = None,
+    plans_name: Annotated[str, typer.Option("-p", help="Name of that data set's plan.")] = "nnUNetPlans",
+    plans: Annotated[Path | None, typer.Option(help="A plan's file, instead of --dataset.")] = None,
+    dataset_json: Annotated[Path | None, typer.Option(help="Its dataset.json; by default the one beside it.")] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="OLD=NEW, for the beginning of names in the file; then nothing is guessed. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the initial weights that fill what the file lacks.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Turn foreign weights into a file for -pretrained_weights, as far as they fit a plan's network; say what does."""
+    import_host(PLUGIN)
+    if (dataset is None) == (plans is None):
+        raise typer.BadParameter("give one of --dataset and --plans", param_hint="--dataset")
+    with aside():
+        from layertune_nnunet.import_weights import import_weights, renaming
+        from layertune_nnunet.planned_network import find_plan
+
+        plan, description = (plans, plans.with_name("dataset.json")) if plans else find_plan(str(dataset), plans_name)
+        imported = import_weights(
+            weights,
+            out,
+            plans=plan,
+            dataset_json=dataset_json or description,
+            configuration=configuration,
+            seed=seed,
+            rename=renaming(rename or []),
+        )
+    if as_json:
+        print_json(imported.as_dict())
+        return
+    loaded = imported.loaded
+    rows = [[own, file, "loaded"] for own, file in loaded.matched.items()]
+    rows += [[own, "", f"fresh: {why}"] for own, why in loaded.missing.items()]
+    rows += [["", file, f"not used: {why}"] for file, why in loaded.unused.items()]
+    print_table(f"{weights} in {configuration}", ["Network", "File", "Outcome"], rows, left=3)
+    show(Text(loaded.summary()))
+    if imported.fresh:
+        show(Text(f"{len(imported.fresh)} tensors of {out} are initial weights (seed {seed}), no pre-trained ones."))
+    show(Text("nnU-Net itself starts with fresh segmentation layers, whatever a file holds."))
+
+
+@app.command()
+def portable(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model, or a zip of one.")],
+    as_json: Json = False,
+) -> None:
+    """Let checkpoints name nnU-Net's own trainer, so that colleagues without layertune can predict with them."""
+    import_host(PLUGIN)
+    with aside():
+        from layertune_nnunet.portable import make_portable
+
+        done = make_portable(model)
+    if as_json:
+        print_json([renamed.as_dict() for renamed in done])
+        return
+    rows = [[renamed.file, renamed.before, renamed.after] for renamed in done]
+    print_table(str(model), ["Checkpoint", "Trainer before", "Trainer now"], rows, left=3)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command of nnU-Net to its end; its exit code, as a shell would give it."""
+    beside = Path(sys.executable).parent
+    program = shutil.which(words[0], path=str(beside)) or shutil.which(words[0])
+    if program is None:
+        raise PathsError(f"{words[0]} is neither beside {sys.executable} nor on the PATH; {PLUGIN.install_line}")
+    variables = {**os.environ, VARIABLE: trainer_path()}
+    with subprocess.Popen([program, *words[1:]], env=variables) as process:  # noqa: S603 - nnU-Net's own program
+        while True:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:  # it was told as well, and may need a moment to end
+                continue
+            return code if code >= 0 else 128 - code

@@ -2,7 +2,7 @@
 
 from layertune.errors import LayertuneError
 
-__all__ = ["MetaCasesError", "ResultsFolderError", "TrainerNameError"]
+__all__ = ["ExportError", "MetaCasesError", "PathsError", "PlansError", "ResultsFolderError", "TrainerNameError"]
 
 
 class TrainerNameError(LayertuneError, ValueError):
@@ -15,3 +15,15 @@ class MetaCasesError(LayertuneError, ValueError):
 
 class ResultsFolderError(LayertuneError, OSError):
     """The folder for results or for those of the stage before cannot be used."""
+
+
+class PlansError(LayertuneError, ValueError):
+    """A plan of nnU-Net is not there, cannot be read, or has not what was asked for."""
+
+
+class ExportError(LayertuneError, ValueError):
+    """A trained model cannot be given to users without layertune."""
+
+
+class PathsError(LayertuneError, RuntimeError):
+    """A folder of nnU-Net's is not set, or its program is not there."""
