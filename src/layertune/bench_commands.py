@@ -57,6 +57,27 @@ def bench_trace(
     print_table("map_layers", ["Network", "Seconds", "Extra MB", "Import s", "Import MB", "Layers"], rows, left=1)
 
 
+@bench.command("nnunet")
+def bench_nnunet(
+    repeats: Annotated[int, typer.Option(min=1, help="Of ten steps each; more where the machine is busy.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time of a training step of layertune's trainers in nnU-Net, as ratios to nnU-Net's own; in one process."""
+    study = study_module("bench_nnunet")
+    measured = _measured(["nnU-Net"], threads, lambda _: study.bench_nnunet(repeats=repeats, device=device))
+    result = measured["nnU-Net"]
+    if as_json:
+        print_json(result)
+        return
+    limits = study.NNUNET_LIMITS
+    rows = [[name.removesuffix("_ratio"), cell(result[name]), cell(limit)] for name, limit in limits.items()]
+    print_table(
+        f"Ratios to the stock step of {result['stock_ms']:.0f} ms", ["Trainer", "Ratio", "At most"], rows, left=1
+    )
+
+
 def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

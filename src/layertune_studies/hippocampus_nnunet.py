@@ -1,0 +1,212 @@
+"""Fine-tuning on real cases with nnU-Net: the hippocampus study of the documentation's page on nnU-Net.
+
+    python -m layertune_studies.hippocampus_nnunet --data DIR --out DIR
+
+nnU-Net's own trainer pre-trains on 60 cases of the Decathlon's Task04_Hippocampus with inverted contrast. Its own and
+layertune's trainers fine-tune on 8 others; 40 more are predicted and evaluated by nnU-Net's commands. Nothing is
+chosen on them: each trainer has its defaults. An interrupted study goes on with the training that it was at.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from layertune_nnunet.trainer_path import trainer_path
+from layertune_studies.demo_store import Store
+from layertune_studies.hippocampus_nnunet_data import PLANS, SOURCE, TARGET, command, environment, prepare, run
+from layertune_studies.hippocampus_nnunet_figure import draw
+from layertune_studies.nnunet_training import Training
+
+__all__ = ["METHODS", "Options", "run_study"]
+
+METHODS = {
+    "all layers": "nnUNetTrainer",
+    "MetaLR, exact": "nnUNetTrainerMetaLR",
+    "MetaLR, streaming": "nnUNetTrainerMetaLRStreaming",
+    "bi-directional (3, 6)": "nnUNetTrainerBiDirectional_m3_n6",
+    "from scratch": "nnUNetTrainer",
+}
+"""Title -> trainer."""
+SCRATCH = "from scratch"
+PRETRAINED = "pre-trained, not tuned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the study depends on.
+
+    Attributes:
+        source: cases to pre-train on.
+        shots: cases to fine-tune on.
+        test: cases to evaluate on.
+        narrower: what nnU-Net's numbers of features are divided by.
+        iterations: of an epoch.
+        pretrain_epochs: of the pre-training.
+        epochs: of a fine-tuning.
+        seeds: how often each method is repeated.
+        seed: which cases are what, and what the pre-training starts from.
+    """
+
+    source: int = 60
+    shots: int = 8
+    test: int = 40
+    narrower: int = 4
+    iterations: int = 16
+    pretrain_epochs: int = 10
+    epochs: int = 5
+    seeds: int = 2
+    seed: int = 0
+
+
+def run_study(
+    data: Path, out: Path, options: Options, *, tell: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Run the study, or go on with it; write ``results.json`` and the figures.
+
+    Args:
+        data: folder that holds ``Task04_Hippocampus``.
+        out: folder for nnU-Net's folders, what is finished, and the results.
+        options: of the study.
+        tell: told each finished piece.
+
+    Returns:
+        What ``results.json`` holds: a row a method, with a list over seeds of each number.
+
+    Raises:
+        DataError: the cases are not there, or too few.
+        FolderError: the folder holds another run or other things.
+        subprocess.CalledProcessError: a command of nnU-Net failed; ``log.txt`` in the folder says why.
+    """
+    store = Store(out, {"study": "hippocampus_nnunet", **asdict(options)})
+
+    def once(name: str, work: Callable[[], Any]) -> Any:
+        """Do a piece of work, or take what it gave the last time."""
+        if (piece := store.load(name)) is None:
+            piece = work()
+            store.save(name, piece)
+        tell(f"{name}: {piece}")
+        return piece
+
+    once("prepared", partial(_prepare, data, out, options))
+    start = once("pre-trained", partial(_pretrain, out, options))
+    rows: dict[str, list[Mapping[str, Any]]] = {
+        PRETRAINED: [once("pre-trained, tested", partial(_test, out, "results", SOURCE, "nnUNetTrainer"))]
+    }
+    for title in METHODS:
+        for seed in range(options.seeds):
+            trial = once(f"{title}, seed {seed}", partial(_trial, out, options, title, seed))
+            rows.setdefault(title, []).append(trial)
+            # Written each time, so that a study which is stopped has results as well.
+            store.write("results.json", json.dumps(_results(options, start, rows), indent=2) + "\n")
+    folders = {
+        f"{title.removeprefix('MetaLR, ')}, seed {seed}": _fold(out, _run_name(title, seed), TARGET, trainer)
+        for title, trainer in METHODS.items()
+        for seed in range(options.seeds)
+        if title.startswith("MetaLR")
+    }
+    draw(out, folders)
+    return _results(options, start, rows)
+
+
+def _results(options: Options, start: Any, rows: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
+    return {
+        "options": asdict(options),
+        "pretraining": start,
+        "rows": [
+            {"method": title, **{key: [trial[key] for trial in trials] for key in trials[0]}}
+            for title, trials in rows.items()
+        ],
+    }
+
+
+def _prepare(data: Path, out: Path, options: Options) -> list[str]:
+    numbers = {name: getattr(options, name) for name in ("source", "shots", "test", "narrower", "seed")}
+    prepare(data, out, **numbers)
+    return [SOURCE, TARGET]
+
+
+def _pretrain(out: Path, options: Options) -> dict[str, float]:
+    return _train(out, "results", SOURCE, "nnUNetTrainer", options, epochs=options.pretrain_epochs, seed=options.seed)
+
+
+def _trial(out: Path, options: Options, title: str, seed: int) -> dict[str, float]:
+    """Fine-tune, predict, evaluate."""
+    results, trainer = _run_name(title, seed), METHODS[title]
+    start = None if title == SCRATCH else _fold(out, "results", SOURCE, "nnUNetTrainer") / "checkpoint_final.pth"
+    took = _train(out, results, TARGET, trainer, options, epochs=options.epochs, seed=1 + seed, pretrained=start)
+    return took | _test(out, results, TARGET, trainer)
+
+
+def _train(
+    out: Path,
+    results: str,
+    dataset: str,
+    trainer: str,
+    options: Options,
+    *,
+    epochs: int,
+    seed: int,
+    pretrained: Path | None = None,
+) -> dict[str, float]:
+    report = out / "took.json"
+    training = Training(
+        dataset=dataset,
+        trainer=trainer,
+        plans=PLANS,
+        pretrained=None if pretrained is None else str(pretrained),
+        epochs=epochs,
+        iterations=options.iterations,
+        seed=seed,
+        report=str(report),
+    )
+    own = {"nnUNet_extTrainer": trainer_path(""), "nnUNet_n_proc_DA": "0"}
+    run(training.words(), environment(out, results) | own, out / "log.txt")
+    took: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
+    return took
+
+
+def _test(out: Path, results: str, dataset: str, trainer: str) -> dict[str, float]:
+    """Dice of the test cases by class, by nnU-Net's own commands and without layertune's trainers."""
+    images, labels = (str(out / "raw" / TARGET / name) for name in ("imagesTs", "labelsTs"))
+    found = str(out / "predictions" / results / dataset / trainer)
+    model = ("-d", dataset[7:10], "-c", "3d_fullres", "-f", "all", "-tr", trainer, "-p", PLANS)
+    how = ("-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta", "--disable_progress_bar")
+    command("nnUNetv2_predict", "-i", images, "-o", found, *model, *how, out=out, results=results)
+    files = ("-djfile", f"{found}/dataset.json", "-pfile", f"{found}/plans.json", "-np", "1")
+    command("nnUNetv2_evaluate_folder", labels, found, *files, out=out, results=results)
+    summary = json.loads(Path(found, "summary.json").read_text(encoding="utf-8"))["mean"]
+    dice = {name: summary[label]["Dice"] for label, name in (("1", "anterior"), ("2", "posterior"))}
+    return {**dice, "mean": mean(dice.values())}
+
+
+def _run_name(title: str, seed: int) -> str:
+    return f"results-{title.replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def _fold(out: Path, results: str, dataset: str, trainer: str) -> Path:
+    """Where nnU-Net keeps a training."""
+    return out / results / dataset / f"{trainer}__{PLANS}__3d_fullres" / "fold_all"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder that holds Task04_Hippocampus.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is finished and the results.")],
+) -> None:
+    """Run the study, or go on with it."""
+    console = Console(stderr=True)
+    results = run_study(data, out, Options(), tell=console.print)
+    for row in results["rows"]:
+        numbers = "  ".join(f"{key} {mean(row[key]):.3f}" for key in row if key != "method")
+        console.print(f"{row['method']:<24} {numbers}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
