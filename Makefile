@@ -1,12 +1,14 @@
-# Every target sets up what it needs. Overridable: PYTHON (who makes the environment), VENV (where), ARGS (passed on).
+# Every target sets up what it needs. Overridable: PYTHON (who makes the environment), VENV (where), ARGS (passed on),
+# HOSTS (of test-lowest).
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+HOSTS ?= timm lightning monai nnunet
 
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow lint docs bench clean
+.PHONY: help demo test test-fast test-slow test-lowest lint docs bench clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +24,19 @@ test-fast: $(VENV)/.stamp-all,dev ## tests that take seconds, on all cores (pyte
 
 test-slow: $(VENV)/.stamp-all,dev ## tests that train, or start a host's own program, one after the other
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-lowest: ## each host alone, in the lowest versions that pyproject.toml allows; HOSTS=timm for one
+	@status=0; for host in $(HOSTS); do $(MAKE) --no-print-directory lowest-$$host || status=$$?; done; exit $$status
+
+# The host's own tests, its page, its part of the plug-ins' contract, and the README, in an environment that goes away
+# in the end. What is old warns of what it uses of newer packages, so deprecations are shown there and are no errors.
+lowest-%: $(BIN)/uv
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/uv venv --quiet --python $(BIN)/python "$$folder/venv"; \
+	$(BIN)/uv pip install --quiet --python "$$folder/venv/bin/python" --resolution lowest-direct --editable '.[$*,dev]'; \
+	"$$folder/venv/bin/python" -m pytest -k '$* or README' tests/plugins/test_$**.py tests/plugins/test_contract.py \
+		tests/test_docs.py plugins/layertune_$* -W default::DeprecationWarning \
+		-W default::PendingDeprecationWarning -W default::FutureWarning $(ARGS)
 
 lint: $(VENV)/.stamp-all,dev ## ruff (rules and format) and mypy in strict mode
 	$(BIN)/ruff check .
@@ -40,6 +55,9 @@ clean: ## remove what was built, and the environment
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet 'uv>=0.5' # pip cannot ask for the lowest versions
 
 # .stamp-EXTRAS stands for `pip install -e .[EXTRAS]` with the pyproject.toml of that time.
 $(VENV)/.stamp-%: pyproject.toml | $(BIN)/python
