@@ -6,7 +6,6 @@ import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +15,8 @@ import typer
 from layertune import map_layers
 from layertune.cli import OneLineErrors
 from layertune.terminal import Json, print_json, print_table
-from layertune_studies.demo_data import tissue_maps
 from layertune_studies.demo_store import Store
-from layertune_studies.pneumonia_data import SIDE, VOXELS, few, slices, xrays
+from layertune_studies.pneumonia_data import SIDE, few, xrays
 from layertune_studies.pneumonia_methods import METHODS, Chosen, Setting, choose, tuned_rate
 from layertune_studies.pneumonia_training import NETWORKS, Network, XRays, pretrain, tune
 
@@ -38,8 +36,6 @@ class Plan:
         images: labelled X-rays.
         steps: of each fine-tuning.
         batch: images in a batch.
-        pretrain_images: brain slices.
-        pretrain_steps: of 32 slices.
     """
 
     networks: tuple[str, ...] = tuple(NETWORKS)
@@ -47,8 +43,6 @@ class Plan:
     images: int = 200
     steps: int = 40
     batch: int = 16
-    pretrain_images: int = 4096
-    pretrain_steps: int = 400
 
 
 def run(plan: Plan, data: Path, out: Path, told: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
@@ -70,7 +64,6 @@ def run(plan: Plan, data: Path, out: Path, told: Callable[[str], object] = lambd
     splits = {split: xrays(split, data) for split in ("train", "val", "test")}
     # Another network's trainings may lie in the same folder.
     store = Store(out, {name: value for name, value in vars(plan).items() if name != "networks"})
-    maps = cache(lambda: tissue_maps((VOXELS, VOXELS, VOXELS)))
 
     def piece(name: str, make: Callable[[], Any]) -> Any:
         held = store.load(name)
@@ -82,7 +75,7 @@ def run(plan: Plan, data: Path, out: Path, told: Callable[[str], object] = lambd
 
     def of_network(key: str) -> dict[str, Any]:
         spec = NETWORKS[key]
-        start = piece(f"{key}-pretraining", lambda: _pretrained(spec, plan, maps))
+        start = piece(f"{key}-pretraining", lambda: pretrain(spec))
         d = map_layers(spec.build(2), torch.empty(2, 1, SIDE, SIDE)).d
         chosen = []
         for seed in range(plan.seeds):
@@ -104,18 +97,13 @@ def run(plan: Plan, data: Path, out: Path, told: Callable[[str], object] = lambd
     return results
 
 
-def _pretrained(spec: Network, plan: Plan, maps: Callable[[], torch.Tensor]) -> dict[str, Any]:
-    images, held_out = (slices(count, seed=seed, maps=maps()) for seed, count in enumerate((plan.pretrain_images, 512)))
-    return pretrain(spec, images, held_out, steps=plan.pretrain_steps, seed=0)
-
-
 def _tuned(
     spec: Network, start: dict[str, Any], plan: Plan, splits: dict[str, Any], setting: Setting, seed: int
 ) -> dict[str, Any]:
     torch.manual_seed(seed)
     network = spec.build(2)
     if not setting.scratch:
-        # The head is new: the brain's twelve classes are of no use here.
+        # The head is new: the digits' classes are of no use here.
         fitting = {
             name: value for name, value in start["network"].items() if network.state_dict()[name].shape == value.shape
         }
@@ -155,7 +143,6 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="How often fine-tuning is repeated.")] = Plan.seeds,
     images: Annotated[int, typer.Option(min=1, help="Labelled X-rays.")] = Plan.images,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each fine-tuning.")] = Plan.steps,
-    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of pre-training.")] = Plan.pretrain_steps,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     as_json: Json = False,
 ) -> None:
@@ -168,15 +155,13 @@ def main(
     for name in network or ():
         if name not in NETWORKS:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(NETWORKS)}", param_hint="--network")
-    plan = Plan(
-        networks=tuple(network or NETWORKS), seeds=seeds, images=images, steps=steps, pretrain_steps=pretrain_steps
-    )
+    plan = Plan(networks=tuple(network or NETWORKS), seeds=seeds, images=images, steps=steps)
     results = run(plan, data, out, lambda name: typer.echo(name, err=True))
     if as_json:
         print_json(results)
         return
     for found in results.values():
-        heading = f"{found['title']}, pre-trained to an accuracy of {found['pretrained']:.3f} on brain slices"
+        heading = f"{found['title']}, pre-trained to an accuracy of {found['pretrained']:.3f} on digits"
         rows = [
             [
                 row["method"],

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryRecall, BinarySpecificity, MulticlassAccuracy
 
-from layertune_studies.pneumonia_data import SIDE, SLICE_CLASSES
+from layertune_studies.pneumonia_data import SIDE, digits
 
 __all__ = ["NETWORKS", "Network", "Scores", "XRays", "pretrain", "quiet_trainer", "tune"]
 
@@ -34,6 +34,7 @@ class Network:
         optimizer: the one that is customary for it; its rate is that of the study.
         lrs: rates that are tried for all layers; the lowest is where learned rates start without a search.
         pretrain_lr: the highest rate of the pre-training.
+        pretrain_steps: of 32 digits; a transformer needs more.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Network:
     optimizer: Callable[..., Optimizer]
     lrs: tuple[float, ...]
     pretrain_lr: float
+    pretrain_steps: int
 
 
 def _resnet18(classes: int) -> nn.Module:
@@ -50,7 +52,14 @@ def _resnet18(classes: int) -> nn.Module:
 
 def _small_vit(classes: int) -> nn.Module:
     return VisionTransformer(
-        img_size=SIDE, patch_size=4, in_chans=1, num_classes=classes, embed_dim=64, depth=6, num_heads=4
+        img_size=SIDE,
+        patch_size=7,
+        in_chans=1,
+        num_classes=classes,
+        global_pool="avg",
+        embed_dim=64,
+        depth=6,
+        num_heads=4,
     )
 
 
@@ -59,8 +68,17 @@ def _sgd(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
 
 
 NETWORKS = {
-    "resnet18": Network(title="ResNet-18", build=_resnet18, optimizer=_sgd, lrs=(2e-3, 1e-2, 5e-2), pretrain_lr=5e-2),
-    "vit": Network(title="Small ViT", build=_small_vit, optimizer=AdamW, lrs=(1e-4, 5e-4, 2.5e-3), pretrain_lr=2e-3),
+    "resnet18": Network(
+        title="ResNet-18", build=_resnet18, optimizer=_sgd, lrs=(2e-3, 1e-2, 5e-2), pretrain_lr=2e-2, pretrain_steps=100
+    ),
+    "vit": Network(
+        title="Small ViT",
+        build=_small_vit,
+        optimizer=AdamW,
+        lrs=(1e-4, 5e-4, 2.5e-3),
+        pretrain_lr=2e-3,
+        pretrain_steps=400,
+    ),
 }
 
 
@@ -81,13 +99,13 @@ class _Classifier(pl.LightningModule):
         return cross_entropy(self(images), labels)
 
 
-class Slices(_Classifier):
-    """Which plane and zone a brain slice is from."""
+class Digits(_Classifier):
+    """Which digit is written."""
 
     def __init__(self, network: nn.Module, optimizer: Callable[..., Optimizer], lr: float) -> None:
         super().__init__(network)
         self.optimizer, self.lr = optimizer, lr
-        self.accuracy = MulticlassAccuracy(SLICE_CLASSES, average="micro")
+        self.accuracy = MulticlassAccuracy(10, average="micro")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Accuracy."""
@@ -149,15 +167,16 @@ def quiet_trainer(steps: int, callbacks: Iterable[pl.Callback] = ()) -> pl.Train
     )
 
 
-def pretrain(spec: Network, images: Dataset[Any], held_out: Dataset[Any], *, steps: int, seed: int) -> dict[str, Any]:
-    """A network that tells brain slices apart.
+def pretrain(spec: Network) -> dict[str, Any]:
+    """A network that reads digits.
 
     Returns:
-        ``network``, its state dict, and ``accuracy`` on slices that it was not trained on.
+        ``network``, its state dict, and ``accuracy`` on digits that it was not trained on.
     """
-    torch.manual_seed(seed)
-    module = Slices(spec.build(SLICE_CLASSES), spec.optimizer, spec.pretrain_lr)
-    quiet_trainer(steps).fit(module, DataLoader(images, batch_size=32, shuffle=True, drop_last=True))
+    images, held_out = digits()
+    torch.manual_seed(0)
+    module = Digits(spec.build(10), spec.optimizer, spec.pretrain_lr)
+    quiet_trainer(spec.pretrain_steps).fit(module, DataLoader(images, batch_size=32, shuffle=True, drop_last=True))
     return {"network": module.network.state_dict(), "accuracy": _evaluated(module, held_out)["accuracy"]}
 
 
