@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,35 @@ def lightning_run() -> Train:
     return train
 
 
-HOSTS = [Host("layertune_timm", timm_run), Host("layertune_lightning", lightning_run)]
+def nnunet_run() -> Train:
+    """A training on a small data set, killed and continued with nnU-Net's own checkpoints; the unit is an epoch."""
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from layertune_nnunet import nnUNetTrainerMetaLR
+    from nnunet_runs import Killed, make, preprocessed
+
+    def train(folder: Path, *, hyper_lr: float | None, first: int = 0, last: int = 4) -> End:
+        values = {} if hyper_lr is None else {"hyper_lr": hyper_lr}
+        with preprocessed(folder):
+            trainer = make(nnUNetTrainerMetaLR if values else nnUNetTrainer, epochs=4, stop_at=(last, 0), **values)
+            maybe_load_checkpoint(trainer, continue_training=bool(first), validation_only=False)
+            with suppress(Killed):
+                trainer.run_training()
+            if not first:  # what a training that was killed leaves
+                (Path(trainer.output_folder) / "checkpoint_final.pth").unlink(missing_ok=True)
+        profile = getattr(trainer, "profile", None)
+        lrs = dict(zip(profile.layers, profile.lrs[-1], strict=True)) if profile else {}
+        return End(trainer.network, trainer.optimizer, lrs)
+
+    return train
+
+
+HOSTS = [
+    Host("layertune_timm", timm_run),
+    Host("layertune_lightning", lightning_run),
+    Host("layertune_nnunet", nnunet_run),
+]
 
 pytestmark = pytest.mark.parametrize("host", HOSTS, ids=[host.package for host in HOSTS])
 
