@@ -15,6 +15,7 @@ from layertune.layers import named_parameters
 from layertune.lazy_studies import studies, study_module
 from layertune.named_network import NamedNetwork, named_network, parse_arguments, parse_shape
 from layertune.plugin import host_commands, plugins
+from layertune.study_commands import study
 from layertune.terminal import Json, aside, cell, print_json, print_table, show
 
 __all__ = ["app", "main"]
@@ -41,6 +42,7 @@ app = typer.Typer(
     help="Layer-wise fine-tuning for people who adapt pre-trained networks to medical images.",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(study, name="study")
 for name, commands in host_commands().items():
     app.add_typer(commands, name=name)
 

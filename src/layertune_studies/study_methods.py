@@ -1,0 +1,221 @@
+"""The methods that a study compares: what each can be told."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "METHOD_KINDS",
+    "AutoLRMethod",
+    "BiDirectionalMethod",
+    "Decay",
+    "Flat",
+    "Last",
+    "LastThenAll",
+    "LayerWiseMethod",
+    "MetaLRMethod",
+    "Method",
+    "MethodConfig",
+    "ProdigyMethod",
+    "Rates",
+    "Scratch",
+    "Section",
+    "UNet",
+]
+
+Positive = Annotated[float, Field(gt=0)]
+Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of a study's file: keys that are not known are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(Section):
+    """What all methods share.
+
+    Attributes:
+        title: for tables, and to tell apart two methods of one kind.
+        lr: rates to choose from: ``"grid"`` (the study's), ``"tuned"`` (the one that the flat rate chose on the same
+            seed and labelled cases) or a list of its own.
+    """
+
+    kind: str
+    title: str | None = None
+    lr: Literal["grid", "tuned"] | Rates = "grid"
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+        return self.title or self.kind
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns its rates from meta batches, and so is none of the baselines."""
+        return False
+
+
+class Flat(Method):
+    """All layers at one rate."""
+
+    kind: Literal["flat"]
+
+
+class Scratch(Method):
+    """All layers at one rate, from random weights."""
+
+    kind: Literal["scratch"]
+
+
+class Last(Method):
+    """The last layer alone."""
+
+    kind: Literal["last"]
+
+
+class LayerWiseMethod(Method):
+    """Depths k to d; k is searched.
+
+    Attributes:
+        first: values of k; by default all, from d downwards.
+    """
+
+    kind: Literal["layer-wise"]
+    first: tuple[int, ...] | None = None
+
+
+class BiDirectionalMethod(Method):
+    """Depths m to n frozen; (m, n) is searched.
+
+    Attributes:
+        settings: pairs (m, n); by default all d(d-1)/2.
+        search: ``"grid"``, or ``"asha"``: successive halving with Ray Tune, for which ``--ray`` is needed.
+    """
+
+    kind: Literal["bi-directional"]
+    settings: tuple[tuple[int, int], ...] | None = None
+    search: Literal["grid", "asha"] = "grid"
+
+
+class Decay(Method):
+    """Rates that fall from the head by a factor a layer.
+
+    Attributes:
+        rates: factors to choose from.
+    """
+
+    kind: Literal["layer-decay"]
+    rates: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.75,)
+
+
+class LastThenAll(Method):
+    """First the last layer alone, then all layers.
+
+    Attributes:
+        share: of the steps in which the last layer alone is trained.
+        drop: what the rate is multiplied by for the second part.
+    """
+
+    kind: Literal["last-then-all"]
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    drop: Positive = 0.1
+
+
+class UNet(Method):
+    """One part of a U-Net (Amiri et al. 2020).
+
+    Attributes:
+        schemes: ``"contracting"``, ``"expanding"``, or ``"top-down"`` and ``"bottom-up"`` with the number of levels, as
+            in ``top-down-2``; by default all.
+    """
+
+    kind: Literal["unet"]
+    schemes: tuple[str, ...] | None = None
+
+
+class AutoLRMethod(Method):
+    """AutoLR (Ro and Choi 2021): rates by trial and error within each epoch.
+
+    Attributes:
+        threshold: sorting quality that a trial must reach in the first epoch.
+        f_min: see ``layertune.AutoLR``.
+        f_max: see ``layertune.AutoLR``.
+        max_trials: of one epoch.
+    """
+
+    kind: Literal["autolr"]
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.94
+    f_min: Positive = 2.0
+    f_max: Positive = 0.4
+    max_trials: Annotated[int, Field(ge=1)] = 5
+
+
+class ProdigyMethod(Method):
+    """Prodigy (Mishchenko and Defazio 2024), which needs no learning rate."""
+
+    kind: Literal["prodigy"]
+    lr: Literal["grid", "tuned"] | Rates = (1.0,)
+
+
+class MetaLRMethod(Method):
+    """Learned rates.
+
+    Attributes:
+        mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
+        every: for the mode of that name.
+        rule: ``"additive"``, ``"proportional"`` or ``"cosine"``.
+        hyper_lr: step size of the learning rates.
+        min_lr: floor.
+        max_lr: ceiling.
+        max_change: largest factor of one adaptation.
+    """
+
+    kind: Literal["metalr"]
+    mode: Literal["exact", "every", "streaming"] = "exact"
+    every: Annotated[int, Field(ge=2)] = 10
+    rule: Literal["additive", "proportional", "cosine"] = "cosine"
+    hyper_lr: Annotated[float, Field(ge=0)] = 0.05
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    max_lr: Positive | None = None
+    max_change: Annotated[float, Field(gt=1)] = 2.0
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+        return self.title or f"metalr-{self.mode}-{self.rule}"
+
+    @property
+    def learns(self) -> bool:
+        """Yes."""
+        return True
+
+
+MethodConfig: TypeAlias = Annotated[
+    Flat
+    | Scratch
+    | Last
+    | LayerWiseMethod
+    | BiDirectionalMethod
+    | Decay
+    | LastThenAll
+    | UNet
+    | AutoLRMethod
+    | ProdigyMethod
+    | MetaLRMethod,
+    Field(discriminator="kind"),
+]
+METHOD_KINDS: dict[str, type[Method]] = {
+    "flat": Flat,
+    "scratch": Scratch,
+    "last": Last,
+    "layer-wise": LayerWiseMethod,
+    "bi-directional": BiDirectionalMethod,
+    "layer-decay": Decay,
+    "last-then-all": LastThenAll,
+    "unet": UNet,
+    "autolr": AutoLRMethod,
+    "prodigy": ProdigyMethod,
+    "metalr": MetaLRMethod,
+}

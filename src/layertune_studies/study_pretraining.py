@@ -1,0 +1,108 @@
+"""Pre-training for a study: weights from a file, or from a task that is learned here, once for all trials."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from layertune_studies.demo_data import Batch, Subject
+from layertune_studies.study_batches import batches
+from layertune_studies.study_config import Study, StudyError
+from layertune_studies.study_data import Cases, Drawn, LazyCases
+from layertune_studies.study_network import make_network, pretrained_weights
+
+__all__ = ["pretrain", "reserved_cases"]
+
+Weights = Mapping[str, Tensor]
+DIGITS = 10
+
+
+def reserved_cases(study: Study) -> int:
+    """How many training cases are pre-trained on, and so are not fine-tuned on."""
+    return study.pretraining.cases if study.pretraining.task == "inverted" else 0
+
+
+def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int], object]) -> Weights | None:
+    """The weights that all trials start from.
+
+    Args:
+        study: as its file says.
+        cases: of the study; validation and test cases are not looked at.
+        root: the folder of all data.
+        tell: told each step.
+
+    Returns:
+        Tensors by name, or ``None`` for random weights.
+
+    Raises:
+        DataError: a file of weights is not there.
+        StudyError: the task does not suit the data.
+    """
+    config = study.pretraining
+    if config.weights is not None:
+        return pretrained_weights(config.weights, root)
+    if config.task is None:
+        return None
+    torch.manual_seed(config.seed)
+    if config.task == "digits":
+        network, batch_of_step, loss_of = _digits(study, cases)
+    else:
+        network, batch_of_step, loss_of = _inverted(study, cases)
+    optimizer = AdamW(network.parameters(), lr=config.lr)
+    schedule = OneCycleLR(optimizer, config.lr, total_steps=config.steps + 1)
+    for step in range(config.steps):
+        tell(step)
+        image, label = batch_of_step(step)
+        optimizer.zero_grad()
+        loss_of(network(image), label).backward()
+        optimizer.step()
+        schedule.step()
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+Made = tuple[nn.Module, Callable[[int], Batch], Callable[..., Tensor]]
+
+
+def _digits(study: Study, cases: Cases) -> Made:
+    if cases.task != "classification" or len(cases.shape) != 3:
+        raise StudyError("pretraining.task digits makes images with one label; for volumes take inverted")
+    from layertune_studies.pneumonia_data import digits
+
+    config, (channels, *size) = study.pretraining, cases.shape
+    images, labels = (part[: config.cases] for part in digits()[0].tensors)
+    images = interpolate(images, size=size, mode="bilinear", align_corners=False).expand(-1, channels, -1, -1)
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def batch(_: int) -> Batch:
+        chosen = torch.randint(len(images), (config.batch,), generator=generator)
+        return images[chosen], labels[chosen]
+
+    return make_network(study.network, classes=DIGITS, shape=cases.shape), batch, cross_entropy
+
+
+def _inverted(study: Study, cases: Cases) -> Made:
+    config = study.pretraining
+    if cases.task != "segmentation":
+        raise StudyError("pretraining.task inverted is for volumes with label maps; for images take digits")
+    if config.cases >= len(cases.train):
+        raise StudyError(
+            f"pretraining.cases is {config.cases}, and of {len(cases.train)} training cases some must remain to be "
+            "fine-tuned on"
+        )
+
+    def inverted(number: int) -> Subject:
+        case = cases.train[number]
+        return Subject(-case.image, case.label)
+
+    source = LazyCases(inverted, range(config.cases))
+    batch, _ = batches(
+        Drawn(source, source), study.data, task=cases.task, batch=config.batch, seed=0, device=torch.device("cpu")
+    )
+    network = make_network(study.network, classes=cases.classes, shape=cases.shape)
+    loss: Callable[..., Tensor] = DiceCELoss(to_onehot_y=True, softmax=True)
+    return network, batch, loss

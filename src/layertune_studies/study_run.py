@@ -1,0 +1,273 @@
+"""`layertune study run`: all trials of a study, those that are there left as they are."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from layertune import LayerMap
+from layertune_studies.study_config import Study, StudyError
+from layertune_studies.study_data import Cases
+from layertune_studies.study_methods import BiDirectionalMethod, Flat
+from layertune_studies.study_metrics import CLASSIFICATION, SEGMENTATION
+from layertune_studies.study_pretraining import pretrain
+from layertune_studies.study_progress import Meter, study_progress
+from layertune_studies.study_settings import Depths
+from layertune_studies.study_store import StudyStore
+from layertune_studies.study_trial import Trial, all_trials, run_trial, study_cases, study_layers
+
+__all__ = ["Executor", "Here", "Workshop", "best_of", "run_study", "search_name"]
+
+Result = dict[str, Any]
+
+
+class Executor(Protocol):
+    """Runs trials in any order, on this machine or on many.
+
+    Attributes:
+        searches: whether ``search`` can be called.
+    """
+
+    searches: bool
+
+    def run(self, workshop: "Workshop", trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+        """Give each trial with its result as it is finished, once."""
+        ...
+
+    def search(self, workshop: "Workshop", trials: Sequence[Trial]) -> tuple[dict[Trial, Result], Result]:
+        """Find the best of several settings without finishing all: those that were finished, and what it cost."""
+        ...
+
+
+class Workshop:
+    """A study with its data, network and folder.
+
+    Args:
+        study: as its file says.
+        root: the folder of all data.
+        store: for results.
+        tell: told (what runs, its number in the run, steps done in it).
+    """
+
+    def __init__(
+        self, study: Study, root: Path | None, store: StudyStore, tell: Callable[[str, int], object] = lambda *_: None
+    ) -> None:
+        self.study = study
+        self.root = root
+        self.store = store
+        self.tell = tell
+
+    @cached_property
+    def cases(self) -> Cases:
+        """All cases, read and checked.
+
+        Raises:
+            StudyError: a metric is asked for that the task has not.
+        """
+        cases = study_cases(self.study, self.root)
+        known = CLASSIFICATION if cases.task == "classification" else SEGMENTATION
+        extra = [f"sensitivity_{number}" for number in range(cases.classes)] if known is CLASSIFICATION else []
+        unknown = [metric for metric in self.study.metrics if metric not in (*known, *extra)]
+        if unknown:
+            raise StudyError(f"metrics: {unknown[0]} is none of {', '.join((*known, *extra))}, which {cases.task} has")
+        return cases
+
+    @cached_property
+    def layers(self) -> LayerMap:
+        """The network's layers."""
+        return study_layers(self.study, self.cases)
+
+    @cached_property
+    def depths(self) -> Depths:
+        """How deep the network is; kept in the folder, so that tables need neither data nor network."""
+        name = f"network_{_digest(self.study.model_dump_json(include={'network', 'data'}))}"
+        held = self.store.load(name)
+        if held is None:
+            held = asdict(Depths.of(self.layers))
+            self.store.save(name, held)
+        return Depths(**held)
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """What trials start from; made once, and kept in the folder where it was made here."""
+        if self.study.pretraining.task is None:
+            return pretrain(self.study, self.cases, self.root, lambda _: None)
+        parts = self.study.model_dump(mode="json", include={"network", "pretraining", "data"})
+        for key in ("labelled", "holdout", "folder", "validation", "test"):
+            del parts["data"][key]
+        name = f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
+        held: Mapping[str, Tensor] | None = self.store.load_tensors(name)
+        if held is None:
+            held = pretrain(self.study, self.cases, self.root, lambda step: self.tell("pre-training", step))
+            self.store.save_tensors(name, held)
+        return held
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """All trials; those that wait for a tuned rate have none."""
+        return all_trials(self.study, self.depths)
+
+    def result(self, trial: Trial) -> Result | None:
+        """What is known of a trial."""
+        return None if trial.lr is None else self.store.load(trial.name(self.study))
+
+    def tuned(self, trial: Trial) -> Trial | None:
+        """The trial at the rate that the flat method chose on its seed; ``None`` while that is not known."""
+        if trial.lr is not None:
+            return trial
+        flat = next(method for method in self.study.methods if isinstance(method, Flat) and method.lr != "tuned")
+        rivals = [one for one in self.trials if one.group == (flat.name, trial.labelled, trial.seed)]
+        found = {one: self.result(one) for one in rivals}
+        if not all(found.values()):
+            return None
+        best = best_of(self.study, {one: result for one, result in found.items() if result is not None})
+        return replace(trial, lr=best.lr)
+
+
+def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:
+    """The trial that the validation cases choose: by the study's first metric; of equals the first."""
+    return max(results, key=lambda trial: float(results[trial]["validation"][study.metrics[0]]))
+
+
+def run_study(
+    study: Study, out: Path, root: Path | None, *, executor: Executor | None = None, console: Console | None = None
+) -> StudyStore:
+    """Run a study, or go on with it.
+
+    Args:
+        study: as its file says.
+        out: folder for results; a trial whose result lies there is not run again.
+        root: the folder of all data.
+        executor: where trials run; by default here, one after the other.
+        console: for progress; by default the standard error stream.
+
+    Returns:
+        Where the results are.
+
+    Raises:
+        DataError: data or weights are not there, or cannot be used.
+        FolderError: another run of the study is at work, or the folder cannot be used; a full disk.
+        StudyError: a method needs what this run has not.
+        SystemExit: with code 130, interrupted by Ctrl-C.
+    """
+    console = console or Console(stderr=True)
+    executor = executor or Here()
+    store = StudyStore(out)
+    threads = torch.get_num_threads()
+    try:
+        with store.locked(), study_progress(console) as progress:
+            meter = Meter(progress, study)
+            workshop = Workshop(study, root, store, meter)
+            _run(workshop, executor, meter)
+    except KeyboardInterrupt:
+        line = f"Interrupted. What is finished lies in {out}; the same command goes on from there."
+        console.print(line, soft_wrap=True)
+        raise SystemExit(130) from None
+    finally:
+        torch.set_num_threads(threads)
+    return store
+
+
+def _run(workshop: Workshop, executor: Executor, meter: Meter) -> None:
+    searched, plain = _parted(workshop.trials)
+    if searched and not executor.searches:
+        raise StudyError(
+            f"{searched[0].method.name} is searched with ASHA, which Ray Tune brings: add --ray auto, or let its "
+            "search be grid"
+        )
+    meter.expect(workshop.trials)
+    _ = workshop.cases, workshop.weights  # before any trial, and where data or weights are missing, before any work
+    for stage in ([one for one in plain if one.lr is not None], [one for one in plain if one.lr is None]):
+        _run_stage(workshop, executor, meter, stage)
+    for trials in _groups(searched):
+        _search(workshop, executor, meter, trials)
+
+
+def _run_stage(workshop: Workshop, executor: Executor, meter: Meter, stage: Sequence[Trial]) -> None:
+    ready = [tuned for trial in stage if (tuned := workshop.tuned(trial)) is not None]
+    # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
+    named = {trial.name(workshop.study): trial for trial in ready}
+    missing = {name: trial for name, trial in named.items() if workshop.store.load(name) is None}
+    left_out = list(ready)
+    for trial in missing.values():
+        left_out.remove(trial)
+    meter.leave_out(left_out)
+    for trial, result in executor.run(workshop, list(missing.values())):
+        workshop.store.save(trial.name(workshop.study), result)
+        meter.finish(trial)
+
+
+def _search(workshop: Workshop, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
+    """Let Tune find the best setting of one method on one seed; a search that is finished is not run again."""
+    ready = [tuned for trial in trials if (tuned := workshop.tuned(trial)) is not None]
+    name = search_name(workshop.study, ready)
+    if workshop.store.load(name) is None:
+        results, cost = executor.search(workshop, ready)
+        for trial, result in results.items():
+            workshop.store.save(trial.name(workshop.study), result)
+        workshop.store.save(name, cost)
+        meter.finish(*ready)
+    else:
+        meter.leave_out(ready)
+
+
+def search_name(study: Study, trials: Sequence[Trial]) -> str:
+    """The file of a search's cost."""
+    method, labelled, seed = trials[0].group
+    digest = _digest(" ".join(trial.name(study) for trial in trials))
+    return f"search_{_plain(method)}_n{labelled}_seed{seed}_{digest}"
+
+
+def _parted(trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:
+    searched: list[Trial] = []
+    plain: list[Trial] = []
+    for trial in trials:
+        asha = isinstance(trial.method, BiDirectionalMethod) and trial.method.search == "asha"
+        (searched if asha else plain).append(trial)
+    return searched, plain
+
+
+def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
+    groups: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.group, []).append(trial)
+    return list(groups.values())
+
+
+class Here:
+    """Runs trials in this process, one after the other."""
+
+    searches = False
+
+    def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+        """Give each trial with its result as it is finished."""
+        for trial in trials:
+            title = trial.name(workshop.study).rpartition("_")[0]
+
+            def tell(step: int, title: str = title) -> None:
+                workshop.tell(title, step)
+
+            yield trial, run_trial(workshop.study, trial, workshop.root, workshop.weights, tell)
+
+    def search(self, workshop: Workshop, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], Result]:
+        """Tune searches on Ray alone.
+
+        Raises:
+            StudyError: always.
+        """
+        raise StudyError(f"{trials[0].method.name} of {workshop.study.name} is searched on Ray: add --ray auto")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())

@@ -1,0 +1,131 @@
+"""A study's folder: a file a trial, written whole or not at all, and one run at a time."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from layertune_studies.demo_store import FolderError
+
+__all__ = ["DiskError", "StudyStore"]
+
+
+class DiskError(FolderError):
+    """The disk is full, or refuses to be written to."""
+
+
+class StudyStore:
+    """Results of trials by name.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        FolderError: it cannot be a folder.
+
+    Example:
+        >>> import tempfile
+        >>> store = StudyStore(Path(tempfile.mkdtemp()))
+        >>> store.save("trial", {"validation": {"accuracy": 0.5}})
+        >>> store.load("trial"), store.load("another")
+        ({'validation': {'accuracy': 0.5}}, None)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+        try:
+            self.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _told(error, self.results) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second run of the study out; the lock goes with the process that holds it.
+
+        Raises:
+            FolderError: another run holds it.
+        """
+        lock = FileLock(str(self.folder / "running.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise FolderError(
+                f"another run of this study is at work in {self.folder}; wait for it, or give another folder with --out"
+            ) from error
+        except OSError as error:
+            raise _told(error, self.folder) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """A trial's result, or ``None`` where there is none yet.
+
+        Raises:
+            FolderError: the file is damaged.
+        """
+        path = self.results / f"{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FolderError(f"{path} cannot be read ({error}); remove it, and its trial is run again") from error
+        return held
+
+    def save(self, name: str, result: dict[str, Any]) -> None:
+        """Keep a trial's result; its network, if it is kept, is written first.
+
+        Raises:
+            DiskError: the disk is full; nothing of the result is left behind.
+        """
+        network = result.pop("network", None)
+        if network is not None:
+            self.save_tensors(name, network)
+        self._write(self.results / f"{name}.json", (json.dumps(result) + "\n").encode())
+
+    def load_tensors(self, name: str) -> Any:
+        """Tensors by name, or ``None`` where there are none yet."""
+        path = self.results / f"{name}.pt"
+        return torch.load(path, weights_only=True) if path.is_file() else None
+
+    def save_tensors(self, name: str, tensors: Any) -> None:
+        """Keep tensors by name.
+
+        Raises:
+            DiskError: the disk is full.
+        """
+        content = io.BytesIO()
+        torch.save(tensors, content)
+        self._write(self.results / f"{name}.pt", content.getvalue())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        part = path.with_name(f"{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise _told(error, path) from error
+
+
+def _told(error: OSError, path: Path) -> FolderError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskError(
+            f"the disk is full: {path} was not written; make room and give the same command again, what is finished "
+            "is kept"
+        )
+    return FolderError(f"{path} cannot be written ({error.strerror}); give another folder with --out")

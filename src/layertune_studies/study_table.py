@@ -1,0 +1,252 @@
+"""`layertune study table`: medians over seeds with intervals, and tests against the best baseline."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from layertune_studies.study_config import Study, StudyError
+from layertune_studies.study_run import Workshop, best_of, search_name
+from layertune_studies.study_trial import Trial
+
+__all__ = ["Chosen", "Row", "chosen_trials", "interval", "make_rows", "p_value", "render", "start_rows"]
+
+Format = Literal["markdown", "latex", "csv"]
+RESAMPLES = 9999
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a method came to on one seed.
+
+    Attributes:
+        trial: the one that the validation cases chose.
+        result: its result.
+        passes: forward and backward passes of all trials that were tried.
+    """
+
+    trial: Trial
+    result: Mapping[str, Any]
+    passes: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at one number of labelled cases.
+
+    Attributes:
+        method: its name.
+        labelled: cases.
+        values: of each metric, one a seed.
+        settings: what was chosen, one a seed.
+        passes: of one seed with its search, the mean.
+        p: of the first metric against the best baseline; ``None`` for that baseline, or with fewer than two seeds.
+    """
+
+    method: str
+    labelled: int | str
+    values: Mapping[str, Sequence[float]]
+    settings: tuple[str, ...] = ()
+    passes: float = 0.0
+    p: float | None = None
+
+
+def chosen_trials(workshop: Workshop) -> dict[tuple[str, int | str], list[Chosen]]:
+    """For each method and number of labelled cases the chosen trial of each seed that is finished.
+
+    Raises:
+        StudyError: nothing is finished.
+    """
+    groups: dict[tuple[str, int | str, int], list[Trial]] = {}
+    for trial in workshop.trials:
+        groups.setdefault(trial.group, []).append(trial)
+    found: dict[tuple[str, int | str], list[Chosen]] = {}
+    order = [method.name for method in workshop.study.methods]
+    for (method, labelled, _), trials in sorted(groups.items(), key=lambda pair: order.index(pair[0][0])):
+        one = _chosen(workshop, trials)
+        if one is not None:
+            found.setdefault((method, labelled), []).append(one)
+    if not found:
+        raise StudyError(f"no trial of {workshop.study.name} is finished; run it with `layertune study run` first")
+    return found
+
+
+def _chosen(workshop: Workshop, trials: Sequence[Trial]) -> Chosen | None:
+    """The best of a method's trials on one seed, once all are there or their search is finished."""
+    ready = [tuned for trial in trials if (tuned := workshop.tuned(trial)) is not None]
+    if len(ready) < len(trials):
+        return None
+    results = {trial: result for trial in ready if (result := workshop.result(trial)) is not None}
+    passes = sum(float(result["passes"]) for result in results.values())
+    if getattr(ready[0].method, "search", "grid") == "asha":
+        cost = workshop.store.load(search_name(workshop.study, ready))
+        if cost is None:
+            return None
+        passes = float(cost["passes"])
+    elif len(results) < len(ready):
+        return None
+    best = best_of(workshop.study, results)
+    return Chosen(best, results[best], passes)
+
+
+def make_rows(study: Study, chosen: Mapping[tuple[str, int | str], Sequence[Chosen]]) -> list[Row]:
+    """One row for each method and number of labelled cases, with its test against the best baseline there."""
+    baselines = set(study.compare or (method.name for method in study.methods if not method.learns))
+    metric, rows = study.metrics[0], []
+    for (method, labelled), ones in chosen.items():
+        values = {name: [float(one.result[study.report][name]) for one in ones] for name in study.metrics}
+        settings = tuple(_setting(one.trial) for one in ones)
+        rows.append(Row(method, labelled, values, settings, float(np.mean([one.passes for one in ones]))))
+    return [_tested(row, rows, baselines, metric) for row in rows]
+
+
+def start_rows(workshop: Workshop) -> list[Row]:
+    """A row for each method, rate and number of labelled cases, and for each method its worst and its best rate.
+
+    Methods whose settings are searched show the setting that is best on the validation cases at each rate.
+    """
+    study, rows = workshop.study, []
+    groups: dict[tuple[str, int | str], dict[float, dict[int, dict[Trial, Any]]]] = {}
+    for trial in workshop.trials:
+        result = workshop.result(trial)
+        if result is not None and trial.lr is not None:
+            by_rate = groups.setdefault((trial.method.name, trial.labelled), {})
+            by_rate.setdefault(trial.lr, {}).setdefault(trial.seed, {})[trial] = result
+    for (method, labelled), by_rate in groups.items():
+        if len(by_rate) < 2:
+            continue
+        own = []
+        for lr, seeds in sorted(by_rate.items()):
+            best = [results[best_of(study, results)] for results in seeds.values()]
+            values = {name: [float(one[study.report][name]) for one in best] for name in study.metrics}
+            own.append(Row(f"{method}, from {lr:g}", labelled, values))
+        ranked = sorted(own, key=lambda row: float(np.median(row.values[study.metrics[0]])))
+        ends = ((f"{method}, worst", ranked[0]), (f"{method}, best", ranked[-1]))
+        rows += [*own, *(Row(title, labelled, row.values, (row.method,)) for title, row in ends)]
+    return rows
+
+
+def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of the median, 95 %, by percentiles; a single value is its own interval.
+
+    Example:
+        >>> low, high = interval([0.80, 0.81, 0.82, 0.83, 0.84])
+        >>> 0.80 <= low <= 0.82 <= high <= 0.84
+        True
+    """
+    if len(set(values)) < 2:
+        return values[0], values[0]
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (np.asarray(values),),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def p_value(values: Sequence[float], others: Sequence[float]) -> float:
+    """Two-sided paired permutation test on the mean difference over seeds, exact for up to 12 of them.
+
+    With n seeds it cannot come below 2 / 2 ** n: 0.0625 for 5.
+
+    Example:
+        >>> p_value([0.9, 0.8, 0.9, 0.8, 0.9], [0.7, 0.7, 0.7, 0.7, 0.7])
+        0.0625
+    """
+    from scipy.stats import permutation_test
+
+    def mean_difference(a: Any, b: Any, axis: int) -> Any:
+        return np.mean(a - b, axis=axis)
+
+    return float(
+        permutation_test(
+            (np.asarray(values), np.asarray(others)),
+            mean_difference,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(0),
+        ).pvalue
+    )
+
+
+def render(study: Study, rows: Sequence[Row], kind: Format) -> str:
+    """A table as Markdown, LaTeX or CSV: medians over seeds and, in brackets, their bootstrap intervals.
+
+    Args:
+        study: names the metrics.
+        rows: of the table.
+        kind: how it is written; CSV has full numbers in columns of their own.
+    """
+    if kind == "csv":
+        return _csv(study, rows)
+    heading = ["method", "labelled", *study.metrics, "p", "passes"]
+    cells = [
+        [
+            row.method,
+            str(row.labelled),
+            *(_cell(row.values[metric]) for metric in study.metrics),
+            "" if row.p is None else f"{row.p:.3f}",
+            f"{row.passes:,.0f}" if row.passes else "",
+        ]
+        for row in rows
+    ]
+    return _markdown(heading, cells) if kind == "markdown" else _latex(heading, cells)
+
+
+def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> Row:
+    rivals = [one for one in rows if one.labelled == row.labelled and one.method in baselines]
+    if not rivals:
+        return row
+    best = max(rivals, key=lambda one: float(np.median(one.values[metric])))
+    paired = len(best.values[metric]) == len(row.values[metric]) > 1
+    p = p_value(row.values[metric], best.values[metric]) if paired and best is not row else None
+    return Row(row.method, row.labelled, row.values, row.settings, row.passes, p)
+
+
+def _setting(trial: Trial) -> str:
+    return f"{trial.setting.label} at {trial.lr:g}"
+
+
+def _cell(values: Sequence[float]) -> str:
+    low, high = interval(values)
+    return f"{100 * float(np.median(values)):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _markdown(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in heading[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *cells)) + "\n"
+
+
+def _latex(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    escape: Callable[[str], str] = lambda text: "".join(  # noqa: E731 - one expression, used thrice
+        f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text
+    )
+    lines = [" & ".join(map(escape, line)) + r" \\" for line in (heading, *cells)]
+    columns = "l" + "r" * (len(heading) - 1)
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"]) + "\n"
+
+
+def _csv(study: Study, rows: Sequence[Row]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = [f"{metric}_{end}" for metric in study.metrics for end in ("median", "low", "high")]
+    writer.writerow(["method", "labelled", *ends, "p", "passes", "settings", "seeds"])
+    for row in rows:
+        numbers = [(float(np.median(row.values[m])), *interval(row.values[m])) for m in study.metrics]
+        flat = [f"{number:.6g}" for three in numbers for number in three]
+        p = "" if row.p is None else f"{row.p:.6g}"
+        seeds = len(row.values[study.metrics[0]])
+        writer.writerow([row.method, row.labelled, *flat, p, f"{row.passes:g}", "; ".join(row.settings), seeds])
+    return text.getvalue()

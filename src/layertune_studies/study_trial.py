@@ -1,0 +1,232 @@
+"""One trial of a study: one method's setting at one rate on one seed's labelled cases; on any machine the same."""
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from sys import stderr
+from typing import Any, Literal
+
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from layertune import LayerMap
+from layertune_studies.demo_train import Task
+from layertune_studies.study_batches import batches
+from layertune_studies.study_config import Data, Study
+from layertune_studies.study_data import Cases, Drawn, draw, load_cases
+from layertune_studies.study_methods import Method, Scratch
+from layertune_studies.study_metrics import evaluate
+from layertune_studies.study_network import adopt_weights, make_network, network_layers
+from layertune_studies.study_pretraining import reserved_cases
+from layertune_studies.study_settings import Depths, Setting, settings_of
+from layertune_studies.study_training import Training, steps_of, train_method
+
+__all__ = ["Trial", "all_trials", "device", "run_trial", "study_cases", "study_layers"]
+
+Weights = Mapping[str, Tensor]
+Report = Callable[[int, float], object]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a result belongs to.
+
+    Attributes:
+        method: how it is trained.
+        setting: which layers.
+        lr: base learning rate; ``None`` while the tuned one is not known.
+        labelled: how many labelled cases.
+        seed: which of them, which head, which batches.
+    """
+
+    method: Method
+    setting: Setting
+    lr: float | None
+    labelled: int | Literal["all"]
+    seed: int
+
+    def identity(self, study: Study) -> dict[str, Any]:
+        """All that the result depends on; what only concerns other trials or the table is left out."""
+        parts = study.model_dump(mode="json", include={"network", "pretraining", "optimizer", "budget", "report"})
+        parts["data"] = study.data.model_dump(mode="json", exclude={"labelled", "folder"})
+        method = self.method.model_dump(mode="json", exclude={"title", "lr"})
+        choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
+        parts["method"] = {key: value for key, value in method.items() if key not in choices}
+        own = {"setting": self.setting.as_dict(), "lr": self.lr, "labelled": self.labelled, "seed": self.seed}
+        whole: dict[str, Any] = json.loads(json.dumps({**parts, **own}))
+        return whole
+
+    def name(self, study: Study) -> str:
+        """Fit for a file name: readable, and unlike that of any trial whose result may differ."""
+        digest = hashlib.sha256(json.dumps(self.identity(study), sort_keys=True).encode()).hexdigest()[:12]
+        kind = "-".join(part for part in (self.method.kind, getattr(self.method, "mode", "")) if part)
+        return f"{kind}_{self.setting.label}_lr{self.lr:g}_n{self.labelled}_seed{self.seed}_{digest}"
+
+    @property
+    def group(self) -> tuple[str, int | str, int]:
+        """Method, labelled cases and seed: of its trials one is reported."""
+        return self.method.name, self.labelled, self.seed
+
+
+def all_trials(study: Study, depths: Depths) -> list[Trial]:
+    """Every trial of a study, seed by seed, those that need no tuned rate first.
+
+    Raises:
+        PolicyError: a setting does not fit the network.
+    """
+    trials = [
+        Trial(method, setting, lr, labelled, seed)
+        for seed in range(study.seeds)
+        for labelled in study.data.labelled
+        for method in study.methods
+        for setting in settings_of(method, depths)
+        for lr in rates_of(study, method)
+    ]
+    return sorted(trials, key=lambda trial: trial.lr is None)
+
+
+def rates_of(study: Study, method: Method) -> tuple[float | None, ...]:
+    """The rates that a method tries."""
+    if method.lr == "grid":
+        return study.lrs
+    return (None,) if method.lr == "tuned" else method.lr
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def study_cases(study: Study, root: Path | None) -> Cases:
+    """The study's cases; read once a process.
+
+    Raises:
+        DataError: they are not there, or cannot be used.
+    """
+    return _cases(study.data.model_dump_json(exclude={"labelled", "holdout", "augment"}), root)
+
+
+@lru_cache(maxsize=2)
+def _cases(data: str, root: Path | None) -> Cases:
+    return load_cases(Data.model_validate_json(data), root)
+
+
+def study_layers(study: Study, cases: Cases) -> LayerMap:
+    """The layers of the study's network."""
+    return network_layers(study.network, classes=cases.classes, shape=cases.shape)
+
+
+def run_trial(
+    study: Study,
+    trial: Trial,
+    root: Path | None,
+    weights: Weights | None,
+    tell: Callable[[int], object] = lambda _: None,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Train and measure.
+
+    Args:
+        study: as its file says.
+        trial: what to do; its rate is known.
+        root: the folder of all data.
+        weights: what it starts from, if anything.
+        tell: told the steps done.
+        report: told (steps done, first metric on the validation cases) at an eighth, a quarter, a half of the steps.
+
+    Returns:
+        Plain values: ``identity``, ``validation``, ``test`` (``None`` where the study does not look), ``diverged``,
+        ``steps``, ``passes``, ``seconds``, ``lrs``, ``profile``, ``trials``, ``warnings``; and ``network``, a state
+        dict, where the study keeps it.
+
+    Raises:
+        DataError: the cases are not there, or cannot be used.
+    """
+    torch.set_num_threads(study.threads)
+    cases = study_cases(study, root)
+    drawn = draw(cases, trial.labelled, seed=trial.seed, reserved=reserved_cases(study), holdout=study.data.holdout)
+    torch.manual_seed(trial.seed)
+    network = make_network(study.network, classes=cases.classes, shape=cases.shape)
+    layers = study_layers(study, cases)
+    if weights is not None and not isinstance(trial.method, Scratch):
+        adopt_weights(network, weights)
+    network.to(device())
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
+        warnings.simplefilter("always", RuntimeWarning)
+        training = _training(
+            study, trial, cases, drawn, network, layers, _both(study, trial, cases, network, tell, report)
+        )
+        trained = train_method(training, trial.method, trial.setting)
+    seconds = time.process_time() - start
+    result = {
+        "identity": trial.identity(study),
+        **_scores(study, cases, network),
+        "steps": trained.steps,
+        "passes": trained.passes,
+        "seconds": round(seconds, 3),
+        "lrs": trained.lrs,
+        "profile": trained.profile,
+        "trials": trained.trials,
+        "warnings": sorted({str(one.message) for one in warned if one.category is RuntimeWarning}),
+    }
+    if study.keep_networks:
+        result["network"] = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    return result
+
+
+def _training(
+    study: Study,
+    trial: Trial,
+    cases: Cases,
+    drawn: Drawn,
+    network: nn.Module,
+    layers: LayerMap,
+    tell: Callable[[int], object],
+) -> Training:
+    assert trial.lr is not None
+    batch, meta_batch = batches(
+        drawn, study.data, task=cases.task, batch=study.budget.batch, seed=trial.seed, device=device()
+    )
+    loss: nn.Module = (
+        nn.CrossEntropyLoss() if cases.task == "classification" else DiceCELoss(to_onehot_y=True, softmax=True)
+    )
+    epoch_steps = math.ceil(len(drawn.train) / study.budget.batch)
+    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, tell)
+
+
+def _both(
+    study: Study, trial: Trial, cases: Cases, network: nn.Module, tell: Callable[[int], object], report: Report | None
+) -> Callable[[int], object]:
+    """Tell each step, and report at the rungs of a search."""
+    if report is None:
+        return tell
+    steps = steps_of(study, trial.method)
+    rungs = {max(1, steps // part) for part in (8, 4, 2)}
+
+    def told(step: int) -> None:
+        tell(step)
+        if step in rungs:
+            scores = evaluate(network, cases.validation, classes=cases.classes, patch=study.data.patch)
+            report(step, scores[study.metrics[0]])
+
+    return told
+
+
+def _scores(study: Study, cases: Cases, network: nn.Module) -> dict[str, Any]:
+    """Of validation and test cases; a network that diverged has 0 everywhere, so that no search chooses it."""
+    diverged = not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
+    found: dict[str, Any] = {"diverged": diverged, "test": None}
+    parts = {"validation": cases.validation} | ({"test": cases.test} if study.report == "test" else {})
+    for name, part in parts.items():
+        scores = evaluate(network, part, classes=cases.classes, patch=study.data.patch)
+        found[name] = dict.fromkeys(scores, 0.0) if diverged else scores
+    return found

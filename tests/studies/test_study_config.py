@@ -1,0 +1,102 @@
+"""Studies' files: what is understood, and one clear error for what is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from layertune_studies.study_config import StudyError, load_study
+from layertune_studies.study_sets import SETS
+from study_runs import METHODS, study_of, write_study
+
+
+def test_a_study_of_every_method(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "study.yaml", methods=[*METHODS, {"kind": "unet"}]))
+    assert [method.kind for method in study.methods][:3] == ["flat", "last", "layer-wise"]
+    assert [method.name for method in study.methods if method.learns] == [
+        "metalr-exact-cosine",
+        "metalr-every-proportional",
+        "metalr-streaming-additive",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sedes": 3}, r"sedes is no key of a study; did you mean seeds\?; here there are name, title"),
+        ({"data": {"set": "pneumoniamnist", "lebelled": [3]}}, r"data.lebelled is no key .*did you mean labelled\?"),
+        (
+            {"data": {"set": "pneumoniamnist", "split": {"fold": 0, "fild": 1}}},
+            r"data.split.fild .*did you mean fold\?",
+        ),
+        (
+            {"methods": [{"kind": "flat"}, {"kind": "metalr", "hyperlr": 1}]},
+            r"methods.1.hyperlr .*did you mean hyper_lr",
+        ),
+        (
+            {"methods": [{"kind": "metlar"}]},
+            r"methods.0: 'metlar' is no kind of method; did you mean metalr\?; there are",
+        ),
+        ({"methods": [{"title": "x"}]}, "methods.0: each method says its kind: flat, scratch"),
+        ({"methods": []}, "methods: .*at least 1 item"),
+        ({"methods": [{"kind": "flat"}, {"kind": "flat"}]}, "two methods are called flat; give one of them a title"),
+        (
+            {"methods": [{"kind": "last", "lr": "tuned"}]},
+            "last takes the tuned rate, which a method of kind flat finds",
+        ),
+        ({"compare": ["flaat"]}, "compare names no method: flaat; the methods are flat"),
+        ({"data": {"set": "pneumoniamnst"}}, r"'pneumoniamnst' is no data set; did you mean pneumoniamnist\?"),
+        ({"data": {"set": "images"}}, "images does not say how many classes there are; give data.classes"),
+        (
+            {"data": {"set": "busi", "split": {"folds": 3, "fold": 3}}},
+            "fold is 3, and the 3 folds are counted from 0 to 2",
+        ),
+        ({"data": {"set": "busi", "labelled": [0]}}, "data.labelled.0"),
+        ({"lrs": [0.1, -1]}, "lrs.1: .*greater than 0"),
+        ({"budget": {"amount": 0}}, "budget.amount: .*greater than or equal to 1"),
+        ({"pretraining": {"weights": "a.pt", "task": "digits"}}, "weights from a file or from a task, not from both"),
+        ({"name": "a/b"}, "name: .*pattern"),
+        ({"seeds": "many"}, "seeds: .*valid integer"),
+    ],
+)
+def test_what_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        load_study(write_study(tmp_path / "study.yaml", **changes))
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    content = study_of()
+    del content["budget"]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(StudyError, match="budget is missing"):
+        load_study(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [1, 2", "is not YAML"),
+        (b"- 1\n- 2\n", "holds no study: a study is a mapping with name"),
+        (b"", "holds no study"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"name: !!python/object/apply:os.system [date]\n", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_study(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "study.yaml").write_bytes(content)
+    with pytest.raises(StudyError, match=message):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"no.yaml cannot be read"):
+        load_study(tmp_path / "no.yaml")
+
+
+def test_each_sets_page_says_where_it_comes_from_its_licence_and_its_layout() -> None:
+    for name, found in SETS.items():
+        assert found.source, name
+        assert found.licence, name
+        assert found.layout, name
+        assert found.page().count(". Licence: ") == 1

@@ -1,0 +1,55 @@
+"""Small studies on made-up data, for the tests of the studies."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+METHODS: list[dict[str, Any]] = [
+    {"kind": "flat"},
+    {"kind": "last", "lr": [0.1]},
+    {"kind": "layer-wise", "first": [9, 5], "lr": "tuned"},
+    {"kind": "bi-directional", "settings": [[1, 1], [3, 6]], "lr": "tuned"},
+    {"kind": "layer-decay", "rates": [0.5], "lr": "tuned"},
+    {"kind": "last-then-all", "lr": [0.1]},
+    {"kind": "autolr", "lr": [0.01], "max_trials": 2},
+    {"kind": "prodigy"},
+    {"kind": "metalr", "lr": [0.01]},
+    {"kind": "metalr", "mode": "every", "every": 2, "rule": "proportional", "lr": [0.01]},
+    {"kind": "metalr", "mode": "streaming", "rule": "additive", "hyper_lr": 1e-4, "lr": [0.01]},
+    {"kind": "scratch", "lr": [0.01]},
+]
+
+
+def write_images(root: Path, *, counts: tuple[int, int, int] = (12, 6, 6), classes: int = 3) -> None:
+    """A file like PneumoniaMNIST's, of three classes: images that are the brighter, the higher their class."""
+    rng = np.random.RandomState(0)
+    arrays = {}
+    for split, count in zip(("train", "val", "test"), counts, strict=True):
+        labels = np.arange(count, dtype=np.uint8)[:, None] % classes
+        images = rng.randint(0, 100, (count, 28, 28)) + 50 * labels[:, :, None]
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(root / "pneumoniamnist.npz", **arrays)
+
+
+def study_of(**changes: Any) -> dict[str, Any]:
+    """A study of seconds; changes replace whole sections."""
+    study: dict[str, Any] = {
+        "name": "small",
+        "data": {"set": "pneumoniamnist", "classes": 3, "size": [16, 16], "labelled": [8]},
+        "network": {"name": "small_networks:SmallResNet"},
+        "budget": {"unit": "passes", "amount": 4, "batch": 4},
+        "lrs": [0.01, 0.1],
+        "methods": [{"kind": "flat"}],
+        "seeds": 1,
+        "metrics": ["accuracy", "auc"],
+    }
+    return study | changes
+
+
+def write_study(path: Path, **changes: Any) -> Path:
+    """The file of such a study."""
+    path.write_text(yaml.safe_dump(study_of(**changes)), encoding="utf-8")
+    return path
