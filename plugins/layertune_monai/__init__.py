@@ -6,18 +6,32 @@ from typing import TYPE_CHECKING, Any
 from layertune.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
+    from layertune_monai.genesis_unet import GenesisUNet
     from layertune_monai.layer_freeze_handler import LayerFreezeHandler
+    from layertune_monai.layer_groups import param_groups
     from layertune_monai.metalr_handler import MetaLRHandler
-    from layertune_monai.param_groups import param_groups
+    from layertune_monai.training import Training
+    from layertune_monai.weights import load_pretrained
 
-__all__ = ["PLUGIN", "LayerFreezeHandler", "MetaLRHandler", "param_groups"]
+__all__ = [
+    "PLUGIN",
+    "GenesisUNet",
+    "LayerFreezeHandler",
+    "MetaLRHandler",
+    "Training",
+    "load_pretrained",
+    "param_groups",
+]
 
 PLUGIN = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
 
 _MODULES = {
+    "GenesisUNet": "genesis_unet",
     "LayerFreezeHandler": "layer_freeze_handler",
     "MetaLRHandler": "metalr_handler",
-    "param_groups": "param_groups",
+    "Training": "training",
+    "load_pretrained": "weights",
+    "param_groups": "layer_groups",
 }
 
 

@@ -21,6 +21,23 @@ def _options() -> None:
     pass
 
 
+@app.command("bundle")
+def put_bundle(
+    folder: Annotated[Path, typer.Argument(help="Is made; may be there if it is empty.")], as_json: Json = False
+) -> None:
+    """Put the bundle metalr_unet into a folder: a 3D U-Net that learns its learning rates, for Decathlon tasks."""
+    import_host(PLUGIN)
+    with aside():
+        from layertune_monai.bundle import write_bundle
+
+        written = write_bundle(folder)
+    if as_json:
+        print_json({"bundle": str(written)})
+        return
+    show(Text(f"The bundle lies in {written}; docs/README.md says what it takes. To train, there:"))
+    typer.echo("python -m monai.bundle run --config_file configs/train.json --data_dir DIR --task Task04_Hippocampus")
+
+
 @app.command()
 def adapt(
     bundle: Annotated[Path, typer.Argument(help="Root of anybody's bundle: the folder that holds configs/.")],

@@ -1,0 +1,155 @@
+"""Tasks of the Medical Segmentation Decathlon: what ``dataset.json`` says, a seeded split, images to predict."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layertune_monai.errors import LabelError, TaskError
+
+__all__ = ["TaskInfo", "images_in", "split_cases", "task_info"]
+
+Case = dict[str, str]
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a network for a task takes and gives.
+
+    Attributes:
+        channels: names of the image's channels, such as ``("MRI",)``.
+        labels: names of the classes, the background first.
+    """
+
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of an image."""
+        return len(self.channels)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, the background included."""
+        return len(self.labels)
+
+
+def task_info(folder: str | Path, data_format: Mapping[str, Any]) -> TaskInfo:
+    """What the task's ``dataset.json`` says; where the data is not there, what the bundle's metadata says.
+
+    Args:
+        folder: of the task, such as ``data/Task04_Hippocampus``.
+        data_format: ``network_data_format`` of the bundle's ``metadata.json``.
+
+    Raises:
+        TaskError: ``dataset.json`` cannot be read, or lacks what it should hold.
+        LabelError: its labels are not 0, 1, 2, ...
+
+    Example:
+        >>> inputs = {"image": {"channel_def": {"0": "MRI"}}}
+        >>> outputs = {"pred": {"channel_def": {"0": "background", "1": "Anterior"}}}
+        >>> task_info("nowhere", {"inputs": inputs, "outputs": outputs})
+        TaskInfo(channels=('MRI',), labels=('background', 'Anterior'))
+    """
+    path = Path(folder) / "dataset.json"
+    if not path.is_file():
+        channels, labels = data_format["inputs"]["image"]["channel_def"], data_format["outputs"]["pred"]["channel_def"]
+        return TaskInfo(_in_order(channels, "channel_def"), _in_order(labels, "channel_def"))
+    content = _read(path)
+    return TaskInfo(_in_order(content["modality"], path), _in_order(content["labels"], path))
+
+
+def split_cases(
+    folder: str | Path,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    train_cases: int | None = None,
+    val_cases: int | None = None,
+) -> dict[str, list[Case]]:
+    """Split the labelled cases into ``"train"`` and ``"validation"``; the same arguments give the same split.
+
+    Args:
+        folder: of the task.
+        val_fraction: share of the cases that is held out for validation, in (0, 1); at least one case.
+        seed: of the order.
+        train_cases: how many of the training cases are used, for fine-tuning with few; all by default.
+        val_cases: how many of the validation cases are used; all by default.
+
+    Returns:
+        Paths by ``"image"`` and ``"label"``.
+
+    Raises:
+        TaskError: the folder, its ``dataset.json`` or one of the files is not there; or there are too few cases.
+    """
+    folder = Path(folder)
+    cases = _labelled_cases(folder)
+    order = np.random.RandomState(seed).permutation(len(cases)).tolist()
+    held = max(1, round(val_fraction * len(cases)))
+    wanted = {"train": (order[held:], train_cases), "validation": (order[:held], val_cases)}
+    for part, (indices, count) in wanted.items():
+        if len(indices) < max(1, count or 0):
+            raise TaskError(
+                f"{folder} gives {len(indices)} cases for {part} ({len(cases)} labelled, val_fraction {val_fraction}) "
+                f"where {max(1, count or 0)} are asked for; ask for fewer, or change val_fraction"
+            )
+    return {part: [cases[index] for index in indices[:count]] for part, (indices, count) in wanted.items()}
+
+
+def images_in(folder: str | Path) -> list[str]:
+    """All NIfTI files in a folder, in the order of their names.
+
+    Raises:
+        TaskError: there is no such folder, or no such file in it.
+    """
+    folder = Path(folder)
+    found = sorted(str(path) for path in folder.glob("*.nii*") if not path.name.startswith("."))
+    if not found:
+        what = "holds no NIfTI file (*.nii.gz, *.nii)" if folder.is_dir() else "is no folder"
+        raise TaskError(f"{folder} {what}; give the folder with the images to predict: --images DIR")
+    return found
+
+
+def _labelled_cases(folder: Path) -> list[Case]:
+    path = folder / "dataset.json"
+    if not path.is_file():
+        what = "has no dataset.json" if folder.is_dir() else "is not there"
+        raise TaskError(
+            f"{folder} {what}; get the task from http://medicaldecathlon.com and name its folder: --data_dir DIR, the "
+            f"folder that holds {folder.name}, and --task {folder.name}; or --dataset_dir with the whole path"
+        )
+    cases = [
+        {key: str(folder / entry[key]) for key in ("image", "label")}
+        for entry in _read(path)["training"]
+        if isinstance(entry, dict) and {"image", "label"} <= entry.keys()
+    ]
+    if not cases:
+        raise TaskError(f"{path} lists no labelled case under 'training'; is it the file of the Decathlon?")
+    missing = [case[key] for case in cases for key in case if not Path(case[key]).is_file()]
+    if missing:
+        raise TaskError(
+            f"{len(missing)} of the {2 * len(cases)} files that {path} lists are not there, the first {missing[0]}; "
+            "was the task unpacked to its end?"
+        )
+    return cases
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    lacking = [key for key in ("modality", "labels", "training") if key not in content]
+    if lacking:
+        raise TaskError(f"{path} lacks {', '.join(lacking)}; is it the dataset.json of a Decathlon task?")
+    return dict(content)
+
+
+def _in_order(names: Mapping[str, str], where: object) -> tuple[str, ...]:
+    if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        raise LabelError(f"{where} numbers {', '.join(map(str, names))}; expected 0 to {len(names) - 1}, each once")
+    return tuple(names[str(number)] for number in range(len(names)))

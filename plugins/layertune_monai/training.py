@@ -1,0 +1,264 @@
+"""The bundle's training as a Pythonic workflow: ``python -m monai.bundle run_workflow layertune_monai.Training``."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import PythonicWorkflow
+from monai.data import CacheDataset, DataLoader
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import (
+    CheckpointLoader,
+    CheckpointSaver,
+    ConfusionMatrix,
+    LrScheduleHandler,
+    MeanDice,
+    StatsHandler,
+    TensorBoardStatsHandler,
+    ValidationHandler,
+    from_engine,
+)
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from monai.utils import BundleProperty, set_determinism
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from layertune.schemes import scheme
+from layertune_monai.bundle import METADATA, check_paths, describe_task
+from layertune_monai.checkpoints import BestModelSaver, last_checkpoint, state_of
+from layertune_monai.epoch_seeds import EpochSeeds
+from layertune_monai.layer_groups import param_groups
+from layertune_monai.metalr_handler import MetaLRHandler
+from layertune_monai.weights import load_pretrained
+
+__all__ = ["Training"]
+
+PAIR = ("pred", "label")
+# Beside MONAI's own properties of a training workflow.
+PARTS = {
+    "network": "the network where it trains, with pre-trained weights",
+    "optimizer": "the optimizer, with one param group a layer",
+    "lr_scheduler": "the schedule of the learning rate",
+    "meta_loader": "the loader of meta batches",
+    "metalr": "the handler that learns rates, or None",
+}
+
+
+class Training(PythonicWorkflow):
+    """What ``configs/train.json`` of the bundle does, put together in Python: to read, and to derive from.
+
+    Numbers, paths and transforms are read from that file, and every value may be overridden by name, as on the command
+    line of ``monai.bundle run``. The same seed gives the same weights as the configuration does, bit for bit. To change
+    a part, derive a class and override its ``get_<part>``; the command takes any class that can be imported.
+
+    Args:
+        bundle_root: the bundle, as ``layertune monai bundle DIR`` puts it.
+        workflow_type: MONAI's word for what this is.
+        config_file: instead of ``configs/train.json``.
+        meta_file: instead of ``configs/metadata.json``.
+        **override: values of the configuration, as ``method="bidirectional"``.
+
+    Example:
+        >>> import tempfile
+        >>> from layertune_monai.bundle import write_bundle
+        >>> workflow = Training(str(write_bundle(tempfile.mkdtemp())), method="last")
+        >>> workflow.initialize()
+        >>> [group["layer"] for group in workflow.optimizer.param_groups], workflow.metalr
+        (['model.2.0.conv', 'model.2.0.conv'], None)
+    """
+
+    def __init__(
+        self,
+        bundle_root: str = ".",
+        workflow_type: str = "train",
+        config_file: str | None = None,
+        meta_file: str | None = None,
+        **override: Any,
+    ) -> None:
+        root = Path(bundle_root)
+        check_paths(root)
+        logging = override.pop("logging_file", str(root / "configs" / "logging.conf"))
+        super().__init__(
+            workflow_type=workflow_type,
+            config_file=config_file or str(root / "configs" / "train.json"),
+            meta_file=meta_file or str(root / METADATA),
+            logging_file=logging,
+            bundle_root=bundle_root,
+            **override,
+        )
+        for name, description in PARTS.items():
+            self.properties[name] = {BundleProperty.DESC: description, BundleProperty.REQUIRED: False}
+
+    def initialize(self) -> None:
+        """Seed, and forget what was made before."""
+        self.parser.parse(reset=True)
+        super().initialize()
+        set_determinism(seed=self.value("seed"))
+
+    def run(self) -> None:
+        """Train, or go on with it."""
+        check_paths(self.bundle_root, ckpt_dir=self.value("ckpt_dir"), output_dir=self.value("output_dir"))
+        _ = self.network  # before anything else draws random numbers
+        describe_task(self.bundle_root, self.value("task_info"))
+        saver = next(handler for handler in self.val_handlers if isinstance(handler, BestModelSaver))
+        state = state_of(self.trainer, self.lr_scheduler, best=saver, metalr=self.metalr)
+        CheckpointSaver(self.value("ckpt_dir"), state, save_interval=1, n_saved=1).attach(self.trainer)
+        if self.value("resume"):
+            last = last_checkpoint(self.value("ckpt_dir"))
+            CheckpointLoader(last, state, map_location=self.device).attach(self.trainer)
+        self.trainer.run()
+
+    def finalize(self) -> None:
+        """Nothing is left open."""
+
+    def value(self, name: str) -> Any:
+        """A value of the configuration."""
+        return self.parser.get_parsed_content(name)
+
+    def get_bundle_root(self) -> str:
+        """The bundle's folder."""
+        return str(self.value("bundle_root"))
+
+    def get_device(self) -> torch.device:
+        """Where the network trains."""
+        device: torch.device = self.value("device")
+        return device
+
+    def get_dataset_dir(self) -> str:
+        """Folder of the task."""
+        return str(self.value("dataset_dir"))
+
+    def get_max_epochs(self) -> int:
+        """Epochs in all."""
+        return int(self.value("epochs"))
+
+    def get_val_interval(self) -> int:
+        """Epochs between validations."""
+        return int(self.value("val_interval"))
+
+    def get_network_def(self) -> nn.Module:
+        """The network, fresh."""
+        info, given = self.value("task_info"), self.parser["network_def"]
+        return UNet(
+            spatial_dims=3,
+            in_channels=info.num_channels,
+            out_channels=info.num_classes,
+            **{name: given[name] for name in ("channels", "strides", "num_res_units", "norm")},
+        )
+
+    def get_network(self) -> nn.Module:
+        """Weights first, then the scheme, which freezes layers; both happen once the optimizer is made."""
+        network: nn.Module = self.network_def
+        load_pretrained(network, self.value("pretrained"))
+        network.to(self.device)
+        return network
+
+    def get_optimizer(self) -> SGD:
+        """SGD with one group a layer."""
+        policy = scheme(self.value("method"), **{name: self.value(name) for name in ("m", "n", "first")})
+        shape = [2, self.value("task_info").num_channels, *self.value("patch_size")]
+        options = {name: self.value(name) for name in ("lr", "head_lr", "weight_decay", "depth")}
+        groups = param_groups(self.network, input_shape=shape, policy=policy, **options)
+        return SGD(groups, lr=self.value("lr"), momentum=0.9, nesterov=True)
+
+    def get_lr_scheduler(self) -> LambdaLR:
+        """Polynomial decay over the epochs."""
+        epochs = self.max_epochs
+        return LambdaLR(self.optimizer, lambda epoch: max(0.0, 1 - epoch / epochs) ** 0.9)
+
+    def get_train_dataset(self) -> CacheDataset:
+        """Augmented patches of the training cases."""
+        return self._dataset("train", "train#preprocessing", self.value("cache_rate"))
+
+    def get_val_dataset(self) -> CacheDataset:
+        """The validation cases."""
+        return self._dataset("validation", "validate#preprocessing", self.value("cache_rate"))
+
+    def get_meta_loader(self) -> DataLoader:
+        """Patches of the training cases as they are."""
+        return self._loader(self._dataset("train", "meta#preprocessing", self.value("cache_rate")))
+
+    def get_metalr(self) -> MetaLRHandler | None:
+        """The handler, where rates are to be learned."""
+        method = self.value("method")
+        if not method.startswith("metalr"):
+            return None
+        streaming = method == "metalr_streaming"
+        options = {name: self.value(name) for name in ("hyper_lr", "rule", "every", "output_dir")}
+        return MetaLRHandler(self.optimizer, None if streaming else self.meta_loader, streaming=streaming, **options)
+
+    def get_train_handlers(self) -> list[Any]:
+        """Learning the rates comes first."""
+        loss = from_engine(["loss"], first=True)
+        return [
+            *([self.metalr] if self.metalr else []),
+            EpochSeeds(self.value("seed"), self.train_dataset),
+            LrScheduleHandler(self.lr_scheduler, print_lr=True),
+            ValidationHandler(validator=self.evaluator, interval=self.val_interval, epoch_level=True),
+            StatsHandler(tag_name="train_loss", output_transform=loss),
+            TensorBoardStatsHandler(log_dir=self.value("output_dir"), tag_name="train_loss", output_transform=loss),
+        ]
+
+    def get_val_handlers(self) -> list[Any]:
+        """What follows a validation."""
+        return [
+            StatsHandler(iteration_log=False),
+            TensorBoardStatsHandler(log_dir=self.value("output_dir"), iteration_log=False),
+            BestModelSaver(self.value("ckpt_dir"), {"model": self.network}),
+        ]
+
+    def get_train_inferer(self) -> SimpleInferer:
+        """A patch at a time."""
+        return SimpleInferer()
+
+    def get_val_inferer(self) -> SlidingWindowInferer:
+        """Whole images by patches."""
+        return SlidingWindowInferer(roi_size=self.value("patch_size"), sw_batch_size=4, overlap=0.5)
+
+    def get_evaluator(self) -> SupervisedEvaluator:
+        """Dice, PPV and sensitivity of the foreground classes."""
+        pair = from_engine(PAIR)
+        shared: dict[str, Any] = {"include_background": False, "compute_sample": True, "output_transform": pair}
+        return SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=DataLoader(self.val_dataset, batch_size=1, num_workers=self.value("num_workers")),
+            network=self.network,
+            inferer=self.val_inferer,
+            postprocessing=self.value("validate#postprocessing"),
+            key_val_metric={"val_mean_dice": MeanDice(include_background=False, output_transform=pair)},
+            additional_metrics={
+                "val_ppv": ConfusionMatrix(metric_name="precision", **shared),
+                "val_sensitivity": ConfusionMatrix(metric_name="sensitivity", **shared),
+            },
+            val_handlers=self.val_handlers,
+            amp=self.value("amp"),
+        )
+
+    def get_trainer(self) -> SupervisedTrainer:
+        """The engine."""
+        dice = MeanDice(include_background=False, output_transform=from_engine(PAIR))
+        return SupervisedTrainer(
+            max_epochs=self.max_epochs,
+            device=self.device,
+            train_data_loader=self._loader(self.train_dataset),
+            network=self.network,
+            loss_function=DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, batch=True),
+            optimizer=self.optimizer,
+            inferer=self.train_inferer,
+            postprocessing=self.value("train#postprocessing"),
+            key_train_metric={"train_mean_dice": dice},
+            train_handlers=self.train_handlers,
+            amp=self.value("amp"),
+        )
+
+    def _dataset(self, part: str, transforms: str, cache_rate: float) -> CacheDataset:
+        cases, workers = self.value("cases")[part], self.value("num_workers")
+        return CacheDataset(cases, self.value(transforms), cache_rate=cache_rate, num_workers=workers)
+
+    def _loader(self, dataset: CacheDataset) -> DataLoader:
+        return DataLoader(
+            dataset, batch_size=self.value("batch_size"), shuffle=True, num_workers=self.value("num_workers")
+        )
