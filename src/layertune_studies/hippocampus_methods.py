@@ -13,7 +13,7 @@ __all__ = ["FLAT", "RATES", "STARTS", "Trial", "Way", "best", "learned_ways", "r
 
 # Half decades on both sides of what fine-tunes this network.
 RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-STARTS = (1e-2, START_LR, 1.0)
+STARTS = (1e-2, START_LR)
 FLAT = Method("flat", "All layers, best of 6 rates", tuple(Candidate(f"flat-{lr:g}", lr) for lr in RATES))
 # The middle, more of it, the shallow and the deep half: 6 of the 21 settings of a network of depth 7.
 SETTINGS_I1 = ((2, 3), (2, 4), (3, 5), (4, 4), (4, 6), (2, 6))
@@ -45,15 +45,20 @@ def static_ways() -> list[Way]:
 
 
 def learned_ways(start: float) -> list[Way]:
-    """Learned rates from one starting rate; no setting is chosen."""
+    """Learned rates from one starting rate, by the rule of the demo, and from its starting rate by another rule too."""
     cosine: dict[str, Any] = {"rule": "cosine", "hyper_lr": 0.05}
 
     def way(key: str, title: str, **options: Any) -> Way:
         return Way(Method(key, title, (Candidate(f"{key}-{start:g}", start),), **options))
 
-    return [
+    ways = [
         way("exact", "MetaLR, exact", meta="exact"),
         way("streaming", "MetaLR, streaming", meta="streaming"),
+    ]
+    if start != START_LR:
+        return ways
+    return [
+        *ways,
         way("exact-cosine", "MetaLR, exact, cosine rule", meta="exact", **cosine),
         way("streaming-cosine", "MetaLR, streaming, cosine rule", meta="streaming", **cosine),
     ]

@@ -24,6 +24,7 @@ from torch.optim import SGD
 from layertune import LRProfile, MetaLR, map_layers, param_groups
 from layertune.plots import plot_lrs_over_depth, plot_network
 from layertune_studies.demo_data import batch_of, make_cohort
+from layertune_studies.demo_methods import START_LR
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store
 from layertune_studies.demo_train import Run, Task, make_network, train_step
@@ -107,8 +108,8 @@ def _seed_trials(
         for way in learned_ways(lr):
             (trial,) = run(way)
             by_start[f"{way.method.title}, {lr:g}"] = trial
-    middle = f"{STARTS[len(STARTS) // 2]:g}"
-    chosen |= {f"{key.rpartition(',')[0]}": by_start[key] for key in by_start if key.endswith(f", {middle}")}
+    ending = f", {START_LR:g}"
+    chosen |= {key.removesuffix(ending): trial for key, trial in by_start.items() if key.endswith(ending)}
     return {"chosen": chosen, "by_start": by_start}
 
 
