@@ -94,12 +94,13 @@ def _find_trainer(name: str) -> type:
     except AttributeError:
         pass
     try:
-        return recursive_find_trainer_class_by_name(name)
+        found: type = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         raise ExportError(
             f"the trainer {name} is neither nnU-Net's nor layertune's nor in a folder of {VARIABLE}, so what network "
             "it builds is not known; add its folder there"
         ) from error
+    return found
 
 
 def _in_folder(model: Path) -> list[Renamed]:
