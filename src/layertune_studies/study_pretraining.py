@@ -82,7 +82,15 @@ def _digits(study: Study, cases: Cases) -> Made:
         chosen = torch.randint(len(images), (config.batch,), generator=generator)
         return images[chosen], labels[chosen]
 
-    return make_network(study.network, classes=DIGITS, shape=cases.shape), batch, cross_entropy
+    network = make_network(study.network, classes=DIGITS, shape=cases.shape)
+    with torch.no_grad():
+        classes = network.eval()(torch.zeros(1, *cases.shape)).shape[1]
+    if classes != DIGITS:
+        raise StudyError(
+            f"network.name {study.network.name} gives {classes} classes, and digits have {DIGITS}; take a network of "
+            "timm or MONAI, whose number of classes can be set, or weights from a file"
+        )
+    return network.train(), batch, cross_entropy
 
 
 def _inverted(study: Study, cases: Cases) -> Made:
