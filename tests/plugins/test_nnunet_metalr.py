@@ -1,5 +1,6 @@
 """Learned rates in nnU-Net's trainers: what stays nnU-Net's, what is learned, what a continued training needs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
 from torch import GradScaler
+from torch._dynamo import OptimizedModule
 
 from layertune import LRProfile
 from layertune_nnunet import MetaLRMixin, MetaLRStreamingMixin, nnUNetTrainerMetaLR, nnUNetTrainerMetaLRStreaming
@@ -198,6 +200,24 @@ def test_a_scale_has_no_part_in_the_rates() -> None:
             trainer.train_step(next(trainer.dataloader_val))
     assert scaled.metalr.lrs == pytest.approx(plain.metalr.lrs, rel=1e-6)
     assert plain.metalr.lrs != pytest.approx(dict.fromkeys(plain.metalr.lrs, 0.01), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_the_compiler_compiles_once_for_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = partial(torch.compile, backend="eager")  # shows what the compiler is asked for
+    monkeypatch.setattr(nnUNetTrainer, "_do_i_compile", lambda _: True)  # which it does on a GPU only
+    # The loss meets two resolutions, and is compiled for both.
+    monkeypatch.setattr(torch, "compile", lambda part: compiler(part) if hasattr(part, "decoder") else part)
+    compiled = make(nnUNetTrainerMetaLR)
+    compiled.on_train_start()
+    compiled.on_train_epoch_start()
+    assert isinstance(compiled.network, OptimizedModule)
+    assert [layer.name for layer in compiled.layers][-1] == "decoder.seg_layers"
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            compiled.train_step(next(compiled.dataloader_train))
+    assert len(compiled.metalr.history) == 3
+    torch._dynamo.reset()
 
 
 def test_the_rates_are_logged_drawn_and_saved() -> None:
