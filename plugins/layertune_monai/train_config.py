@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from layertune_monai.errors import BundleError
 
-__all__ = ["TrainConfig", "inside", "read_train_config", "train_files"]
+__all__ = ["TrainConfig", "class_name", "inside", "read_train_config", "train_files"]
 
 SUFFIXES = ("json", "yaml", "yml")
 TRAINER = "train::trainer"  # where MONAI's list of a bundle's properties has it
@@ -37,11 +37,9 @@ class TrainConfig:
         """An argument of the trainer as the files write it; ``None`` if they do not."""
         return self.parser.get(f"{self.trainer}::{argument}")
 
-    def components(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Ids and contents of all components of a class name."""
-        for found, content in _walk(self.parser.get(), ""):
-            if isinstance(content, dict) and _class_name(content) == name:
-                yield found, content
+    def components(self, name: str) -> list[str]:
+        """Ids of all components of a class."""
+        return [place for place, content in _walk(self.parser.get(), "") if class_name(content) == name]
 
 
 def train_files(bundle: Path, stem: str = "train") -> list[str]:
@@ -97,6 +95,11 @@ def read_train_config(bundle: Path, files: Sequence[str], trainer: str | None = 
     return found
 
 
+def class_name(content: Any) -> str:
+    """The name of a component's class, without its module; empty for what is no component."""
+    return str(content.get("_target_", "")).rpartition(".")[2] if isinstance(content, dict) else ""
+
+
 def _load(bundle: Path, files: Sequence[str]) -> Any:
     paths = [inside(bundle, name) for name in files]
     for name, path in zip(files, paths, strict=True):
@@ -123,7 +126,7 @@ def _find_trainer(parser: ConfigParser, wanted: str | None, files: Sequence[str]
     if wanted is not None:
         raise BundleError(f"{', '.join(files)} has no component at {wanted}")
     walked = _walk(parser.get(), "")
-    found = [place for place, part in walked if isinstance(part, dict) and _class_name(part).endswith("Trainer")]
+    found = [place for place, part in walked if class_name(part).endswith("Trainer")]
     if len(found) != 1:
         listed = ", ".join(place.replace("::", "#") for place in found) or "none"
         raise BundleError(
@@ -152,7 +155,3 @@ def _walk(content: Any, place: str) -> Iterator[tuple[str, Any]]:
         parts = enumerate(content)
     for key, part in parts:
         yield from _walk(part, f"{place}::{key}" if place else str(key))
-
-
-def _class_name(component: dict[str, Any]) -> str:
-    return str(component.get("_target_", "")).rpartition(".")[2]

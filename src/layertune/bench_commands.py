@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from layertune.lazy_studies import studies, study_module
-from layertune.terminal import Json, cell, print_json, print_table
+from layertune.terminal import Json, cell, print_json, print_table, show
 
 __all__ = ["bench"]
 
@@ -76,6 +77,64 @@ def bench_nnunet(
     print_table(
         f"Ratios to the stock step of {result['stock_ms']:.0f} ms", ["Trainer", "Ratio", "At most"], rows, left=1
     )
+
+
+@bench.command("lightning")
+def bench_lightning(
+    network: Annotated[list[str] | None, typer.Option(help="resnet18 (the default), resnet18_adamw or unet3d.")] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="Fits of twelve steps; more where the machine is busy.")] = 4,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time of a Trainer's steps with the callback, as ratios to the same Trainer without it; in one process."""
+    study = study_module("bench_lightning")
+    chosen = _chosen(network or ["resnet18"], study.STEP_NETWORKS)
+    results = _measured(chosen, threads, lambda name: study.bench_lightning(name, repeats=repeats))
+    if as_json:
+        print_json(results)
+        return
+    keys = ["plain_ms", *study.LIGHTNING_LIMITS]
+    rows = [[name, *(cell(result[key]) for key in keys)] for name, result in results.items()]
+    print_table("Ratios to the Trainer without the callback", ["Network", *keys], rows, left=1)
+
+
+@bench.command("alchemy")
+def bench_alchemy(
+    network: Annotated[
+        list[str] | None, typer.Option(help="resnet18, unet3d (the default two) or resnet18_adamw.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of ten steps each; more where the machine is busy.")] = 4,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time of a norm-only step and of the penalty, as ratios to the plain step; all in one process, in turns."""
+    study = study_module("bench_alchemy")
+    chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
+    results = _measured(chosen, threads, lambda name: study.bench_alchemy(name, repeats=repeats))
+    if as_json:
+        print_json(results)
+        return
+    keys = ["plain_ms", "norm_only_ratio", "penalty_ratio", "penalty_step_ratio"]
+    rows = [[name, *(cell(result[key]) for key in keys)] for name, result in results.items()]
+    rows.append(["at most", *(cell(study.LIMITS.get(key)) for key in keys)])
+    print_table("Ratios to the plain step", ["Network", *keys], rows, left=1)
+
+
+@bench.command("monai")
+def bench_monai(
+    repeats: Annotated[int, typer.Option(min=2, help="Runs of twelve steps; more where the machine is busy.")] = 4,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time of MONAI's engine with the handler, as ratios to the same engine without it; in one process."""
+    study = study_module("bench_monai")
+    result = _measured(["MONAI"], threads, lambda _: study.bench_monai(repeats=repeats))["MONAI"]
+    if as_json:
+        print_json(result)
+        return
+    limits = study.MONAI_LIMITS
+    rows = [[name.removesuffix("_ratio"), cell(result[name]), cell(limit)] for name, limit in limits.items()]
+    print_table(f"Ratios to the plain step of {result['plain_ms']:.0f} ms", ["Mode", "Ratio", "At most"], rows, left=1)
 
 
 def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

@@ -96,10 +96,26 @@ def nnunet_run() -> Train:
     return train
 
 
+def monai_run() -> Train:
+    """An engine with the handler, and MONAI's own checkpoints; the unit is an epoch."""
+    from monai_runs import META, saved_run
+
+    def train(folder: Path, *, hyper_lr: float | None, first: int = 0, last: int = 4) -> End:
+        handler = None if hyper_lr is None else {"hyper_lr": hyper_lr, "meta_loader": META}
+        model, optimizer, learner = saved_run(folder, handler=handler, first=first, last=last)
+        lrs = learner.lrs if learner else {}
+        if learner:
+            learner.detach()
+        return End(model, optimizer, lrs)
+
+    return train
+
+
 HOSTS = [
     Host("layertune_timm", timm_run),
     Host("layertune_lightning", lightning_run),
     Host("layertune_nnunet", nnunet_run),
+    Host("layertune_monai", monai_run),
 ]
 
 pytestmark = pytest.mark.parametrize("host", HOSTS, ids=[host.package for host in HOSTS])
