@@ -9,6 +9,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from layertune import LayerMap, LayertuneError, __version__, map_layers
+from layertune.alchemy_commands import rank, show_gammas
 from layertune.bench_commands import bench
 from layertune.depth import Granularity
 from layertune.layers import named_parameters
@@ -43,6 +44,8 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(study, name="study")
+app.command("gammas")(show_gammas)
+app.command("rank")(rank)
 for name, commands in host_commands().items():
     app.add_typer(commands, name=name)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from layertune.errors import MissingPackageError, ModelError
 from layertune.plugin import Plugin, import_host
 
-__all__ = ["NamedNetwork", "named_network", "parse_arguments", "parse_shape"]
+__all__ = ["NamedNetwork", "import_factory", "named_network", "parse_arguments", "parse_shape"]
 
 MONAI = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
 BATCH = 2  # batch norms in train mode refuse a single value per channel
@@ -87,6 +87,25 @@ def named_network(
     raise _unknown(name, timm, monai)
 
 
+def import_factory(name: str) -> Callable[..., Any]:
+    """The function or class that ``"module:factory"`` names, looked for in the current folder too.
+
+    Raises:
+        ModelError: the module cannot be imported, or has no such function.
+
+    Example:
+        >>> import_factory("torch.nn:Linear").__name__
+        'Linear'
+    """
+    module_name, _, attribute = name.partition(":")
+    module = _import_own(name, module_name)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        near = _nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
+        raise ModelError(f"{module_name} has no function or class {attribute!r}{near}; write module:factory")
+    return factory  # type: ignore[no-any-return]  # it was looked up by name
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read ``"1,1,96,96,96"``.
 
@@ -132,12 +151,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _from_factory(name: str, shape: tuple[int, ...] | None, arguments: Mapping[str, Any]) -> NamedNetwork:
-    module_name, _, attribute = name.partition(":")
-    module = _import_own(name, module_name)
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        near = _nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
-        raise ModelError(f"{module_name} has no function or class {attribute!r}{near}; write module:factory")
+    factory = import_factory(name)
     example = _example(name, shape)
     network = _construct(factory, name, arguments)
     if not isinstance(network, nn.Module):

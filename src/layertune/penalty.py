@@ -28,6 +28,9 @@ class GammaPenalty:
         absolute: read |gamma| in place of gamma, for networks in which gammas have turned negative. The thesis
             does not.
 
+    Attributes:
+        gammas: the parameters that it reads.
+
     Raises:
         AlchemyError: a setting that is not finite, or a negative beta or weight.
 
@@ -52,20 +55,20 @@ class GammaPenalty:
     ) -> None:
         _check(alpha=alpha, beta=beta, weight=weight)
         self.alpha, self.beta, self.weight, self.absolute = alpha, beta, weight, absolute
-        self._gammas = [gamma_of(norm) for norm in affine_norms(model).values()]
-        if not self._gammas:
+        self.gammas = [gamma_of(norm) for norm in affine_norms(model).values()]
+        if not self.gammas:
             warnings.warn(f"GammaPenalty has no effect: {why_no_gammas(model)}", stacklevel=2)
 
     def __call__(self) -> Tensor:
         """Lambda R as a scalar on the gammas' device, with its gradient; a plain 0 where there is no gamma."""
-        if not self._gammas or not self.weight:
+        if not self.gammas or not self.weight:
             return torch.zeros(())
         std, mean = torch.std_mean(self._all(), correction=0)
         return self.weight * (self.beta * std - self.alpha * mean)
 
     def _all(self) -> Tensor:
         # One tensor, so that mean and deviation take one pass, however many norms there are.
-        gammas = torch.cat([gamma.flatten() for gamma in self._gammas]).float()
+        gammas = torch.cat([gamma.flatten() for gamma in self.gammas]).float()
         return gammas.abs() if self.absolute else gammas
 
 

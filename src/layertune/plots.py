@@ -1,4 +1,4 @@
-"""Figures of learned rates: over layers, over time, and on the network itself."""
+"""Figures: learned rates over layers, over time and on the network itself; gammas, see ``alchemy_plots``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from layertune.alchemy_plots import plot_clip_test, plot_gammas, plot_gammas_by_layer, plot_rank_correlation
 from layertune.errors import ProfileError
 from layertune.figure_style import (
     COLUMN,
@@ -25,7 +26,16 @@ from layertune.figure_style import (
 from layertune.network_picture import plot_network
 from layertune.profile import LRProfile
 
-__all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_network", "plot_profile"]
+__all__ = [
+    "plot_clip_test",
+    "plot_gammas",
+    "plot_gammas_by_layer",
+    "plot_lrs_over_depth",
+    "plot_lrs_over_time",
+    "plot_network",
+    "plot_profile",
+    "plot_rank_correlation",
+]
 
 MOST_NAMED = 24  # more layers than that are numbered on the axis
 MOST_LISTED = 12  # more layers than that get a colour bar in place of a legend

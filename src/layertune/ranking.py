@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layertune.errors import AlchemyError
+from layertune.errors import AlchemyError, WeightsError
 from layertune.norms import norm_only
 from layertune.trace import unwrap
 from layertune.untouched import kept_random_state
@@ -227,7 +227,10 @@ class _Runner:
         self.restore()
         given = self._named[name]
         weights = given if isinstance(given, Mapping) else read_weights(given)
-        loaded = load_weights(self._model, weights)
+        try:
+            loaded = load_weights(self._model, weights)
+        except WeightsError as error:
+            raise WeightsError(f"{name}: {error}") from error
         if len(loaded.matched) < len(loaded.missing):
             raise AlchemyError(
                 f"{name} is a checkpoint of another network than {type(unwrap(self._model)).__name__}: "
