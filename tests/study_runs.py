@@ -15,6 +15,8 @@ METHODS: list[dict[str, Any]] = [
     {"kind": "last-then-all", "lr": [0.1]},
     {"kind": "autolr", "lr": [0.01], "max_trials": 2},
     {"kind": "prodigy"},
+    {"kind": "norm-only", "lr": [0.1]},
+    {"kind": "alchemy", "lr": [0.01], "quantile": 0.2},
     {"kind": "metalr", "lr": [0.01]},
     {"kind": "metalr", "mode": "every", "every": 2, "rule": "proportional", "lr": [0.01]},
     {"kind": "metalr", "mode": "streaming", "rule": "additive", "hyper_lr": 1e-4, "lr": [0.01]},

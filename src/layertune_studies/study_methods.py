@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "METHOD_KINDS",
+    "AlchemyMethod",
     "AutoLRMethod",
     "BiDirectionalMethod",
     "Decay",
@@ -16,6 +17,7 @@ __all__ = [
     "MetaLRMethod",
     "Method",
     "MethodConfig",
+    "NormOnly",
     "ProdigyMethod",
     "Rates",
     "Scratch",
@@ -159,6 +161,39 @@ class ProdigyMethod(Method):
     lr: Literal["grid", "tuned"] | Rates = (1.0,)
 
 
+class NormOnly(Method):
+    """The normalisation layers alone (Network Alchemy, tab. 4.3).
+
+    Attributes:
+        head: whether the last layer is trained too.
+    """
+
+    kind: Literal["norm-only"]
+    head: bool = False
+
+
+class AlchemyMethod(Method):
+    """Network Alchemy: identification, modification, maximisation (thesis sec. 3.2.2).
+
+    Attributes:
+        identification: share of the steps in which the norms alone are trained; with 0 the gammas are judged as they
+            are.
+        modification: whether redundant kernels start afresh.
+        threshold: a kernel whose gamma lies below it is redundant.
+        quantile: in its place, the share of kernels to start afresh.
+        penalty: lambda of the BNScale regularisation.
+        head: whether the last layer is trained in the identification too.
+    """
+
+    kind: Literal["alchemy"]
+    identification: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    modification: bool = True
+    threshold: Positive | None = None
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+    penalty: Annotated[float, Field(ge=0)] = 1e-4
+    head: bool = False
+
+
 class MetaLRMethod(Method):
     """Learned rates.
 
@@ -203,6 +238,8 @@ MethodConfig: TypeAlias = Annotated[
     | UNet
     | AutoLRMethod
     | ProdigyMethod
+    | NormOnly
+    | AlchemyMethod
     | MetaLRMethod,
     Field(discriminator="kind"),
 ]
@@ -217,5 +254,7 @@ METHOD_KINDS: dict[str, type[Method]] = {
     "unet": UNet,
     "autolr": AutoLRMethod,
     "prodigy": ProdigyMethod,
+    "norm-only": NormOnly,
+    "alchemy": AlchemyMethod,
     "metalr": MetaLRMethod,
 }

@@ -2,23 +2,37 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from layertune import AllLayers, AutoLR, LastLayer, LayerMap, MetaLR, freeze, param_groups
+from layertune import (
+    Alchemy,
+    AllLayers,
+    AutoLR,
+    Convergence,
+    GammaPenalty,
+    LastLayer,
+    LayerMap,
+    MetaLR,
+    freeze,
+    norm_only,
+    param_groups,
+)
 from layertune.policies import Policy
 from layertune_studies.demo_train import Run, Task, train_step
 from layertune_studies.study_config import Study
 from layertune_studies.study_methods import (
+    AlchemyMethod,
     AutoLRMethod,
     LastThenAll,
     MetaLRMethod,
     Method,
+    NormOnly,
     ProdigyMethod,
 )
 from layertune_studies.study_settings import Setting, policy_of
@@ -136,6 +150,10 @@ def train_method(training: Training, method: Method, setting: Setting) -> Traine
             trained = _train_metalr(training, method, steps)
         case ProdigyMethod():
             trained = _train_prodigy(training, steps)
+        case NormOnly():
+            trained = _train_norms(training, method, steps)
+        case AlchemyMethod():
+            trained = _train_alchemy(training, method, steps)
         case _:
             trained = _train_flat(training, policy_of(setting), training.lr, steps)
     trained.passes = round(trained.steps * passes_of_step(method), 6)
@@ -216,6 +234,54 @@ def _train_prodigy(training: Training, steps: int) -> Trained:
     _steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
     trained.lrs = {"all": float(optimizer.param_groups[0]["d"]) * training.lr}
     return trained
+
+
+def _train_norms(training: Training, method: NormOnly, steps: int) -> Trained:
+    trained = Trained()
+    optimizer = training.optimizer(AllLayers(), training.lr)
+    with norm_only(training.network, head=training.layers.head.parameters if method.head else ()):
+        _steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
+    return trained
+
+
+def _train_alchemy(training: Training, method: AlchemyMethod, steps: int) -> Trained:
+    trained, first = Trained(), round(method.identification * steps)
+    optimizer = training.optimizer(AllLayers(), training.lr)
+    alchemy = Alchemy(
+        training.network,
+        optimizer,
+        training.task.batch(0)[0][:2],
+        threshold=method.threshold,
+        quantile=method.quantile,
+        whole_layers=True,
+        identification=Convergence(limit=1) if first else None,
+        modification=method.modification,
+        penalty=GammaPenalty(training.network, weight=method.penalty),
+        head=training.layers.head.parameters if method.head else (),
+    )
+    run = Run(training.network, optimizer, training.schedule(optimizer, steps))
+    with alchemy:
+        if first:
+            _steps(training, run, first, trained)
+            alchemy.update()
+        else:
+            alchemy.modify()
+        penalised = replace(training, loss_of=_WithPenalty(training.loss_of, alchemy))
+        _steps(penalised, run, steps - first, trained)
+    return trained
+
+
+class _WithPenalty(nn.Module):
+    """A loss with the penalty of the present phase."""
+
+    def __init__(self, loss_of: nn.Module, alchemy: Alchemy) -> None:
+        super().__init__()
+        self.loss_of = loss_of
+        self.alchemy = alchemy
+
+    def forward(self, output: Tensor, label: Tensor) -> Tensor:
+        loss: Tensor = self.loss_of(output, label)
+        return loss + self.alchemy.penalty().to(loss.device)
 
 
 def _steps(training: Training, run: Run, steps: int, trained: Trained) -> None:

@@ -29,10 +29,12 @@ from layertune_studies.study_pretraining import reserved_cases
 from layertune_studies.study_settings import Depths, Setting, settings_of
 from layertune_studies.study_training import Training, steps_of, train_method
 
-__all__ = ["Trial", "all_trials", "device", "run_trial", "study_cases", "study_layers"]
+__all__ = ["RUNGS", "Trial", "all_trials", "device", "run_trial", "study_cases", "study_layers"]
 
 Weights = Mapping[str, Tensor]
 Report = Callable[[int, float], object]
+RUNGS = (16, 4)
+"""Where a search compares its trials, as parts of their steps: at each, the better quarter goes on."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def run_trial(
         root: the folder of all data.
         weights: what it starts from, if anything.
         tell: told the steps done.
-        report: told (steps done, first metric on the validation cases) at an eighth, a quarter, a half of the steps.
+        report: told (steps done, first metric on the validation cases) at the rungs of a search: a sixteenth and a
+            quarter of the steps.
 
     Returns:
         Plain values: ``identity``, ``validation``, ``test`` (``None`` where the study does not look), ``diverged``,
@@ -210,7 +213,7 @@ def _both(
     if report is None:
         return tell
     steps = steps_of(study, trial.method)
-    rungs = {max(1, steps // part) for part in (8, 4, 2)}
+    rungs = {max(1, steps // part) for part in RUNGS}
 
     def told(step: int) -> None:
         tell(step)

@@ -53,7 +53,7 @@ def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_every_trial_is_there_once(whole: Path) -> None:
     # Two rates; the tuned one for two settings each of two methods and one of another; one for each of the others.
-    assert len(names(whole)) == 2 + 1 + 2 + 2 + 1 + 1 + 1 + 1 + 3 + 1
+    assert len(names(whole)) == 2 + 1 + 2 + 2 + 1 + 1 + 1 + 1 + 2 + 3 + 1
 
 
 @pytest.mark.slow
