@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layertune.autolr_layers import weights_by_layer
 from layertune.errors import OptimizerError
 from layertune.lr_factors import group_layer_names, multiply_lrs, require_single_multiplier, restore_lrs
 from layertune.weight_variation import first_target, mended_target, sorting_quality, weight_variation
@@ -126,7 +127,7 @@ class AutoLR:
         self.max_trials = max_trials
         self.trials: list[LRTrial] = []
         self._resumed: tuple[Resumable, ...] = (model, optimizer, *also)
-        self._weights = _weights_by_layer(optimizer)
+        self._weights = weights_by_layer(optimizer)
         self._stem, *self._between, self._head = self._weights
         self._multiplied: list[Any] | None = None
         self._hooks = [
@@ -294,24 +295,3 @@ def _check_settings(threshold: float, factors: Mapping[str, float], max_trials: 
             raise OptimizerError(f"{name} must be finite and above 0, not {value}")
     if max_trials < 1:
         raise OptimizerError(f"max_trials must be at least 1, not {max_trials}")
-
-
-def _weights_by_layer(optimizer: Optimizer) -> dict[str, list[nn.Parameter]]:
-    """The weights that count, by layer, shallow to deep."""
-    groups = optimizer.param_groups
-    if len(set(group_layer_names(groups))) < 4 or any("depth" not in group for group in groups):
-        raise OptimizerError(
-            "AutoLR sorts the layers between stem and classifier by depth, and needs at least two of them; this "
-            f"optimizer has the layers {', '.join(dict.fromkeys(group_layer_names(groups)))}: build it from "
-            "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...)"
-        )
-    weights: dict[str, list[nn.Parameter]] = {}
-    for name, group in sorted(zip(group_layer_names(groups), groups, strict=True), key=lambda pair: pair[1]["depth"]):
-        weights.setdefault(name, []).extend(p for p in group["params"] if p.ndim > 1)
-    empty = [name for name, held in list(weights.items())[1:-1] if not held]
-    if empty:
-        raise OptimizerError(
-            f"the layers {empty} have no weight of two or more dimensions to measure; map the network with a coarser "
-            "granularity"
-        )
-    return weights

@@ -67,7 +67,8 @@ class OnRay:
             LayertuneError: as ``run_trial`` raises it.
         """
         weights = ray.put(workshop.weights)
-        task = ray.remote(max_retries=LOST, **_resources(workshop))(_trial)
+        task: Any = ray.remote(_trial)
+        task = task.options(max_retries=LOST, **_resources(workshop))
         waiting = {task.remote(workshop.study, trial, workshop.root, weights): trial for trial in trials}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -111,7 +112,7 @@ class OnRay:
                     storage_path=folder, verbose=0, failure_config=tune.FailureConfig(max_failures=LOST)
                 ),
             ).fit()
-        metrics = [one.metrics or {} for one in found]
+        metrics = [found[number].metrics or {} for number in range(len(found))]
         results = {
             trials[one["config"]["number"]]: json.loads(one["result"])
             for one in metrics
