@@ -88,7 +88,8 @@ def test_a_node_that_is_lost_in_the_middle_loses_no_trial(root: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_successive_halving_stops_most_settings_early(root: Path, tmp_path: Path, local: None) -> None:
+@pytest.mark.usefixtures("local")
+def test_successive_halving_stops_most_settings_early(root: Path, tmp_path: Path) -> None:
     from layertune_studies.study_ray import OnRay
 
     settings = [[m, n] for m in range(1, 6) for n in range(m, 6)][:9]
