@@ -140,25 +140,25 @@ class Tiny:
 
     # nnU-Net hands on the arguments that this signature names.
     def __init__(self, plans: Any, configuration: Any, fold: Any, dataset_json: Any, device: Any = None) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch = STEPS
         self.num_val_iterations_per_epoch = 1
         self.save_every = type(self).save_every
         # Figures take longer than the training.
-        self.logger.plot_progress_png = lambda _: None  # type: ignore[attr-defined]
+        self.logger.plot_progress_png = lambda _: None
         if not self.draws:
             self.plot_learned_rates = lambda: None
 
     def on_epoch_start(self) -> None:
         self.steps_done = 0
-        seed(self.current_epoch)  # type: ignore[attr-defined]
-        super().on_epoch_start()  # type: ignore[misc]
+        seed(self.current_epoch)
+        super().on_epoch_start()
 
     def train_step(self, batch: Any) -> Any:
-        if (self.current_epoch, self.steps_done) == self.stop_at:  # type: ignore[attr-defined]
+        if (self.current_epoch, self.steps_done) == self.stop_at:
             raise Killed
         self.steps_done += 1
-        return super().train_step(batch)  # type: ignore[misc]
+        return super().train_step(batch)
 
     def plot_network_architecture(self) -> None:
         pass

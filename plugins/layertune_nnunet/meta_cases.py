@@ -95,7 +95,7 @@ def split(cases: Sequence[str], percent: int) -> Split:
 
     Example:
         >>> split([f"case_{number}" for number in range(5)], 20)
-        Split(training=['case_0', 'case_1', 'case_3', 'case_4'], meta=['case_2'])
+        Split(training=['case_0', 'case_1', 'case_2', 'case_3'], meta=['case_4'])
     """
     held = round(len(cases) * percent / 100)
     if not 0 < held < len(cases):
