@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import yaml
 
@@ -55,3 +56,22 @@ def write_study(path: Path, **changes: Any) -> Path:
     """The file of such a study."""
     path.write_text(yaml.safe_dump(study_of(**changes)), encoding="utf-8")
     return path
+
+
+def write_volume(root: Path, name: str, image: np.ndarray, label: np.ndarray) -> None:
+    """One case as NIfTI files."""
+    for folder, array in (("imagesTr", image), ("labelsTr", label)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), root / folder / f"{name}.nii.gz")
+
+
+def volumes(root: Path, count: int = 6, **change: Any) -> Path:
+    """A folder of small volumes with a bright box, the first of which may be another."""
+    rng = np.random.RandomState(0)
+    for number in range(count):
+        label = np.zeros((8, 8, 8))
+        label[2:5, 2:5, 2 : 4 + number % 2] = 1
+        write_volume(root / "volumes", f"case{number}", label + 0.1 * rng.randn(8, 8, 8), label)
+    if change:
+        write_volume(root / "volumes", "case0", **change)
+    return root

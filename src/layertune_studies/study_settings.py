@@ -95,9 +95,9 @@ def policy_of(setting: Setting) -> Policy:
 
 
 def _unet_schemes(depths: Depths) -> list[str]:
-    levels = range(1, depths.levels + 1)
-    orders = [f"{order}-{count}" for order in ("top-down", "bottom-up") for count in levels]
-    return ["contracting", "expanding", *orders]
+    down = [f"top-down-{count}" for count in range(1, depths.levels + 1)]
+    up = [f"bottom-up-{count}" for count in range(1, depths.levels)]  # all levels are tuned by the last of the others
+    return ["contracting", "expanding", *down, *up]
 
 
 def _unet_setting(name: str) -> Setting:

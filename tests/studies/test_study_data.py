@@ -4,7 +4,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,28 +13,11 @@ from layertune_studies.demo_data import DataError, Subject
 from layertune_studies.study_config import Data, Split
 from layertune_studies.study_data import Cases, LazyCases, checked, draw, load_cases, split_cases
 from layertune_studies.study_sets import SETS
-from study_runs import write_images
+from study_runs import volumes, write_images
 
 
 def data(**options: Any) -> Data:
     return Data.model_validate({"set": "pneumoniamnist", "classes": 3, **options})
-
-
-def write_volume(root: Path, name: str, image: np.ndarray, label: np.ndarray) -> None:
-    for folder, array in (("imagesTr", image), ("labelsTr", label)):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), root / folder / f"{name}.nii.gz")
-
-
-def volumes(root: Path, count: int = 6, **change: Any) -> Path:
-    rng = np.random.RandomState(0)
-    for number in range(count):
-        label = np.zeros((8, 8, 8))
-        label[2:5, 2:5, 2 : 4 + number % 2] = 1
-        write_volume(root / "volumes", f"case{number}", label + 0.1 * rng.randn(8, 8, 8), label)
-    if change:
-        write_volume(root / "volumes", "case0", **change)
-    return root
 
 
 def pictures(root: Path, layout: list[str], count: int = 4, *, size: int = 8) -> Path:

@@ -14,11 +14,12 @@ from layertune_studies import study_run
 from layertune_studies.demo_data import DataError
 from layertune_studies.demo_store import FolderError
 from layertune_studies.study_config import Study, StudyError
+from layertune_studies.study_data import draw
 from layertune_studies.study_run import Here, Workshop, run_study
 from layertune_studies.study_store import DiskError, StudyStore
 from layertune_studies.study_table import chosen_trials
-from layertune_studies.study_trial import run_trial
-from study_runs import METHODS, study_of, write_images
+from layertune_studies.study_trial import run_trial, study_cases
+from study_runs import METHODS, study_of, volumes, write_images
 
 QUIET = Console(quiet=True)
 
@@ -173,6 +174,38 @@ def test_pretraining_is_done_once_and_random_weights_stay_random(
 def _scored(method: str, out: Path) -> dict[str, Any]:
     (found,) = results(out, method)
     return {"method": method, **found}
+
+
+@pytest.mark.slow
+def test_volumes_are_segmented_in_patches_after_pretraining_on_other_cases(tmp_path: Path) -> None:
+    config = study(
+        data={
+            "set": "volumes",
+            "classes": 2,
+            "patch": [8, 8, 4],
+            "labelled": [3],
+            "holdout": 0.4,
+            "split": {"folds": 4},
+        },
+        network={"name": "UNet", "arguments": {"channels": [2, 4, 8], "strides": [2, 2], "norm": "batch"}},
+        pretraining={"task": "inverted", "cases": 2, "steps": 2, "batch": 2},
+        budget={"unit": "passes", "amount": 4, "batch": 2},
+        lrs=[0.1],
+        methods=[
+            {"kind": "flat"},
+            {"kind": "unet", "schemes": ["contracting", "bottom-up-1"], "lr": "tuned"},
+            {"kind": "metalr", "lr": [0.1]},
+        ],
+        metrics=["dice", "sensitivity"],
+    )
+    run_study(config, tmp_path / "out", volumes(tmp_path, count=12), console=QUIET)
+    assert [len(results(tmp_path / "out", name)) for name in ("flat", "unet", "metalr-exact")] == [1, 2, 1]
+    for found in results(tmp_path / "out", "unet"):
+        assert set(found["test"]) == {"dice", "ppv", "sensitivity"}
+        assert all(0 <= value <= 1 for value in found["test"].values())
+    # Six training cases, of which two were pre-trained on.
+    with pytest.raises(DataError, match=r"5 labelled cases were asked for, and there are 4 .*after 2 for pre-training"):
+        draw(study_cases(config, tmp_path), 5, seed=0, reserved=2)
 
 
 def test_a_trial_that_diverged_scores_nothing(root: Path, tmp_path: Path) -> None:
