@@ -59,6 +59,7 @@ class Training(PythonicWorkflow):
         workflow_type: MONAI's word for what this is.
         config_file: instead of ``configs/train.json``.
         meta_file: instead of ``configs/metadata.json``.
+        logging_file: instead of ``configs/logging.conf``; ``False`` leaves logging as it is.
         **override: values of the configuration, as ``method="bidirectional"``.
 
     Example:
@@ -76,16 +77,17 @@ class Training(PythonicWorkflow):
         workflow_type: str = "train",
         config_file: str | None = None,
         meta_file: str | None = None,
+        logging_file: str | bool | None = None,
         **override: Any,
     ) -> None:
         root = Path(bundle_root)
         check_paths(root)
-        logging = override.pop("logging_file", str(root / "configs" / "logging.conf"))
+        logging = str(root / "configs" / "logging.conf") if logging_file is None else logging_file
         super().__init__(
             workflow_type=workflow_type,
             config_file=config_file or str(root / "configs" / "train.json"),
             meta_file=meta_file or str(root / METADATA),
-            logging_file=logging,
+            logging_file=str(logging) if logging else None,
             bundle_root=bundle_root,
             **override,
         )
