@@ -1,5 +1,6 @@
 """layertune for Lightning: callbacks; modules, optimizers and loops stay as they are."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from layertune.plugin import Plugin, import_host
@@ -18,6 +19,7 @@ PLUGIN = Plugin(
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("layertune_lightning.host")  # before anything else imports Lightning
     import_host(PLUGIN)
     from layertune_lightning import freeze_callback, metalr_callback
 

@@ -6,32 +6,45 @@ first. ``lightning`` brings ``pytorch-lightning`` with it, so the second is alwa
 
 import importlib
 import importlib.metadata
+import sys
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
 from layertune.errors import MissingPackageError
+from layertune.plugin import import_host
 from layertune_lightning import PLUGIN
 
 __all__ = ["Callback"]
 
+NOTICES = "lightning_utilities.core.rank_zero"
+
 
 def _classes() -> list[type[Any]]:
     """``Callback`` of each package that is installed."""
-    modules = ["pytorch_lightning"]
+    loaded = {"pytorch_lightning", "lightning.pytorch"} & set(sys.modules)
+    log = sys.modules[NOTICES].log if loaded else None
+    classes = [import_host(PLUGIN).Callback]
+    if _unified_is_installed():
+        classes.append(importlib.import_module("lightning.pytorch").Callback)
+    if loaded:
+        # Both packages give their notices to one logger, and the last that is imported takes it over.
+        sys.modules[NOTICES].log = log
+    return classes
+
+
+def _unified_is_installed() -> bool:
     try:
-        unified = importlib.metadata.version("lightning")
+        found = importlib.metadata.version("lightning")
     except importlib.metadata.PackageNotFoundError:
-        pass
-    else:
-        if Version(unified) < Version(PLUGIN.lowest):
-            raise MissingPackageError(
-                f"{PLUGIN.name} needs lightning>={PLUGIN.lowest} where that package is installed, and {unified} is: "
-                "pip install --upgrade lightning",
-                name="lightning",
-            )
-        modules.append("lightning.pytorch")
-    return [importlib.import_module(module).Callback for module in modules]
+        return False
+    if Version(found) < Version(PLUGIN.lowest):
+        raise MissingPackageError(
+            f"{PLUGIN.name} needs lightning>={PLUGIN.lowest} where that package is installed, and {found} is: "
+            "pip install --upgrade lightning",
+            name="lightning",
+        )
+    return True
 
 
 if TYPE_CHECKING:

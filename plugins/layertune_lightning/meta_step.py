@@ -14,7 +14,7 @@ from layertune import MetaBatchError, ModelError
 from layertune.meta_batches import structure
 from layertune.untouched import kept_attributes
 
-__all__ = ["backward_of_meta_batch", "check_meta_step"]
+__all__ = ["backward_of_meta_batch", "check_meta_step", "has_loss"]
 
 
 def check_meta_step(module: pl.LightningModule) -> None:
@@ -79,6 +79,16 @@ def backward_of_meta_batch(trainer: pl.Trainer, batch: Any, number: int, trainin
         strategy.pre_backward(loss)
         (loss * scale).backward()
     return scale
+
+
+def has_loss(outputs: Any) -> bool:
+    """Whether a step's outputs, as Lightning hands them to callbacks, hold a loss.
+
+    Example:
+        >>> has_loss(None), has_loss({"loss": None}), has_loss({"loss": torch.tensor(0.5)})
+        (False, False, True)
+    """
+    return (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None
 
 
 @contextmanager

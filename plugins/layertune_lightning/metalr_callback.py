@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from layertune import LRProfile, MetaLR, OptimizerError, meta_pass
+from layertune import LRProfile, MetaLR, ModelError, OptimizerError, meta_pass
 from layertune.layers import parameters_by_layer
 from layertune.meta import kept_gradients
 from layertune.meta_batches import MetaBatches, Share, over_same_data
 from layertune_lightning.host import Callback
 from layertune_lightning.layers import Layers, find_layers
-from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step
+from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
 from layertune_lightning.report import log_lrs, show_profile
 
 __all__ = ["MetaLRCallback"]
@@ -101,6 +101,7 @@ class MetaLRCallback(Callback):
         self._lrs: dict[str, float] = {}
         self._profile: LRProfile | None = None
         self._left: list[dict[str, Any]] = []
+        self._had_loss = False
 
     @property
     def lrs(self) -> dict[str, float]:
@@ -137,6 +138,7 @@ class MetaLRCallback(Callback):
         optimizer = self._chosen(trainer.optimizers)
         self.metalr = MetaLR(optimizer, **self.settings, layers=self._layers_for(optimizer, pl_module))
         self._left = []
+        self._had_loss = False
 
         def adapt(*_: Any) -> None:
             self._adapt(trainer)
@@ -167,13 +169,22 @@ class MetaLRCallback(Callback):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,  # noqa: ARG002
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: STEP_OUTPUT,  # noqa: ARG002
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Let go of the batch."""
         self._training_batch = None
+        self._had_loss = self._had_loss or not pl_module.automatic_optimization or has_loss(outputs)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Refuse a module that never gives a loss: Lightning leaves single batches out, and never steps here."""
+        if not self._had_loss:
+            raise ModelError(
+                f"training_step of {type(pl_module).__name__} gave no loss in a whole epoch, so there is nothing to "
+                "learn from; return the loss, a tensor that depends on the parameters"
+            )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Draw what was learned."""

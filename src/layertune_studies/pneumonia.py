@@ -1,9 +1,7 @@
 """Fine-tuning on chest X-rays with Lightning: ``python -m layertune_studies.pneumonia --data DIR --out DIR``."""
 
 import json
-import logging
 import statistics
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from layertune_studies.demo_store import Store
 from layertune_studies.pneumonia_data import SIDE, few, xrays
 from layertune_studies.pneumonia_methods import METHODS, Chosen, Setting, choose, tuned_rate
 from layertune_studies.pneumonia_training import NETWORKS, Network, XRays, pretrain, tune
+from layertune_studies.quiet_lightning import quiet
 
 __all__ = ["Plan", "app", "run"]
 
@@ -148,15 +147,12 @@ def main(
 ) -> None:
     """Fine-tune a ResNet-18 and a small ViT on few chest X-rays: one rate, frozen layers, learned rates."""
     torch.set_num_threads(threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for advice in ("The '.*_dataloader' does not have many workers", "You defined a `validation_step` but have no"):
-        warnings.filterwarnings("ignore", message=advice)
-    warnings.filterwarnings("ignore", category=FutureWarning)  # hosts' own
     for name in network or ():
         if name not in NETWORKS:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(NETWORKS)}", param_hint="--network")
     plan = Plan(networks=tuple(network or NETWORKS), seeds=seeds, images=images, steps=steps)
-    results = run(plan, data, out, lambda name: typer.echo(name, err=True))
+    with quiet():
+        results = run(plan, data, out, lambda name: typer.echo(name, err=True))
     if as_json:
         print_json(results)
         return

@@ -18,8 +18,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryRecall, BinarySpecificity, MulticlassAccuracy
 
 from layertune_studies.pneumonia_data import SIDE, digits
+from layertune_studies.quiet_lightning import quiet_trainer
 
-__all__ = ["NETWORKS", "Network", "Scores", "XRays", "pretrain", "quiet_trainer", "tune"]
+__all__ = ["NETWORKS", "Network", "Scores", "XRays", "pretrain", "tune"]
 
 Scores = dict[str, float]
 
@@ -151,22 +152,6 @@ class XRays(_Classifier):
         return self.optimizer([p for p in self.parameters() if p.requires_grad], lr=self.lr)
 
 
-def quiet_trainer(steps: int, callbacks: Iterable[pl.Callback] = ()) -> pl.Trainer:
-    """A Trainer on the CPU that trains for a number of steps and writes nothing."""
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
 def pretrain(spec: Network) -> dict[str, Any]:
     """A network that reads digits.
 
@@ -176,7 +161,8 @@ def pretrain(spec: Network) -> dict[str, Any]:
     images, held_out = digits()
     torch.manual_seed(0)
     module = Digits(spec.build(10), spec.optimizer, spec.pretrain_lr)
-    quiet_trainer(spec.pretrain_steps).fit(module, DataLoader(images, batch_size=32, shuffle=True, drop_last=True))
+    trainer = quiet_trainer(max_steps=spec.pretrain_steps, max_epochs=-1, limit_val_batches=0)
+    trainer.fit(module, DataLoader(images, batch_size=32, shuffle=True, drop_last=True))
     return {"network": module.network.state_dict(), "accuracy": _evaluated(module, held_out)["accuracy"]}
 
 
@@ -209,7 +195,7 @@ def tune(
     """
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(train, batch_size=batch, shuffle=True, drop_last=True, generator=order)
-    trainer = quiet_trainer(steps, callbacks)
+    trainer = quiet_trainer(max_steps=steps, max_epochs=-1, limit_val_batches=0, callbacks=list(callbacks))
     start = time.process_time()
     trainer.fit(module, loader)
     seconds = time.process_time() - start
@@ -218,6 +204,5 @@ def tune(
 
 def _evaluated(module: pl.LightningModule, images: Dataset[Any]) -> Scores:
     loader = DataLoader(images, batch_size=128)
-    trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-    (found,) = trainer.validate(module, loader, verbose=False)
+    (found,) = quiet_trainer().validate(module, loader, verbose=False)
     return {name: float(value) for name, value in found.items()}

@@ -1,5 +1,6 @@
 """Lightning's callbacks against the loop written by hand, and against Lightning without them."""
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -84,6 +85,8 @@ class Busy(Module):
         super().__init__(**options)
         self.seen: list[float] = []
         self.calls = 0
+        self.recent: deque[float] = deque(maxlen=3)
+        self.history: dict[str, list[float]] = {"loss": []}
         self.mean = MeanMetric()
         self.metrics = MetricCollection([SumMetric(), MeanMetric()])
         self.gradients: list[float] = []
@@ -92,6 +95,8 @@ class Busy(Module):
         loss = super().training_step(batch, batch_idx)
         self.seen.append(loss.item())
         self.calls += 1
+        self.recent.append(loss.item())
+        self.history["loss"].append(loss.item())
         self.mean(loss.detach())
         self.metrics.update(loss.detach())
         self.log("mean", self.mean, on_step=False, on_epoch=True)
@@ -118,6 +123,8 @@ def test_a_hyper_lr_of_0_changes_nothing(settings: dict[str, Any]) -> None:
     assert_equal(with_it, without)
     assert with_it.seen == without.seen
     assert with_it.calls == without.calls == 10
+    assert with_it.recent == without.recent
+    assert with_it.history == without.history
     assert with_it.gradients == without.gradients
     assert with_it.total == without.total
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 import layertune.plugin
 import layertune_lightning.factory
 import lightning_processes
-from layertune import LayertuneError, MissingPackageError, map_layers
+from layertune import BiDirectional, LastLayer, LayertuneError, MissingPackageError, map_layers
 from layertune.meta_batches import EndlessSampler, MetaBatches, Share
-from layertune_lightning import MetaLRCallback
+from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_lightning.factory import VARIABLE, callbacks
 from lightning_runs import LEARN, META, Adversarial, Augmented, Batch, Module, batches, fit, trainer
 
@@ -101,6 +101,35 @@ def test_what_will_not_do_is_one_clear_error(kind, settings, message) -> None:
         fit(module, callback)
     assert callback.metalr is None
     assert "log" not in vars(module)
+
+
+class Silent(Module):
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Lightning takes it for a batch to be left out, and warns."""
+
+
+@pytest.mark.parametrize("settings", [{}, {"streaming": True}], ids=["exact", "streaming"])
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_module_that_never_returns_a_loss_is_one_clear_error(settings: dict[str, Any]) -> None:
+    callback = MetaLRCallback(**LEARN, **settings)
+    with pytest.raises(LayertuneError, match="training_step of Silent gave no loss"):
+        fit(Silent(), callback)
+    assert callback.metalr is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "message"),
+    [
+        (Unknown, LastLayer(), "set its example_input_array, or give the callback layers="),
+        (Module, BiDirectional(m=2, n=3), "n must be below d = 3"),
+    ],
+    ids=["no layers", "policy"],
+)
+def test_what_cannot_be_frozen_is_one_clear_error(kind: type[Module], policy: Any, message: str) -> None:
+    module = kind()
+    with pytest.raises(LayertuneError, match=message):
+        fit(module, LayerFreezeCallback(policy))
+    assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_a_training_step_that_fails_on_its_own_keeps_its_error() -> None:
