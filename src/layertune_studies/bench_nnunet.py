@@ -5,10 +5,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ __all__ = ["NNUNET_LIMITS", "bench_nnunet", "preprocessed", "small_plan"]
 
 DATASET = "Dataset001_Noise"
 CASES = 4
+LAPS = 10  # of a repeat
+WARM_UP = 2  # first steps make buffers and choose algorithms
 PATCH = (40, 56, 40)  # nnU-Net's own for the Decathlon's hippocampus cases
 FEATURES = (8, 16, 32)  # a quarter of its own, so that a step takes about a second on one core
 HYPER_LR = "1em6"  # the network learns noise here: rates that stay near their start keep every step alike
@@ -59,17 +61,17 @@ def bench_nnunet(*, repeats: int = 4, device: str = "cpu", seed: int = 0) -> dic
         {'streaming_ratio': 1.08, 'exact_ratio': 2.15}
     """
     import_host(PLUGIN)
-    with tempfile.TemporaryDirectory() as folder, _folders(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, _settings(folder)):
         preprocessed(Path(folder, "nnUNet_preprocessed"), seed)
         trainers = {name: _trainer(trainer, device, seed) for name, trainer in CONTENDERS.items()}
         batches = [next(trainers["stock"].dataloader_train) for _ in range(3)]
         times: dict[str, list[float]] = {name: [] for name in trainers}
-        for lap in range(2 + 10 * repeats):
+        for lap in range(WARM_UP + LAPS * repeats):
             for name, trainer in trainers.items():
                 times[name].append(_seconds(trainer, batches[lap % len(batches)]))
         for trainer in trainers.values():
             trainer.on_train_end()
-    measured = {name: values[2:] for name, values in times.items()}  # first steps make buffers and choose algorithms
+    measured = {name: values[WARM_UP:] for name, values in times.items()}
     ratios = {
         name: [own / stock for own, stock in zip(values, measured["stock"], strict=True)]
         for name, values in measured.items()
@@ -94,7 +96,9 @@ def preprocessed(folder: Path, seed: int) -> None:
         labels = random.integers(0, 3, (1, *PATCH), dtype=np.int16)
         locations = {label: np.argwhere(labels == label)[:1000] for label in (1, 2)}
         image = random.normal(size=labels.shape).astype(np.float32)
-        nnUNetDatasetBlosc2.save_case(image, labels, {"class_locations": locations}, str(data / f"case_{case}"))
+        shape = labels.shape  # in one chunk
+        properties, name = {"class_locations": locations}, str(data / f"case_{case}")
+        nnUNetDatasetBlosc2.save_case(image, labels, properties, name, shape, shape, shape, shape)
     (folder / DATASET / "dataset_fingerprint.json").write_text("{}", encoding="utf-8")
 
 
@@ -132,21 +136,10 @@ def small_plan() -> dict[str, Any]:
     return {"dataset_name": DATASET, "plans_name": "nnUNetPlans", "configurations": {"3d_fullres": setting}}
 
 
-@contextmanager
-def _folders(folder: Path) -> Iterator[None]:
-    """Let nnU-Net work in a folder, in this process and without a compiler, and put its settings back."""
-    names = ("nnUNet_preprocessed", "nnUNet_results")
-    settings = {name: str(folder / name) for name in names} | {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _settings(folder: str) -> dict[str, str]:
+    """nnU-Net's environment variables: it works in a folder, in this process and without a compiler."""
+    folders = {name: str(Path(folder, name)) for name in ("nnUNet_preprocessed", "nnUNet_results")}
+    return {**folders, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
 
 
 def _trainer(name: str, device: str, seed: int) -> Any:

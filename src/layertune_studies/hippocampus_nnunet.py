@@ -3,26 +3,30 @@
     python -m layertune_studies.hippocampus_nnunet --data DIR --out DIR
 
 nnU-Net's own trainer pre-trains on 60 cases of the Decathlon's Task04_Hippocampus with inverted contrast. Its own and
-layertune's trainers fine-tune on 8 others; 40 more are predicted and evaluated by nnU-Net's commands. Nothing is
-chosen on them: each trainer has its defaults. An interrupted study goes on with the training that it was at.
+layertune's trainers fine-tune on 8 others; 40 more are predicted and evaluated. Nothing is chosen on them: each trainer
+has its defaults. An interrupted study goes on with the training that it was at.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
+from unittest.mock import patch
 
+import torch
 import typer
 from rich.console import Console
 
 from layertune_nnunet.trainer_path import trainer_path
 from layertune_studies.demo_store import Store
-from layertune_studies.hippocampus_nnunet_data import PLANS, SOURCE, TARGET, command, environment, prepare, run
+from layertune_studies.hippocampus_nnunet_data import LABELS, PLANS, SOURCE, TARGET, prepare, settings
 from layertune_studies.hippocampus_nnunet_figure import draw
-from layertune_studies.nnunet_training import Training
+from layertune_studies.nnunet_training import Training, dice_of, predict, train
 
 __all__ = ["METHODS", "Options", "run_study"]
 
@@ -35,6 +39,8 @@ METHODS = {
 }
 """Title -> trainer."""
 SCRATCH = "from scratch"
+PRETRAINER = "nnUNetTrainerAdam1en3"
+"""nnU-Net's own; with SGD at momentum 0.99, its default, so short a pre-training would not find the foreground."""
 PRETRAINED = "pre-trained, not tuned"
 
 
@@ -58,9 +64,9 @@ class Options:
     shots: int = 8
     test: int = 40
     narrower: int = 4
-    iterations: int = 16
-    pretrain_epochs: int = 10
-    epochs: int = 5
+    iterations: int = 20
+    pretrain_epochs: int = 15
+    epochs: int = 4
     seeds: int = 2
     seed: int = 0
 
@@ -84,6 +90,7 @@ def run_study(
         FolderError: the folder holds another run or other things.
         subprocess.CalledProcessError: a command of nnU-Net failed; ``log.txt`` in the folder says why.
     """
+    torch.set_num_threads(1)
     store = Store(out, {"study": "hippocampus_nnunet", **asdict(options)})
 
     def once(name: str, work: Callable[[], Any]) -> Any:
@@ -95,16 +102,18 @@ def run_study(
         return piece
 
     once("prepared", partial(_prepare, data, out, options))
-    start = once("pre-trained", partial(_pretrain, out, options))
+    once("pre-training", partial(_pretrain, out, options))
     rows: dict[str, list[Mapping[str, Any]]] = {
-        PRETRAINED: [once("pre-trained, tested", partial(_test, out, "results", SOURCE, "nnUNetTrainer"))]
+        PRETRAINED: [once(PRETRAINED, partial(_test, out, "results", SOURCE, PRETRAINER))]
     }
-    for title in METHODS:
+    for title, trainer in METHODS.items():
         for seed in range(options.seeds):
-            trial = once(f"{title}, seed {seed}", partial(_trial, out, options, title, seed))
-            rows.setdefault(title, []).append(trial)
+            name = f"{title}, seed {seed}"
+            took = once(f"{name}, training", partial(_tune, out, options, title, seed))
+            dice = once(name, partial(_test, out, _run_name(title, seed), TARGET, trainer))
+            rows.setdefault(title, []).append({**took, **dice})
             # Written each time, so that a study which is stopped has results as well.
-            store.write("results.json", json.dumps(_results(options, start, rows), indent=2) + "\n")
+            store.write("results.json", json.dumps(_results(options, rows), indent=2) + "\n")
     folders = {
         f"{title.removeprefix('MetaLR, ')}, seed {seed}": _fold(out, _run_name(title, seed), TARGET, trainer)
         for title, trainer in METHODS.items()
@@ -112,13 +121,12 @@ def run_study(
         if title.startswith("MetaLR")
     }
     draw(out, folders)
-    return _results(options, start, rows)
+    return _results(options, rows)
 
 
-def _results(options: Options, start: Any, rows: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
+def _results(options: Options, rows: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
     return {
         "options": asdict(options),
-        "pretraining": start,
         "rows": [
             {"method": title, **{key: [trial[key] for trial in trials] for key in trials[0]}}
             for title, trials in rows.items()
@@ -133,58 +141,52 @@ def _prepare(data: Path, out: Path, options: Options) -> list[str]:
 
 
 def _pretrain(out: Path, options: Options) -> dict[str, float]:
-    return _train(out, "results", SOURCE, "nnUNetTrainer", options, epochs=options.pretrain_epochs, seed=options.seed)
+    return _train(out, options, "results", SOURCE, PRETRAINER, options.pretrain_epochs, options.seed)
 
 
-def _trial(out: Path, options: Options, title: str, seed: int) -> dict[str, float]:
-    """Fine-tune, predict, evaluate."""
-    results, trainer = _run_name(title, seed), METHODS[title]
-    start = None if title == SCRATCH else _fold(out, "results", SOURCE, "nnUNetTrainer") / "checkpoint_final.pth"
-    took = _train(out, results, TARGET, trainer, options, epochs=options.epochs, seed=1 + seed, pretrained=start)
-    return took | _test(out, results, TARGET, trainer)
+def _tune(out: Path, options: Options, title: str, seed: int) -> dict[str, float]:
+    start = None if title == SCRATCH else _fold(out, "results", SOURCE, PRETRAINER) / "checkpoint_final.pth"
+    return _train(out, options, _run_name(title, seed), TARGET, METHODS[title], options.epochs, 1 + seed, start)
 
 
 def _train(
     out: Path,
+    options: Options,
     results: str,
     dataset: str,
     trainer: str,
-    options: Options,
-    *,
     epochs: int,
     seed: int,
     pretrained: Path | None = None,
 ) -> dict[str, float]:
-    report = out / "took.json"
     training = Training(
         dataset=dataset,
         trainer=trainer,
         plans=PLANS,
-        pretrained=None if pretrained is None else str(pretrained),
+        pretrained=pretrained,
         epochs=epochs,
         iterations=options.iterations,
         seed=seed,
-        report=str(report),
     )
-    own = {"nnUNet_extTrainer": trainer_path(""), "nnUNet_n_proc_DA": "0"}
-    run(training.words(), environment(out, results) | own, out / "log.txt")
-    took: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
-    report.unlink()
-    return took
+    with _nnunet(out, results):
+        return {"cpu_seconds": train(training)}
 
 
 def _test(out: Path, results: str, dataset: str, trainer: str) -> dict[str, float]:
-    """Dice of the test cases by class, by nnU-Net's own commands and without layertune's trainers."""
-    images, labels = (str(out / "raw" / TARGET / name) for name in ("imagesTs", "labelsTs"))
-    found = str(out / "predictions" / results / dataset / trainer)
-    model = ("-d", dataset[7:10], "-c", "3d_fullres", "-f", "all", "-tr", trainer, "-p", PLANS)
-    how = ("-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta", "--disable_progress_bar")
-    command("nnUNetv2_predict", "-i", images, "-o", found, *model, *how, out=out, results=results)
-    files = ("-djfile", f"{found}/dataset.json", "-pfile", f"{found}/plans.json", "-np", "1")
-    command("nnUNetv2_evaluate_folder", labels, found, *files, out=out, results=results)
-    summary = json.loads(Path(found, "summary.json").read_text(encoding="utf-8"))["mean"]
-    dice = {name: summary[label]["Dice"] for label, name in (("1", "anterior"), ("2", "posterior"))}
-    return {**dice, "mean": mean(dice.values())}
+    """Dice of the test cases by class."""
+    found = out / "predictions" / results
+    with _nnunet(out, results):
+        predict(_fold(out, results, dataset, trainer).parent, out / "raw" / TARGET / "imagesTs", found)
+    classes = {name.lower(): number for name, number in LABELS.items() if number}
+    return dice_of(found, out / "raw" / TARGET / "labelsTs", classes)
+
+
+@contextmanager
+def _nnunet(out: Path, results: str) -> Iterator[None]:
+    """Let nnU-Net work in ``out``, with layertune's trainers, and write what it prints to ``log.txt``."""
+    variables = settings(out, results) | {"nnUNet_n_proc_DA": "0", "nnUNet_extTrainer": trainer_path("")}
+    with patch.dict(os.environ, variables), (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
+        yield
 
 
 def _run_name(title: str, seed: int) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,34 @@ import numpy as np
 
 from layertune_studies.demo_data import DataError
 
-__all__ = ["PLANS", "SOURCE", "TARGET", "command", "environment", "prepare", "run", "write_datasets"]
+__all__ = ["LABELS", "PLANS", "SOURCE", "TARGET", "prepare", "settings", "write_datasets"]
 
 TASK = "Task04_Hippocampus"
 SOURCE = "Dataset501_HippocampusInverted"
 TARGET = "Dataset502_HippocampusFew"
 PLANS = "nnUNetPlansSmall"
+PATCH = (32, 40, 32)  # nnU-Net plans 40 x 56 x 40, and a batch of 9
+BATCH = 2
 LABELS = {"background": 0, "Anterior": 1, "Posterior": 2}
 
 
-def environment(out: Path, results: str = "results") -> dict[str, str]:
-    """What nnU-Net's commands are run with: folders under ``out``, one process, one thread, no compiler."""
+def settings(out: Path, results: str = "results") -> dict[str, str]:
+    """nnU-Net's environment variables: folders under ``out``, and no compiler."""
     folders = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": results}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # Planning fails with 0 processes for augmentation; training is given 0, which loads in its own process.
-    processes = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
-    return {**os.environ, **threads, **processes, **{key: str(out / name) for key, name in folders.items()}}
+    return {"nnUNet_compile": "f", **{key: str(out / name) for key, name in folders.items()}}
 
 
-def command(name: str, *arguments: str, out: Path, results: str = "results") -> None:
-    """Run one of nnU-Net's commands, with its output in ``out/log.txt``.
+def command(name: str, *arguments: str, out: Path) -> None:
+    """Run one of nnU-Net's commands in one process, with its output at the end of ``out/log.txt``.
 
     Raises:
         subprocess.CalledProcessError: the command failed.
     """
-    run([str(Path(sys.executable).with_name(name)), *arguments], environment(out, results), out / "log.txt")
-
-
-def run(words: Sequence[str], variables: Mapping[str, str], log: Path) -> None:
-    """Run a program, with its output at the end of a file.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    with log.open("a", encoding="utf-8") as file:
-        subprocess.run(words, env=variables, stdout=file, stderr=subprocess.STDOUT, check=True)  # noqa: S603 - our own
+    # Planning fails with 0 processes for augmentation.
+    variables = {**os.environ, **settings(out), "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
+    program = str(Path(sys.executable).with_name(name))
+    with (out / "log.txt").open("a", encoding="utf-8") as log:
+        subprocess.run([program, *arguments], env=variables, stdout=log, stderr=log, check=True)  # noqa: S603 - nnU-Net's
 
 
 def prepare(data: Path, out: Path, *, source: int, shots: int, test: int, narrower: int, seed: int) -> None:
@@ -113,10 +106,11 @@ def _write_case(task: Path, dataset: Path, case: str, *, part: str, inverted: bo
 
 
 def _smaller(plans: Mapping[str, Any], narrower: int) -> dict[str, Any]:
-    """The plan with fewer features, a batch of 2, and preprocessed data of its own."""
+    """The plan with fewer features, smaller patches and batches, and preprocessed data of its own."""
     setting = dict(plans["configurations"]["3d_fullres"])
     network = json.loads(json.dumps(setting["architecture"]))
     arguments = network["arch_kwargs"]
     arguments["features_per_stage"] = [features // narrower for features in arguments["features_per_stage"]]
-    setting |= {"architecture": network, "batch_size": 2, "data_identifier": f"{PLANS}_3d_fullres"}
+    setting |= {"architecture": network, "batch_size": BATCH, "patch_size": list(PATCH)}
+    setting["data_identifier"] = f"{PLANS}_3d_fullres"
     return {**plans, "plans_name": PLANS, "configurations": {"3d_fullres": setting}}
