@@ -187,7 +187,7 @@ class Study(Section):
         lrs: the grid of learning rates that every method chooses its own from, on the validation cases.
         methods: what is compared.
         seeds: how often, each time with other labelled cases, another head and other batches.
-        metrics: columns of the table; the first chooses settings.
+        metrics: columns of the table; the first chooses settings, of equals the second.
         report: ``"test"``, or ``"validation"`` while a method is developed: then no test case is looked at.
         compare: the methods, by name, that count as baselines for the paired tests; by default all without meta.
         keep_networks: whether trained weights are kept, for figures of feature maps.

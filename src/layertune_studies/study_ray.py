@@ -15,7 +15,7 @@ from layertune.errors import LayertuneError, MissingPackageError
 from layertune_studies.study_config import StudyError
 from layertune_studies.study_run import Result, Workshop
 from layertune_studies.study_training import passes_of_step, steps_of
-from layertune_studies.study_trial import RUNGS, Trial, run_trial
+from layertune_studies.study_trial import RUNGS, Trial, ranking, run_trial
 
 try:
     import ray
@@ -80,7 +80,7 @@ class OnRay:
         """Successive halving (ASHA, Li et al. 2020) over the settings of a method on one seed, with Ray Tune.
 
         At a sixteenth and a quarter of the steps the better quarter goes on, by the first metric on the validation
-        cases.
+        cases, of equals by the second.
 
         Returns:
             The results of the trials that were finished, and ``passes`` of all trials together with ``steps`` of each.
@@ -91,15 +91,15 @@ class OnRay:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
 
-        study, weights = workshop.study, ray.put(workshop.weights)
+        study, root, weights = workshop.study, workshop.root, ray.put(workshop.weights)
         steps = steps_of(study, trials[0].method)
         scheduler = ASHAScheduler(
             time_attr="steps", max_t=steps, grace_period=max(1, steps // RUNGS[0]), reduction_factor=RUNGS[1]
         )
 
         def trainable(config: dict[str, Any]) -> None:
-            result = _trial(study, trials[config["number"]], workshop.root, ray.get(weights), tune.report)
-            score = result["validation"][study.metrics[0]]
+            result = _trial(study, trials[config["number"]], root, ray.get(weights), tune.report)
+            score = ranking(study, result["validation"])
             tune.report({"steps": steps, "score": score, "result": json.dumps(result)})
 
         resources = _resources(workshop)

@@ -21,7 +21,7 @@ from layertune_studies.study_pretraining import pretrain
 from layertune_studies.study_progress import Meter, study_progress
 from layertune_studies.study_settings import Depths
 from layertune_studies.study_store import StudyStore
-from layertune_studies.study_trial import Trial, all_trials, run_trial, study_cases, study_layers
+from layertune_studies.study_trial import Trial, all_trials, ranking, run_trial, study_cases, study_layers
 
 __all__ = ["Executor", "Here", "Workshop", "best_of", "run_study", "search_name"]
 
@@ -132,8 +132,8 @@ class Workshop:
 
 
 def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:
-    """The trial that the validation cases choose: by the study's first metric; of equals the first."""
-    return max(results, key=lambda trial: float(results[trial]["validation"][study.metrics[0]]))
+    """The trial that the validation cases choose: by the study's first metric, of equals by its second."""
+    return max(results, key=lambda trial: ranking(study, results[trial]["validation"]))
 
 
 def run_study(
