@@ -3,7 +3,7 @@
     python -m layertune_studies.hippocampus_nnunet --data DIR --out DIR
 
 nnU-Net's own trainer pre-trains on 60 cases of the Decathlon's Task04_Hippocampus with inverted contrast. Its own and
-layertune's trainers fine-tune on 8 others; 40 more are predicted and evaluated. Nothing is chosen on them: each trainer
+layertune's trainers fine-tune on 8 others; 16 more are predicted and evaluated. Nothing is chosen on them: each trainer
 has its defaults. An interrupted study goes on with the training that it was at.
 """
 
@@ -62,7 +62,7 @@ class Options:
 
     source: int = 60
     shots: int = 8
-    test: int = 40
+    test: int = 16
     narrower: int = 4
     iterations: int = 20
     pretrain_epochs: int = 15
