@@ -2,9 +2,9 @@
 
     python -m layertune_studies.hippocampus_nnunet --data DIR --out DIR
 
-nnU-Net's own trainer pre-trains on 60 cases of the Decathlon's Task04_Hippocampus with inverted contrast. Its own and
-layertune's trainers fine-tune on 8 others; 16 more are predicted and evaluated. Nothing is chosen on them: each trainer
-has its defaults. An interrupted study goes on with the training that it was at.
+nnU-Net's trainer with AdamW pre-trains on 60 cases of the Decathlon's Task04_Hippocampus with inverted contrast. The
+same trainer, alone and with layertune's mixins before it, fine-tunes on 8 others; 16 more are predicted and evaluated.
+Nothing is chosen on them. An interrupted study goes on with the piece of work that it was at.
 """
 
 import json
@@ -22,7 +22,7 @@ import torch
 import typer
 from rich.console import Console
 
-from layertune_nnunet.trainer_path import trainer_path
+from layertune_nnunet.trainer_path import VARIABLE
 from layertune_studies.demo_store import Store
 from layertune_studies.hippocampus_nnunet_data import LABELS, PLANS, SOURCE, TARGET, prepare, settings
 from layertune_studies.hippocampus_nnunet_figure import draw
@@ -30,17 +30,18 @@ from layertune_studies.nnunet_training import Training, dice_of, predict, train
 
 __all__ = ["METHODS", "Options", "run_study"]
 
+PRETRAINER = "nnUNetTrainerAdam1en3"
+"""nnU-Net's own; its default, SGD with momentum 0.99, needs more iterations than these to find the foreground."""
 METHODS = {
-    "all layers": "nnUNetTrainer",
-    "MetaLR, exact": "nnUNetTrainerMetaLR",
-    "MetaLR, streaming": "nnUNetTrainerMetaLRStreaming",
-    "bi-directional (3, 6)": "nnUNetTrainerBiDirectional_m3_n6",
-    "from scratch": "nnUNetTrainer",
+    "all layers": PRETRAINER,
+    "MetaLR, exact": f"{PRETRAINER}MetaLR",
+    "MetaLR, streaming": f"{PRETRAINER}MetaLRStreaming",
+    "bi-directional (3, 6)": f"{PRETRAINER}BiDirectional",
+    "from scratch": PRETRAINER,
 }
 """Title -> trainer."""
+TRAINERS = Path(__file__).with_name("nnunet_trainers")
 SCRATCH = "from scratch"
-PRETRAINER = "nnUNetTrainerAdam1en3"
-"""nnU-Net's own; with SGD at momentum 0.99, its default, so short a pre-training would not find the foreground."""
 PRETRAINED = "pre-trained, not tuned"
 
 
@@ -184,7 +185,7 @@ def _test(out: Path, results: str, dataset: str, trainer: str) -> dict[str, floa
 @contextmanager
 def _nnunet(out: Path, results: str) -> Iterator[None]:
     """Let nnU-Net work in ``out``, with layertune's trainers, and write what it prints to ``log.txt``."""
-    variables = settings(out, results) | {"nnUNet_n_proc_DA": "0", "nnUNet_extTrainer": trainer_path("")}
+    variables = settings(out, results) | {"nnUNet_n_proc_DA": "0", VARIABLE: str(TRAINERS)}
     with patch.dict(os.environ, variables), (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log):
         yield
 
