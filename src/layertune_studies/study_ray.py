@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -50,14 +51,13 @@ class OnRay:
         if ray.is_initialized():
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address != "auto":
+            _require_answer(address)
+            ray.init(address=address, **options)
+            return
         try:
             ray.init(address=address, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            if address != "auto":
-                reason = str(error).strip().splitlines()[0]
-                raise StudyError(
-                    f"no Ray cluster answers at {address} ({reason}); start one, or use --ray auto"
-                ) from error
+        except ConnectionError:
             ray.init(include_dashboard=False, **options)
 
     def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
@@ -123,6 +123,22 @@ class OnRay:
         taken = {trials[one["config"]["number"]].setting.label: one["steps"] for one in metrics if "steps" in one}
         passes = sum(taken.values()) * passes_of_step(trials[0].method)
         return results, {"passes": passes, "steps": taken}
+
+
+def _require_answer(address: str) -> None:
+    """Look whether anybody listens there: Ray itself waits for minutes, and then ends the process.
+
+    Raises:
+        StudyError: nobody does, or it is no address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"no Ray cluster answers at {address} ({error}); give HOST:PORT of one that runs, or use --ray auto"
+        ) from error
 
 
 def _trial(study: Any, trial: Trial, root: Path | None, weights: Any, report: Any = None) -> Result:

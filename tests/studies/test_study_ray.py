@@ -107,12 +107,12 @@ def test_successive_halving_stops_most_settings_early(root: Path, tmp_path: Path
     assert chosen.passes == cost["passes"] == sum(cost["steps"].values()) < 9 * 16
 
 
-@pytest.mark.slow
-def test_no_cluster_answers() -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
+def test_no_cluster_answers(address: str) -> None:
     from layertune_studies.study_ray import OnRay
 
-    with pytest.raises(StudyError, match=r"no Ray cluster answers at 127.0.0.1:1 .*use --ray auto"):
-        OnRay("127.0.0.1:1")
+    with pytest.raises(StudyError, match=rf"no Ray cluster answers at {address} .*use --ray auto"):
+        OnRay(address)
 
 
 @pytest.mark.slow
