@@ -2,10 +2,13 @@
 
 import copy
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
@@ -279,3 +282,25 @@ def test_metalr_learns_in_the_last_phase() -> None:
     assert metalr is not None
     assert metalr.steps == 3
     assert len(set(metalr.lrs.values())) > 1
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_under_ddp_all_phases_train_if_it_may_find_unused_parameters() -> None:
+    net = network()
+    wrapped = nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
+    alchemy = Alchemy(wrapped, SGD(wrapped.parameters(), lr=0.1), EXAMPLE, identification=BUDGET)
+    before = net[0].weight.detach().clone()
+    for number in range(4):
+        alchemy.update(epoch_of(wrapped, alchemy, number))
+        assert torch.equal(net[0].weight[0], before[0]) == (number < 2)
+    assert alchemy.phase == "maximisation"
+    assert list(alchemy.state_dict()["norms"]) == ["1", "4"]
