@@ -24,7 +24,6 @@ from monai.networks.nets import UNet
 from monai.utils import BundleProperty, set_determinism
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from layertune.schemes import scheme
 from layertune_monai.bundle import METADATA, check_paths, describe_task
@@ -32,6 +31,7 @@ from layertune_monai.checkpoints import BestModelSaver, last_checkpoint, state_o
 from layertune_monai.epoch_seeds import EpochSeeds
 from layertune_monai.layer_groups import param_groups
 from layertune_monai.metalr_handler import MetaLRHandler
+from layertune_monai.polynomial_decay import PolynomialDecay
 from layertune_monai.weights import load_pretrained
 
 __all__ = ["Training"]
@@ -166,10 +166,9 @@ class Training(PythonicWorkflow):
         groups = param_groups(self.network, input_shape=shape, policy=policy, **options)
         return SGD(groups, lr=self.value("lr"), momentum=0.9, nesterov=True)
 
-    def get_lr_scheduler(self) -> LambdaLR:
-        """Polynomial decay over the epochs."""
-        epochs = self.max_epochs
-        return LambdaLR(self.optimizer, lambda epoch: max(0.0, 1 - epoch / epochs) ** 0.9)
+    def get_lr_scheduler(self) -> PolynomialDecay:
+        """Over the epochs."""
+        return PolynomialDecay(self.optimizer, epochs=self.max_epochs)
 
     def get_train_dataset(self) -> CacheDataset:
         """Augmented patches of the training cases."""

@@ -13,7 +13,7 @@ __all__ = ["FLAT", "RATES", "STARTS", "Trial", "Way", "best", "learned_ways", "r
 
 # Half decades on both sides of what fine-tunes this network.
 RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-STARTS = (1e-2, START_LR)
+STARTS = (1e-2, START_LR, 1.0)
 FLAT = Method("flat", "All layers, best of 6 rates", tuple(Candidate(f"flat-{lr:g}", lr) for lr in RATES))
 # The middle, more of it, the shallow and the deep half: 6 of the 21 settings of a network of depth 7.
 SETTINGS_I1 = ((2, 3), (2, 4), (3, 5), (4, 4), (4, 6), (2, 6))
