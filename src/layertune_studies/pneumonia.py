@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from layertune import map_layers
-from layertune.cli import OneLineErrors
+from layertune import LayertuneError, map_layers
 from layertune.terminal import Json, print_json, print_table
 from layertune_studies.demo_store import Store
 from layertune_studies.pneumonia_data import SIDE, few, xrays
@@ -22,7 +21,7 @@ from layertune_studies.quiet_lightning import quiet
 __all__ = ["Plan", "app", "run"]
 
 METRICS = ("accuracy", "sensitivity", "specificity")
-app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +150,12 @@ def main(
         if name not in NETWORKS:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(NETWORKS)}", param_hint="--network")
     plan = Plan(networks=tuple(network or NETWORKS), seeds=seeds, images=images, steps=steps)
-    with quiet():
-        results = run(plan, data, out, lambda name: typer.echo(name, err=True))
+    try:
+        with quiet():
+            results = run(plan, data, out, lambda name: typer.echo(name, err=True))
+    except LayertuneError as error:
+        typer.echo(f"pneumonia: {error}", err=True)
+        raise typer.Exit(2) from error
     if as_json:
         print_json(results)
         return
