@@ -33,6 +33,12 @@ def make_task(root: Path, *, cases: int = 5, size: tuple[int, int, int] = (18, 2
         entries.append(entry)
     content: dict[str, Any] = {
         "name": "Made here",
+        "description": "two half-ellipsoids in noise",
+        "reference": "none",
+        "licence": "CC0",
+        "tensorImageSize": "3D",
+        "numTraining": cases,
+        "numTest": 0,
         "modality": {"0": "MRI"},
         "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
         "training": entries,
