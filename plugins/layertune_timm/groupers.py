@@ -136,4 +136,5 @@ def _timm_keys(group: dict[str, Any], *, own_lr: bool, is_fallback: bool) -> dic
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
+    patterns = (patterns,) if isinstance(patterns, str) else patterns  # else each letter would be one
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

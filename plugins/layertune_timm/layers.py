@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import group_parameters
 from torch import nn
 
@@ -55,4 +56,7 @@ def _input_size(net: nn.Module) -> tuple[int, ...]:
             f"{type(net).__name__} has no group_matcher and no input size of its own; use "
             "layertune.map_layers(model, example_input) and layertune.param_groups"
         )
-    return (stem.in_channels, int(size[1]), int(size[2]))
+    # Made with `img_size=`, a transformer refuses the size that its weights were trained at.
+    made_for = (module.img_size for module in net.modules() if isinstance(module, PatchEmbed))
+    height, width = next(filter(None, made_for), size[1:])
+    return (stem.in_channels, int(height), int(width))

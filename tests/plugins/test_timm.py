@@ -58,6 +58,14 @@ def test_layer_decay_with_fallback_is_timms_own() -> None:
     assert grouped(ours, "use_fallback") == grouped(theirs, "use_fallback")
 
 
+def test_a_lone_fallback_pattern_is_one_pattern() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224")
+    alone, listed = (layertune_timm.all_layers(fallback=fallback)(model) for fallback in ("*.attn.*", ["*.attn.*"]))
+    assert grouped(alone, "use_fallback") == grouped(listed, "use_fallback")
+    assert None in grouped(alone, "use_fallback").values()
+
+
 def test_frozen_parameters_leave_the_scales_of_the_others_alone() -> None:
     model = timm.create_model("resnet18")
     scales = grouped(layertune_timm.layer_decay(0.5)(model), "lr_scale")
@@ -213,6 +221,15 @@ def test_feature_extractors_one_channel_stems_and_new_classifiers(name: str) -> 
     assert {id(p) for group in groups for p in group["params"]} == {
         id(p) for p in changed.get_classifier().parameters()
     }
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_feature_extractor_for_images_of_another_size_has_the_same_layers(name: str) -> None:
+    with torch.device("meta"):
+        usual, small = (timm.create_model(name, features_only=True, img_size=size) for size in (224, 112))
+    assert [layer.parameters for layer in layertune_timm.map_layers(small)] == [
+        layer.parameters for layer in layertune_timm.map_layers(usual)
+    ]
 
 
 def test_a_feature_extractor_learns_its_rates() -> None:
