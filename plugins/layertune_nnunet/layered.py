@@ -49,9 +49,9 @@ class LayeredMixin(TrainerBase):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net reads this very signature
     ) -> None:
-        _require_results()
+        # Before nnU-Net, which takes a folder that is not set to be None, and writes its log into the other.
+        _require_writable(_output_folder(type(self).__name__, plans, configuration, fold))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        _require_writable(Path(self.output_folder))
         if self.epochs is not None:
             self.num_epochs = self.epochs
         if self.base_lr is not None:
@@ -79,7 +79,10 @@ class LayeredMixin(TrainerBase):
 
     def save_checkpoint(self, filename: str) -> None:
         """Save as nnU-Net does, but never half a file, and so that stock nnU-Net can predict with it."""
-        save_in_one_piece(super().save_checkpoint, Path(filename), portable_name(type(self)))
+        if self.local_rank == 0:
+            save_in_one_piece(super().save_checkpoint, Path(filename), portable_name(type(self)))
+        else:  # is asked too, writes nothing, and must not meet the file that rank 0 is writing
+            super().save_checkpoint(filename)
 
     def on_train_start(self) -> None:
         """List the layers in the log."""
@@ -98,12 +101,14 @@ class LayeredMixin(TrainerBase):
             )
 
 
-def _require_results() -> None:
-    """Fail as nnU-Net does on a variable that is not set, before a trainer takes its folder to be None."""
+def _output_folder(trainer: str, plans: dict[str, Any], configuration: str, fold: int | str) -> Path:
+    """Where nnU-Net will write; fails as nnU-Net does on a variable that is not set."""
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
 
     nnUNet_preprocessed.require()
-    _require_writable(Path(nnUNet_results.require()))
+    nnUNet_results.require()
+    return Path(get_output_folder(plans["dataset_name"], trainer, plans["plans_name"], configuration, fold))
 
 
 def _require_writable(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Bad input, and checkpoints: whole or not there, and such that stock nnU-Net predicts with them."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,19 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("nnunet")
+def test_other_ranks_leave_a_checkpoint_alone_that_the_first_is_writing() -> None:
+    trainer = make(nnUNetTrainerMetaLR)
+    trainer.initialize()
+    folder = Path(trainer.output_folder)
+    (folder / ".checkpoint_best.pth.written").write_bytes(b"half")
+    trainer.local_rank = 1
+    trainer.save_checkpoint(str(folder / "checkpoint_best.pth"))
+    assert [(path.name, path.read_bytes()) for path in folder.glob("*checkpoint*")] == [
+        (".checkpoint_best.pth.written", b"half")
+    ]
+
+
+@pytest.mark.usefixtures("nnunet")
 def test_switched_off_checkpoints_stay_off() -> None:
     trainer = make(nnUNetTrainerMetaLR)
     trainer.disable_checkpointing = True
@@ -118,8 +132,22 @@ def test_a_variable_that_is_not_set(variable: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_results_folder_that_is_a_file(nnunet: Path) -> None:
     (nnunet / "results").write_text("")
-    with pytest.raises(ResultsFolderError, match=r"nothing can be written into .*results .*let nnUNet_results name"):
+    with pytest.raises(ResultsFolderError, match=r"nothing can be written into .*results.*let nnUNet_results name"):
         make(nnUNetTrainerMetaLR)
+
+
+def test_a_results_folder_of_others_in_which_only_the_own_part_can_be_written(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tempfile.TemporaryFile
+
+    def in_own_part(*, dir: Path) -> Any:  # noqa: A002 - the name that is called for
+        if DATASET not in str(dir):
+            raise PermissionError(13, "Permission denied")
+        return temporary(dir=dir)
+
+    monkeypatch.setattr("layertune_nnunet.layered.tempfile.TemporaryFile", in_own_part)
+    assert nnunet / "results" in Path(make(nnUNetTrainerMetaLR).output_folder).parents
 
 
 def test_a_read_only_results_folder(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
