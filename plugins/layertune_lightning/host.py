@@ -29,7 +29,7 @@ def _classes() -> list[type[Any]]:
         classes.append(importlib.import_module("lightning.pytorch").Callback)
     if loaded:
         # Both packages give their notices to one logger, and the last that is imported takes it over.
-        sys.modules[NOTICES].log = log
+        vars(sys.modules[NOTICES])["log"] = log
     return classes
 
 

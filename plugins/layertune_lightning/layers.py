@@ -26,7 +26,7 @@ def find_layers(module: pl.LightningModule, layers: Layers | None) -> tuple[nn.M
         The module itself, or the network in it that a given map was made of.
 
     Raises:
-        ModelError: there are no layers to be had, or the map belongs to another network.
+        ModelError: there are no layers to be had, or the map belongs to another network, or to several alike.
     """
     if layers is None:
         return module, _trace(module)
@@ -36,14 +36,31 @@ def find_layers(module: pl.LightningModule, layers: Layers | None) -> tuple[nn.M
             f"layers= is a layertune.LayerMap, or a function from the module to one, and gave {type(found).__name__}; "
             "make one with layertune.map_layers(module, example_input)"
         )
-    names = {name for layer in found for name in layer.parameters}
-    for network in module.modules():
-        if set(named_parameters(network)) == names:
-            return network, found
-    raise ModelError(
-        f"no network in {type(module).__name__} has just the {len(names)} parameters of the layers given; make the map "
-        "of the very module that is trained, or of a network in it, with layertune.map_layers"
-    )
+    return _owner(module, found), found
+
+
+def _owner(module: pl.LightningModule, layers: LayerMap) -> nn.Module:
+    """The network that a map was made of, by its parameters' names; of several alike, the one that is not frozen."""
+    names = {name for layer in layers for name in layer.parameters}
+    alike: dict[frozenset[int], tuple[str, nn.Module]] = {}  # once each, whatever wraps it
+    for path, network in module.named_modules():
+        parameters = named_parameters(network)
+        if set(parameters) == names:
+            alike.setdefault(frozenset(map(id, parameters.values())), (path, network))
+    trained = [owner for owner in alike.values() if any(p.requires_grad for p in owner[1].parameters())]
+    owners = trained or list(alike.values())
+    if not owners:
+        raise ModelError(
+            f"no network in {type(module).__name__} has just the {len(names)} parameters of the layers given; make the "
+            "map of the very module that is trained, or of a network in it, with layertune.map_layers"
+        )
+    if len(owners) > 1:
+        raise ModelError(
+            f"the layers given may be those of {' or '.join(path for path, _ in owners)} in {type(module).__name__}, "
+            "whose parameters have the same names; make the map of the whole module, with "
+            "layertune.map_layers(module, example_input)"
+        )
+    return owners[0][1]
 
 
 def _trace(module: pl.LightningModule) -> LayerMap:

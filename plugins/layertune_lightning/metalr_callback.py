@@ -213,9 +213,9 @@ class MetaLRCallback(Callback):
             self._release()
 
     def _chosen(self, optimizers: list[Optimizer]) -> Optimizer:
-        if not 0 <= self.optimizer < len(optimizers):
+        if self.optimizer not in range(len(optimizers)):
             raise OptimizerError(
-                f"MetaLRCallback(optimizer={self.optimizer}) names none of the {len(optimizers)} optimizers that "
+                f"MetaLRCallback(optimizer={self.optimizer!r}) names none of the {len(optimizers)} optimizers that "
                 "configure_optimizers gave; they count from 0"
             )
         return optimizers[self.optimizer]

@@ -121,6 +121,9 @@ class MetaBatches(Iterator[Any]):
     Attributes:
         drawn: how many batches were drawn.
 
+    Raises:
+        MetaBatchError: the loader is none; later, when it yields nothing.
+
     Example:
         >>> batches = MetaBatches([1, 2, 3], seed=0)
         >>> [next(batches) for _ in range(4)]
@@ -130,6 +133,11 @@ class MetaBatches(Iterator[Any]):
     """
 
     def __init__(self, loader: Loader, seed: int, share: Share = ALONE, *, keep: Keep = nullcontext) -> None:
+        if not isinstance(loader, Iterable):
+            raise MetaBatchError(
+                f"a meta loader is gone through with `for batch in loader`, which a {type(loader).__name__} is not made"
+                " for; give a DataLoader, or a list of batches"
+            )
         plain = _is_plain(loader)
         if plain is not None:
             loader = over_same_data(loader, seed, share, shuffle=plain)

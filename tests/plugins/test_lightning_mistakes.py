@@ -17,7 +17,7 @@ from layertune import BiDirectional, LastLayer, LayertuneError, MissingPackageEr
 from layertune.meta_batches import EndlessSampler, MetaBatches, Share
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_lightning.factory import VARIABLE, callbacks
-from lightning_runs import LEARN, META, Adversarial, Augmented, Batch, Module, batches, fit, trainer
+from lightning_runs import LEARN, META, Adversarial, Augmented, Batch, Module, batches, fit, network, samples, trainer
 
 
 def test_every_trainer_gets_a_callback_when_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +70,7 @@ class Unknown(Module):
     [
         pytest.param(Module, {"optimizer": 2}, "names none of the 1 optimizers", id="optimizer"),
         pytest.param(Module, {"optimizer": -1}, "names none of the 1 optimizers", id="negative optimizer"),
+        pytest.param(Module, {"optimizer": "generator"}, "optimizer='generator'. names none", id="optimizer by name"),
         pytest.param(Module, {"rule": "magic"}, "rule must be one of", id="rule"),
         pytest.param(Unknown, {}, "set its example_input_array, or give the callback layers=", id="no layers"),
         pytest.param(Module, {"layers": lambda _: 3}, "gave int", id="layers of another kind"),
@@ -79,6 +80,8 @@ class Unknown(Module):
             "no network in Module has just the 2 parameters",
             id="layers of another network",
         ),
+        pytest.param(Module, {"meta_loader": samples}, "a function is not made for", id="no loader"),
+        pytest.param(Module, {"meta_loader": samples()}, "a TensorDataset is not made for", id="data without a loader"),
         pytest.param(Module, {"meta_loader": []}, "yields no batch in pass 1", id="empty"),
         pytest.param(Module, {"meta_loader": iter(META)}, "yields no batch in pass 2", id="once"),
         pytest.param(Module, {"meta_loader": DataLoader([])}, "length 0", id="empty data"),
@@ -101,6 +104,35 @@ def test_what_will_not_do_is_one_clear_error(kind, settings, message) -> None:
         fit(module, callback)
     assert callback.metalr is None
     assert "log" not in vars(module)
+
+
+class Twins(Module):
+    """Two networks whose parameters have the same names; the second one trains."""
+
+    def __init__(self, first_trains: bool) -> None:
+        super().__init__()
+        own = self.net
+        del self.net
+        self.first = network().requires_grad_(first_trains)
+        self.net = own
+
+
+def layers_of_net(module: Any) -> Any:
+    return map_layers(module.net, torch.zeros(2, 4))
+
+
+def test_layers_of_one_of_two_networks_alike_are_those_of_the_one_that_trains() -> None:
+    module = Twins(first_trains=False)
+    before = [p.detach().clone() for p in module.net.parameters()]
+    fit(module, LayerFreezeCallback(LastLayer(), layers=layers_of_net))
+    same = [torch.equal(a, b) for a, b in zip(before, module.net.parameters(), strict=True)]
+    assert same == [True] * 6 + [False] * 2
+
+
+@pytest.mark.parametrize("callback", [MetaLRCallback, lambda **layers: LayerFreezeCallback(LastLayer(), **layers)])
+def test_layers_that_may_be_those_of_two_networks_are_one_clear_error(callback: Any) -> None:
+    with pytest.raises(LayertuneError, match="may be those of first or net in Twins"):
+        fit(Twins(first_trains=True), callback(layers=layers_of_net))
 
 
 class Silent(Module):
