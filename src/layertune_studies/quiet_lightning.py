@@ -47,5 +47,12 @@ def quiet_trainer(**options: Any) -> pl.Trainer:
         >>> trainer.max_steps, trainer.loggers
         (3, [])
     """
-    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    return pl.Trainer(accelerator="cpu", devices=1, **dict.fromkeys(names, False), **options)
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
