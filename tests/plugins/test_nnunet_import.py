@@ -104,6 +104,28 @@ def test_a_user_says_which_name_is_which(planned: Path) -> None:
         renaming(["down"])
 
 
+def test_models_genesis_convolutions_are_taken_as_far_as_a_user_says(planned: Path) -> None:
+    """The published file's names and shapes, made here; nnU-Net plans these widths."""
+    plan = plans()
+    kinds = plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    kinds |= {"features_per_stage": [32, 64, 128], "n_conv_per_stage": [2, 2, 2]}
+    (planned / "nnUNetPlans.json").write_text(json.dumps(plan))
+    shapes = {"down_tr64.ops.0": (32, 1), "down_tr64.ops.1": (64, 32), "down_tr128.ops.0": (64, 64)}
+    shapes |= {"down_tr128.ops.1": (128, 64), "down_tr256.ops.0": (128, 128), "down_tr256.ops.1": (256, 128)}
+    weights = {f"module.{name}.conv1.weight": torch.rand(*shape, 3, 3, 3) for name, shape in shapes.items()}
+    with pytest.raises(WeightsError, match="belong to another architecture"):
+        imported(planned, weights)
+    places = {"64.ops.0": "0.0.convs.0", "64.ops.1": "1.0.convs.0", "128.ops.0": "1.0.convs.1"}
+    places |= {"128.ops.1": "2.0.convs.0", "256.ops.0": "2.0.convs.1"}
+    said = [f"down_tr{theirs}.conv1=encoder.stages.{own}.conv" for theirs, own in places.items()]
+    done = imported(planned, weights, rename=renaming(said))
+    assert len(done.loaded.matched) == 5
+    assert done.loaded.unused == {"down_tr256.ops.1.conv1.weight": "not in network"}
+    loaded = as_nnunet_loads(planned, done.out)
+    for theirs, own in places.items():
+        assert torch.equal(loaded[f"encoder.stages.{own}.conv.weight"], weights[f"module.down_tr{theirs}.conv1.weight"])
+
+
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
