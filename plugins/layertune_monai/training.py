@@ -32,7 +32,7 @@ from layertune_monai.epoch_seeds import EpochSeeds
 from layertune_monai.layer_groups import param_groups
 from layertune_monai.metalr_handler import MetaLRHandler
 from layertune_monai.polynomial_decay import PolynomialDecay
-from layertune_monai.weights import load_pretrained
+from layertune_monai.weights import load_pretrained, tuned
 
 __all__ = ["Training"]
 
@@ -40,7 +40,8 @@ PAIR = ("pred", "label")
 # Beside MONAI's own properties of a training workflow.
 PARTS = {
     "network": "the network where it trains, with pre-trained weights",
-    "optimizer": "the optimizer, with one param group a layer",
+    "groups": "the param groups, one a layer",
+    "optimizer": "the optimizer",
     "lr_scheduler": "the schedule of the learning rate",
     "meta_loader": "the loader of meta batches",
     "metalr": "the handler that learns rates, or None",
@@ -65,10 +66,10 @@ class Training(PythonicWorkflow):
     Example:
         >>> import tempfile
         >>> from layertune_monai.bundle import write_bundle
-        >>> workflow = Training(str(write_bundle(tempfile.mkdtemp())), method="last")
+        >>> workflow = Training(str(write_bundle(tempfile.mkdtemp())), method="last", logging_file=False)
         >>> workflow.initialize()
         >>> [group["layer"] for group in workflow.optimizer.param_groups], workflow.metalr
-        (['model.2.0.conv', 'model.2.0.conv'], None)
+        (['model.2.1.conv.unit0.conv', 'model.2.1.conv.unit0.conv'], None)
     """
 
     def __init__(
@@ -152,19 +153,22 @@ class Training(PythonicWorkflow):
         )
 
     def get_network(self) -> nn.Module:
-        """Weights first, then the scheme, which freezes layers; both happen once the optimizer is made."""
+        """Weights first, then the scheme, which freezes layers."""
         network: nn.Module = self.network_def
-        load_pretrained(network, self.value("pretrained"))
-        network.to(self.device)
-        return network
+        loaded = load_pretrained(network, self.value("pretrained"))
+        return tuned(network, loaded, self.groups).to(self.device)
 
-    def get_optimizer(self) -> SGD:
-        """SGD with one group a layer."""
+    def get_groups(self) -> list[dict[str, Any]]:
+        """One param group a layer; layers that the method leaves out are frozen."""
         policy = scheme(self.value("method"), **{name: self.value(name) for name in ("m", "n", "first")})
         shape = [2, self.value("task_info").num_channels, *self.value("patch_size")]
         options = {name: self.value(name) for name in ("lr", "head_lr", "weight_decay", "depth")}
-        groups = param_groups(self.network, input_shape=shape, policy=policy, **options)
-        return SGD(groups, lr=self.value("lr"), momentum=0.9, nesterov=True)
+        return param_groups(self.network_def, input_shape=shape, policy=policy, **options)
+
+    def get_optimizer(self) -> SGD:
+        """SGD."""
+        _ = self.network  # with its weights, where it trains
+        return SGD(self.groups, lr=self.value("lr"), momentum=0.9, nesterov=True)
 
     def get_lr_scheduler(self) -> PolynomialDecay:
         """Over the epochs."""

@@ -1,16 +1,17 @@
 """Pre-trained weights of medical images into MONAI's networks, with a report of what matched."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from layertune.errors import ModelError
 from layertune.layers import named_parameters
 from layertune.weights import Loaded, load_weights, read_weights
 
-__all__ = ["load_pretrained", "renaming"]
+__all__ = ["load_pretrained", "renaming", "tuned"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,34 @@ def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | Non
     if last in loaded.missing:
         logger.warning("The head keeps its fresh initialisation: %s, %s.", last, loaded.missing[last])
     return loaded
+
+
+def tuned(network: nn.Module, loaded: Loaded | None, groups: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """The network, once its weights are loaded and a scheme has frozen what it freezes; checks that both go together.
+
+    Args:
+        network: whose layers were frozen.
+        loaded: from ``load_pretrained``.
+        groups: of the optimizer, from ``param_groups``, which froze the layers.
+
+    Raises:
+        ModelError: a layer that stayed fresh is frozen, so that it would keep its random weights.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4, 5, 1))
+        >>> tuned(net, None, [{"params": list(net.parameters())}]) is net
+        True
+    """
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    names = {name: parameter for name, parameter in named_parameters(network).items() if id(parameter) not in trained}
+    fresh = [name for name in names if loaded is not None and name in loaded.missing]
+    if fresh:
+        raise ModelError(
+            f"the weights give nothing for {', '.join(fresh[:3])}{' and others' if len(fresh) > 3 else ''}, and the "
+            "method freezes them, so they would stay random; choose a method that tunes them, as --method layer_wise "
+            "--first with a lower number, or all"
+        )
+    return network
 
 
 def renaming(names: Iterable[str], network: nn.Module) -> Renaming | None:

@@ -7,8 +7,9 @@ import torch
 from monai.networks.nets import SwinUNETR, UNet, resnet10
 from torch import Tensor, nn
 
-from layertune.errors import WeightsError
-from layertune_monai import GenesisUNet, load_pretrained
+from layertune.errors import ModelError, WeightsError
+from layertune_monai import GenesisUNet, load_pretrained, param_groups
+from layertune_monai.weights import tuned
 
 
 def saved(path: Path, content: object) -> Path:
@@ -192,6 +193,25 @@ def test_swin_of_the_model_zoo_needs_no_renaming(tmp_path: Path) -> None:
     network = swin()
     assert not load_pretrained(network, saved(tmp_path / "model.pt", weights)).missing
     took(network, weights)
+
+
+def test_a_layer_that_stays_fresh_must_not_be_frozen(tmp_path: Path) -> None:
+    """With residual units two layers depend on the number of classes, and the head is but one of them."""
+
+    def residual(classes: int) -> UNet:
+        return UNet(3, 1, classes, channels=(4, 8), strides=(2,), num_res_units=1, norm="batch")
+
+    file = saved(tmp_path / "model.pt", randomised(residual(5)))
+    for policy, fits in (("last", False), ("layer_wise", True), ("all", True)):
+        network = residual(2)
+        loaded = load_pretrained(network, file)
+        groups = param_groups(network, lr=0.1, input_shape=[2, 1, 8, 8, 8], policy=policy)
+        if fits:
+            assert tuned(network, loaded, groups) is network
+        else:
+            with pytest.raises(ModelError, match=r"give nothing for model\.2\.0\.conv\.weight, .* would stay random"):
+                tuned(network, loaded, groups)
+        assert tuned(network, None, groups) is network, "without a file all layers are fresh, as asked for"
 
 
 def test_files_that_will_not_do(tmp_path: Path) -> None:
