@@ -115,6 +115,11 @@ class Alchemy:
         """What to add to the loss: lambda R in the maximisation (eq. 3.2), a plain 0 in the other phases."""
         return self._penalty() if self.phase == "maximisation" else torch.zeros(())
 
+    def add_gradient(self, *, scale: float | Tensor | None = None) -> None:
+        """Instead of ``penalty()``, where a host owns the backward pass; see ``GammaPenalty.add_gradient``."""
+        if self.phase == "maximisation":
+            self._penalty.add_gradient(self.optimizer, scale=scale)
+
     def update(self, metric: float | None = None) -> bool:
         """End an epoch; call it once per epoch, on all ranks with one value.
 

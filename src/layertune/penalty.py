@@ -4,6 +4,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from layertune.errors import AlchemyError
 from layertune.norms import affine_norms, gamma_of, why_no_gammas
@@ -65,6 +66,40 @@ class GammaPenalty:
             return torch.zeros(())
         std, mean = torch.std_mean(self._all(), correction=0)
         return self.weight * (self.beta * std - self.alpha * mean)
+
+    def add_gradient(self, optimizer: Optimizer | None = None, *, scale: float | Tensor | None = None) -> None:
+        """Add its gradient to that of the loss, where a host owns the backward pass: between backward and step.
+
+        The same as ``loss + penalty()``, bit for bit; where a step has several batches, once for all of them. Under DDP
+        every rank adds the same after the reduction. Frozen gammas get none, and where the loss gave no gamma a
+        gradient, as for a batch that was left out, none gets one.
+
+        Args:
+            optimizer: the gammas that it holds; all by default.
+            scale: what the gradients are multiplied by; by default what a ``GradScaler`` tells an optimizer that
+                unscales in its own step, or else 1.
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+            >>> penalty, optimizer = GammaPenalty(net, weight=1.0), torch.optim.SGD(net.parameters(), lr=0.1)
+            >>> hook = optimizer.register_step_pre_hook(lambda *_: penalty.add_gradient(optimizer))
+            >>> (0 * net(torch.randn(2, 1, 8, 8))).sum().backward()
+            >>> optimizer.step()
+            >>> net[1].weight.tolist()  # 1 + 0.1 * 0.1 / 2
+            [1.00499..., 1.00499...]
+        """
+        held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = [g for g in self.gammas if g.requires_grad and (held is None or id(g) in held)]
+        if not self.weight or all(gamma.grad is None for gamma in trained):
+            return
+        if scale is None:
+            scale = getattr(optimizer, "grad_scale", None)
+        with torch.enable_grad():
+            penalty = self()
+            # Not `backward`, at which DDP's hooks would reduce once more.
+            grads = torch.autograd.grad(penalty if scale is None else penalty * scale, trained)
+        for gamma, grad in zip(trained, grads, strict=True):
+            gamma.grad = grad if gamma.grad is None else gamma.grad.add_(grad)
 
     def _all(self) -> Tensor:
         # One tensor, so that mean and deviation take one pass, however many norms there are.

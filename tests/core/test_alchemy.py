@@ -304,3 +304,21 @@ def test_under_ddp_all_phases_train_if_it_may_find_unused_parameters() -> None:
         assert torch.equal(net[0].weight[0], before[0]) == (number < 2)
     assert alchemy.phase == "maximisation"
     assert list(alchemy.state_dict()["norms"]) == ["1", "4"]
+
+
+def test_added_gradients_train_as_the_penalty_does() -> None:
+    def train(added: bool) -> nn.Module:
+        net, alchemy = start(penalty=None)
+        with alchemy:
+            for epoch in range(4):
+                x, y = batch(epoch)
+                alchemy.optimizer.zero_grad()
+                loss = cross_entropy(net(x), y)
+                (loss if added else loss + alchemy.penalty()).backward()
+                if added:
+                    alchemy.add_gradient()
+                alchemy.optimizer.step()
+                alchemy.update()
+        return net
+
+    torch.testing.assert_close(train(True).state_dict(), train(False).state_dict(), rtol=0, atol=0)

@@ -132,3 +132,63 @@ def test_it_adds_to_a_loss() -> None:
     net = of(nn.BatchNorm2d(6))
     (net(image()).mean() + GammaPenalty(net)()).backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def loss_of(net: nn.Module) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return net(torch.randn(4, 1, 8, 8, generator=generator)).square().mean()
+
+
+def uneven() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    nn.init.normal_(net[1].weight, 0.5)
+    nn.init.normal_(net[4].weight, 0.5)
+    return net
+
+
+def test_an_added_gradient_is_that_of_loss_plus_penalty() -> None:
+    one, other = uneven(), uneven()
+    (loss_of(one) + GammaPenalty(one, weight=0.3)()).backward()
+    loss_of(other).backward()
+    held = [parameter.grad for parameter in other.parameters()]
+    GammaPenalty(other, weight=0.3).add_gradient()
+    for expected, parameter, before in zip(one.parameters(), other.parameters(), held, strict=True):
+        assert torch.equal(expected.grad, parameter.grad)
+        assert parameter.grad is before  # DDP's buckets stay in place
+
+
+def test_a_gradient_is_added_to_trained_gammas_of_the_optimizer_only() -> None:
+    net = uneven()
+    penalty = GammaPenalty(net, weight=1.0)
+    penalty.add_gradient()
+    assert net[1].weight.grad is None  # a batch that was left out
+    loss_of(net).backward()
+    before = [gamma.grad.clone() for gamma in penalty.gammas]
+    penalty.add_gradient(torch.optim.SGD(net[0].parameters(), lr=1.0))
+    net[4].weight.requires_grad_(False)
+    penalty.add_gradient(torch.optim.SGD([net[1].weight], lr=1.0))
+    assert not torch.equal(net[1].weight.grad, before[0])
+    assert torch.equal(net[4].weight.grad, before[1])
+
+
+@pytest.mark.parametrize("fused", [False, True])  # a fused optimizer unscales in its own step
+def test_a_scaled_gradient_in_the_optimizers_step(fused: bool) -> None:
+    one, other = uneven(), uneven()
+    by_hand = torch.optim.SGD(one.parameters(), lr=0.1, fused=fused)
+    (loss_of(one) + GammaPenalty(one, weight=0.3)()).backward()
+    by_hand.step()
+    optimizer, penalty = torch.optim.SGD(other.parameters(), lr=0.1, fused=fused), GammaPenalty(other, weight=0.3)
+    optimizer.register_step_pre_hook(lambda *_: penalty.add_gradient(optimizer))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(loss_of(other)).backward()
+    scaler.step(optimizer)
+    torch.testing.assert_close(list(one.parameters()), list(other.parameters()), rtol=0, atol=0)
+
+
+def test_a_weight_of_0_adds_nothing() -> None:
+    net = uneven()
+    loss_of(net).backward()
+    before = [parameter.grad.clone() for parameter in net.parameters()]
+    GammaPenalty(net, weight=0.0).add_gradient()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), before, strict=True))
