@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from layertune import LayerMap, ModelError, map_layers
 from layertune.layers import named_parameters
 
-__all__ = ["Layers", "find_layers"]
+__all__ = ["Layers", "example_inputs", "find_layers"]
 
 Layers = LayerMap | Callable[[pl.LightningModule], LayerMap]
 """A map of the module or of a network in it, or a function from the module to such a map."""
@@ -63,15 +64,31 @@ def _owner(module: pl.LightningModule, layers: LayerMap) -> nn.Module:
     return owners[0][1]
 
 
-def _trace(module: pl.LightningModule) -> LayerMap:
+def example_inputs(module: pl.LightningModule, otherwise: str) -> tuple[Any, ...]:
+    """What the module's forward takes, by position, from its ``example_input_array``.
+
+    Args:
+        module: the user's.
+        otherwise: for the error, what to do instead.
+
+    Raises:
+        ModelError: it has none.
+    """
     example = module.example_input_array
     if example is None:
         raise ModelError(
-            f"layertune does not know the layers of {type(module).__name__}; set its example_input_array, or give the "
-            "callback layers=, for instance layers=lambda module: layertune.map_layers(module, example_input); an "
-            "optimizer built from layertune.param_groups names its layers too"
+            f"layertune does not know the layers of {type(module).__name__}; set its example_input_array, or "
+            f"{otherwise}"
         )
     if isinstance(example, dict):
-        # `map_layers` takes positions: the order of the names in `forward`.
-        return map_layers(module, *inspect.signature(module.forward).bind(**example).args)
-    return map_layers(module, *((example,) if isinstance(example, Tensor) else example))
+        # A trace takes positions: the order of the names in `forward`.
+        return inspect.signature(module.forward).bind(**example).args
+    return (example,) if isinstance(example, Tensor) else tuple(example)
+
+
+def _trace(module: pl.LightningModule) -> LayerMap:
+    otherwise = (
+        "give the callback layers=, for instance layers=lambda module: layertune.map_layers(module, example_input); an "
+        "optimizer built from layertune.param_groups names its layers too"
+    )
+    return map_layers(module, *example_inputs(module, otherwise))
