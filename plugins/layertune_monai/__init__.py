@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from layertune.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
+    from layertune_monai.alchemy_handler import AlchemyHandler
+    from layertune_monai.gamma_penalty_handler import GammaPenaltyHandler
     from layertune_monai.genesis_unet import GenesisUNet
     from layertune_monai.layer_freeze_handler import LayerFreezeHandler
     from layertune_monai.layer_groups import param_groups
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PLUGIN",
+    "AlchemyHandler",
+    "GammaPenaltyHandler",
     "GenesisUNet",
     "LayerFreezeHandler",
     "MetaLRHandler",
@@ -26,6 +30,8 @@ __all__ = [
 PLUGIN = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
 
 _MODULES = {
+    "AlchemyHandler": "alchemy_handler",
+    "GammaPenaltyHandler": "gamma_penalty_handler",
     "GenesisUNet": "genesis_unet",
     "LayerFreezeHandler": "layer_freeze_handler",
     "MetaLRHandler": "metalr_handler",

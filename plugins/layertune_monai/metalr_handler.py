@@ -20,7 +20,7 @@ from layertune_monai.meta_loss import MetaLoss, backward_of_meta_batch, check_en
 from layertune_monai.randomness import kept_transforms, random_transforms
 from layertune_monai.report import publish_lrs, write_profile
 
-__all__ = ["MetaLRHandler", "check_not_begun"]
+__all__ = ["MetaLRHandler", "check_not_begun", "network_of"]
 
 Layers = LayerMap | Callable[[nn.Module], LayerMap]
 
@@ -172,7 +172,7 @@ class MetaLRHandler:
         """In the first iteration, when everything is where it trains, and a batch is at hand."""
         if self.metalr is not None:
             return
-        network = self._network_of(engine)
+        network = network_of(engine, self)
         metalr = MetaLR(self.optimizer, **self.settings, layers=self._layers_for(engine, network))
         if not metalr.streaming:
             try:
@@ -184,12 +184,6 @@ class MetaLRHandler:
         self.metalr = metalr
         # After MetaLR's own, before anything that schedules or averages.
         self._hook = self.optimizer.register_step_post_hook(lambda *_: self._adapt(engine))
-
-    def _network_of(self, engine: Any) -> nn.Module:
-        network = self.network if self.network is not None else getattr(engine, "network", None)
-        if not isinstance(network, nn.Module):
-            raise ModelError(f"{type(engine).__name__} has no network; give MetaLRHandler(network=...)")
-        return network
 
     def _layers_for(self, engine: Any, network: nn.Module) -> Any:
         """``None`` where the param groups say it."""
@@ -217,7 +211,7 @@ class MetaLRHandler:
         """The meta pass, right after the optimizer's step."""
         if self.metalr is None or self._batches is None or not self.metalr.due:
             return
-        network = self._network_of(engine)
+        network = network_of(engine, self)
         views = bool(getattr(network, "gradient_as_bucket_view", False))
         with kept_gradients(network, shared=views):
             batch = next(self._batches)
@@ -250,6 +244,18 @@ def check_not_begun(engine: Any, handler: object) -> None:
             f"{type(handler).__name__} came to a {type(engine).__name__} that has begun (iteration "
             f"{engine.state.iteration}); attach it before run(), best in train_handlers=[...]"
         )
+
+
+def network_of(engine: Any, handler: Any) -> nn.Module:
+    """The handler's ``network`` if it has one, or else the engine's.
+
+    Raises:
+        ModelError: there is none.
+    """
+    network = handler.network if handler.network is not None else getattr(engine, "network", None)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{type(engine).__name__} has no network; give {type(handler).__name__}(network=...)")
+    return network
 
 
 def _seed_and_share() -> tuple[int, Share]:
