@@ -2,10 +2,12 @@
 
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
 import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.primus.primus_trainers import AbstractPrimus
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
@@ -95,6 +97,36 @@ def test_a_killed_training_continues_as_if_it_had_not_been(trainer: type, stop_a
     assert same(continued, whole)
     assert continued.profile == whole.profile
     assert continued.logger.get_value("lrs", step=None) == whole.logger.get_value("lrs", step=None)
+
+
+@pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+def test_a_training_with_warm_up_continues_where_nnunets_own_reading_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WarmUp(MetaLRMixin, nnUNetTrainer_warmup):
+        # nnU-Net sets 50 in `__init__`; the schedule and the scheduler change after the first epoch.
+        warmup_duration_whole_net = property(lambda _: 1, lambda _, __: None)
+
+    kill(WarmUp, (2, 1), epochs=3)
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        resume(WarmUp, epochs=3)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    continued, whole = resume(WarmUp, epochs=3), train(WarmUp, epochs=3)
+    assert same(continued, whole)
+    assert continued.profile == whole.profile
+
+
+@BOTH
+def test_a_finished_training_is_validated_again_and_continued_to_nothing_more(trainer: type) -> None:
+    trained = train(trainer)
+    only_validated = make(trainer)
+    maybe_load_checkpoint(only_validated, continue_training=False, validation_only=True)
+    assert same(only_validated, trained)
+    continued = resume(trainer)
+    assert same(continued, trained)
+    assert continued.profile == trained.profile
+    best = Path(trained.output_folder) / "checkpoint_best.pth"
+    trained.load_checkpoint(str(best))  # as `--val_best` does, after the training
+    saved = torch.load(best, weights_only=False)["network_weights"]
+    assert all(torch.equal(weight, saved[name]) for name, weight in trained.network.state_dict().items())
 
 
 def test_the_schedule_is_nnunets_and_what_is_learned_a_factor_on_it() -> None:
