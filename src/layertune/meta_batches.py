@@ -135,8 +135,8 @@ class MetaBatches(Iterator[Any]):
     def __init__(self, loader: Loader, seed: int, share: Share = ALONE, *, keep: Keep = nullcontext) -> None:
         if not isinstance(loader, Iterable):
             raise MetaBatchError(
-                f"a meta loader is gone through with `for batch in loader`, which a {type(loader).__name__} is not made"
-                " for; give a DataLoader, or a list of batches"
+                f"a meta loader yields batches in `for batch in loader`, and {type(loader).__name__} does not; give a "
+                "DataLoader, or a list of batches"
             )
         plain = _is_plain(loader)
         if plain is not None:

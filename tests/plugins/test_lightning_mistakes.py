@@ -1,4 +1,4 @@
-"""What a Lightning user can get wrong, and meta batches and processes."""
+"""What a Lightning user can get wrong, and runs of two processes."""
 
 import subprocess
 import sys
@@ -14,10 +14,9 @@ import layertune.plugin
 import layertune_lightning.factory
 import lightning_processes
 from layertune import BiDirectional, LastLayer, LayertuneError, MissingPackageError, map_layers
-from layertune.meta_batches import EndlessSampler, MetaBatches, Share
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_lightning.factory import VARIABLE, callbacks
-from lightning_runs import LEARN, META, Adversarial, Augmented, Batch, Module, batches, fit, network, samples, trainer
+from lightning_runs import LEARN, META, Adversarial, Batch, Module, batches, fit, network, samples, trainer
 
 
 def test_every_trainer_gets_a_callback_when_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +79,8 @@ class Unknown(Module):
             "no network in Module has just the 2 parameters",
             id="layers of another network",
         ),
-        pytest.param(Module, {"meta_loader": samples}, "a function is not made for", id="no loader"),
-        pytest.param(Module, {"meta_loader": samples()}, "a TensorDataset is not made for", id="data without a loader"),
+        pytest.param(Module, {"meta_loader": samples}, "and function does not", id="no loader"),
+        pytest.param(Module, {"meta_loader": samples()}, "and TensorDataset does not", id="data without a loader"),
         pytest.param(Module, {"meta_loader": []}, "yields no batch in pass 1", id="empty"),
         pytest.param(Module, {"meta_loader": iter(META)}, "yields no batch in pass 2", id="once"),
         pytest.param(Module, {"meta_loader": DataLoader([])}, "length 0", id="empty data"),
@@ -182,37 +181,6 @@ def test_lightning_below_the_minimum_is_answered_with_the_line_that_upgrades(mon
     monkeypatch.setattr(layertune.plugin, "_installed", lambda _: "2.5.0")
     with pytest.raises(MissingPackageError, match=r"pip install --upgrade 'layertune\[lightning\]'"):
         _ = layertune_lightning.MetaLRCallback
-
-
-def test_a_position_in_the_meta_batches_is_found_again() -> None:
-    class Noisy(Augmented):
-        def __getitem__(self, index: int) -> Batch:
-            return [part.clone() for part in super().__getitem__(index)]
-
-    class Own(DataLoader):
-        """With an iteration of its own, so it is gone through."""
-
-        def __iter__(self) -> Any:
-            return super().__iter__()
-
-    for loader in (kind(Noisy(), batch_size=3, shuffle=True) for kind in (DataLoader, Own)):
-        state = torch.get_rng_state()
-        one = MetaBatches(loader, seed=1)
-        drawn = [next(one) for _ in range(17)]
-        for number in (0, 1, 6, 7, 8, 16):
-            other = MetaBatches(loader, seed=2)
-            start = MetaBatches(loader, seed=1)
-            for _ in range(number):
-                next(start)
-            other.go_to(start.position)
-            torch.testing.assert_close([next(other) for _ in range(17 - number)], drawn[number:], rtol=0, atol=0)
-        assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_processes_share_the_samples_of_every_pass() -> None:
-    shares = [iter(EndlessSampler(7, 3, Share(rank, 2))) for rank in range(2)]
-    stream = [next(shares[number % 2]) for number in range(21)]
-    assert all(sorted(stream[first : first + 7]) == list(range(7)) for first in (0, 7, 14))
 
 
 @pytest.fixture(scope="module")
