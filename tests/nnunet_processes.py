@@ -10,7 +10,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from layertune_nnunet import nnUNetTrainerBiDirectional, nnUNetTrainerMetaLR, nnUNetTrainerMetaLRStreaming
+from layertune_nnunet import (
+    nnUNetTrainerBiDirectional,
+    nnUNetTrainerBNScale,
+    nnUNetTrainerMetaLR,
+    nnUNetTrainerMetaLRStreaming,
+    nnUNetTrainerNormOnly,
+)
 from nnunet_runs import STEPS, make, seed, settings, weights
 
 WORLD = 2
@@ -20,6 +26,8 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "streaming": (nnUNetTrainerMetaLRStreaming, {}),
     "streaming unused": (nnUNetTrainerMetaLRStreaming, {}),
     "fixed": (nnUNetTrainerBiDirectional, {"m": 2, "n": 4}),
+    "norms": (nnUNetTrainerNormOnly, {}),
+    "penalty": (nnUNetTrainerBNScale, {"lam": 1.0}),
 }
 
 

@@ -6,32 +6,44 @@ from layertune.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
     from layertune_nnunet.trainers import (
+        AlchemyMixin,
         BiDirectionalMixin,
+        BNScaleMixin,
         FixedLayersMixin,
         LastLayerMixin,
         LayerWiseMixin,
         MetaLRMixin,
         MetaLRStreamingMixin,
+        NormOnlyMixin,
+        nnUNetTrainerAlchemy,
         nnUNetTrainerBiDirectional,
+        nnUNetTrainerBNScale,
         nnUNetTrainerLastLayer,
         nnUNetTrainerLayerWise,
         nnUNetTrainerMetaLR,
         nnUNetTrainerMetaLRStreaming,
+        nnUNetTrainerNormOnly,
     )
 
 __all__ = [
     "PLUGIN",
+    "AlchemyMixin",
+    "BNScaleMixin",
     "BiDirectionalMixin",
     "FixedLayersMixin",
     "LastLayerMixin",
     "LayerWiseMixin",
     "MetaLRMixin",
     "MetaLRStreamingMixin",
+    "NormOnlyMixin",
+    "nnUNetTrainerAlchemy",
+    "nnUNetTrainerBNScale",
     "nnUNetTrainerBiDirectional",
     "nnUNetTrainerLastLayer",
     "nnUNetTrainerLayerWise",
     "nnUNetTrainerMetaLR",
     "nnUNetTrainerMetaLRStreaming",
+    "nnUNetTrainerNormOnly",
 ]
 
 PLUGIN = Plugin(name="nnU-Net", distribution="nnunetv2", lowest="2.8", module="nnunetv2", extra="nnunet")

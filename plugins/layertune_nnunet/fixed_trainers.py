@@ -1,4 +1,4 @@
-"""Trainers that tune some layers and freeze the others."""
+"""Trainers that freeze a part of the network from the start of a run, by layers above all."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,31 +11,32 @@ from layertune.policies import Policy
 from layertune_nnunet.layered import LayeredMixin
 from layertune_nnunet.names import Suffix
 
-__all__ = ["BiDirectionalMixin", "FixedLayersMixin", "LastLayerMixin", "LayerWiseMixin"]
+__all__ = ["BiDirectionalMixin", "FixedLayersMixin", "FrozenMixin", "LastLayerMixin", "LayerWiseMixin"]
 
 
-class FixedLayersMixin(LayeredMixin):
-    """Freeze the layers to which a policy gives scale 0, before the optimizer, the compiler and DDP see them.
+class FrozenMixin(LayeredMixin):
+    """Freeze a part of the network before the optimizer, the compiler and DDP see it.
 
-    The optimizer keeps all parameters, and leaves those alone that have no gradient, decay included. A trainer of your
-    own says which layers by its ``policy``.
+    The optimizer keeps all parameters, and leaves those alone that have no gradient, decay included.
     """
 
     frozen: Frozen | None = None
     _as_built: Mapping[str, int] = MappingProxyType({})
 
-    def policy(self) -> Policy:
-        """Which layers are tuned."""
-        raise NotImplementedError(f"{type(self).__name__} has to say which layers it tunes: define policy(self)")
+    def freeze(self) -> Frozen:
+        """Freeze, once."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what it freezes: define freeze(self)")
 
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
         """Freeze, then make the trainer's own optimizer."""
         if self.frozen is None:
-            self.frozen = freeze(self.network, self.layers, self.policy())
-            self._as_built = self._versions()
-            tuned = [layer.name for layer in self.layers if not set(layer.parameters) & set(self.frozen.names)]
-            self.print_to_log_file(f"{len(tuned)} of {len(self.layers)} layers are tuned: {', '.join(tuned)}")
+            self.frozen = self.freeze()
         return super().configure_optimizers(*args, **kwargs)
+
+    def initialize(self) -> None:
+        """Remember how often the frozen parameters were written; DDP writes them too, so only when all is built."""
+        super().initialize()
+        self._as_built = self._versions()
 
     def on_train_start(self) -> None:
         """Warn if what is frozen was never trained."""
@@ -51,6 +52,21 @@ class FixedLayersMixin(LayeredMixin):
         names = () if self.frozen is None else self.frozen.names
         parameters = named_parameters(self.network)
         return {name: parameters[name]._version for name in names}
+
+
+class FixedLayersMixin(FrozenMixin):
+    """Freeze the layers to which a policy gives scale 0; a trainer of your own says which by its ``policy``."""
+
+    def policy(self) -> Policy:
+        """Which layers are tuned."""
+        raise NotImplementedError(f"{type(self).__name__} has to say which layers it tunes: define policy(self)")
+
+    def freeze(self) -> Frozen:
+        """Freeze the policy's layers, and list the others in the log."""
+        frozen = freeze(self.network, self.layers, self.policy())
+        tuned = [layer.name for layer in self.layers if not set(layer.parameters) & set(frozen.names)]
+        self.print_to_log_file(f"{len(tuned)} of {len(self.layers)} layers are tuned: {', '.join(tuned)}")
+        return frozen
 
 
 class BiDirectionalMixin(FixedLayersMixin):

@@ -66,16 +66,20 @@ class LayeredMixin(TrainerBase):
             ModelError: the network cannot be mapped.
         """
         if self._layers is None:
-            patch = [int(side) for side in self.configuration_manager.patch_size]
-            example = torch.empty(2, self.num_input_channels, *patch, device=self.device)
+            example = self.example()
             try:
                 self._layers = map_layers(self.network, example, granularity=self.granularity, depth=self.depth)
             except ModelError as error:
                 raise ModelError(
                     f"{type(self).__name__} finds no layers in the network of configuration {self.configuration_name} "
-                    f"for patches of {'x'.join(map(str, patch))}: {error}"
+                    f"for patches of {'x'.join(map(str, example.shape[2:]))}: {error}"
                 ) from error
         return self._layers
+
+    def example(self) -> torch.Tensor:
+        """An input of the plan's patch size, two images, not filled."""
+        patch = [int(side) for side in self.configuration_manager.patch_size]
+        return torch.empty(2, self.num_input_channels, *patch, device=self.device)
 
     def save_checkpoint(self, filename: str) -> None:
         """Save as nnU-Net does, but never half a file, and so that stock nnU-Net can predict with it."""

@@ -9,24 +9,44 @@ from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from layertune_nnunet.alchemy_trainer import AlchemyMixin
 from layertune_nnunet.fixed_trainers import BiDirectionalMixin, FixedLayersMixin, LastLayerMixin, LayerWiseMixin
 from layertune_nnunet.learned_rates import MetaLRStreamingMixin
 from layertune_nnunet.metalr_trainer import MetaLRMixin
 from layertune_nnunet.names import read_suffixes, suffixes_of
+from layertune_nnunet.norm_trainers import BNScaleMixin, NormOnlyMixin
 
 __all__ = [
+    "AlchemyMixin",
+    "BNScaleMixin",
     "BiDirectionalMixin",
     "FixedLayersMixin",
     "LastLayerMixin",
     "LayerWiseMixin",
     "MetaLRMixin",
     "MetaLRStreamingMixin",
+    "NormOnlyMixin",
+    "nnUNetTrainerAlchemy",
+    "nnUNetTrainerBNScale",
     "nnUNetTrainerBiDirectional",
     "nnUNetTrainerLastLayer",
     "nnUNetTrainerLayerWise",
     "nnUNetTrainerMetaLR",
     "nnUNetTrainerMetaLRStreaming",
+    "nnUNetTrainerNormOnly",
 ]
+
+
+class nnUNetTrainerNormOnly(NormOnlyMixin, nnUNetTrainer):
+    """nnU-Net that trains the norms' own parameters alone."""
+
+
+class nnUNetTrainerBNScale(BNScaleMixin, nnUNetTrainer):
+    """nnU-Net with a penalty that asks gammas to be large and alike."""
+
+
+class nnUNetTrainerAlchemy(AlchemyMixin, nnUNetTrainer):
+    """nnU-Net that finds redundant kernels, lets them start afresh, and then trains all."""
 
 
 class nnUNetTrainerMetaLR(MetaLRMixin, nnUNetTrainer):

@@ -75,7 +75,8 @@ def test_a_killed_training_continues_as_if_it_had_not_been() -> None:
 
 
 def test_layers_that_were_never_trained_are_told(tmp_path: Path) -> None:
-    started = make(nnUNetTrainerLastLayer)
+    # Another fold, and so another log: nnU-Net names logs by the second.
+    started = make(nnUNetTrainerLastLayer, fold="all")
     started.on_train_start()
     assert NEVER_TRAINED in Path(started.log_file).read_text()
     source = make(nnUNetTrainer)
@@ -88,6 +89,27 @@ def test_layers_that_were_never_trained_are_told(tmp_path: Path) -> None:
     log = Path(tuned.log_file).read_text()
     assert NEVER_TRAINED not in log
     assert "1 of 6 layers are tuned: decoder.seg_layers" in log
+
+
+def test_layers_that_were_never_trained_are_told_under_ddp_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrapper(torch.nn.Module):
+        """Writes all parameters, as DDP's broadcast from the first rank does."""
+
+        def __init__(self, module: torch.nn.Module, **_: Any) -> None:
+            super().__init__()
+            self.module = module
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.copy_(parameter.clone())
+
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP", Wrapper)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
+    monkeypatch.setattr("torch.distributed.barrier", lambda: None)
+    trainer = make(nnUNetTrainerLastLayer)
+    trainer.is_ddp = True
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    trainer.on_train_start()
+    assert NEVER_TRAINED in Path(trainer.log_file).read_text()
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,10 @@ def look_up(name: str) -> Any:
         ("BiDirectional_m3_n6_I2", {"m": 3, "n": 6, "depth": "I2"}),
         ("LayerWise_first4_100epochs", {"first": 4, "epochs": 100}),
         ("LastLayer_lr0p01", {"base_lr": 0.01}),
+        ("NormOnly_head_biases_20epochs", {"head": True, "biases": True, "epochs": 20}),
+        ("BNScale_lam1em3_alpha0p2_beta2_absolute", {"lam": 1e-3, "alpha": 0.2, "beta": 2.0, "absolute": True}),
+        ("Alchemy_id50_thr0p05_lam1em4", {"identification": 50, "threshold": 0.05, "lam": 1e-4}),
+        ("Alchemy_patience10_q0p1_whole", {"patience": 10, "quantile": 0.1, "whole_layers": True}),
     ],
 )
 def test_a_name_holds_values(name: str, values: dict[str, Any]) -> None:
