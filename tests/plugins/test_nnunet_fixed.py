@@ -2,12 +2,15 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam
+from torch.nn.parallel import DistributedDataParallel
 
 from layertune import PolicyError, UNetScheme
 from layertune.policies import Policy
@@ -91,24 +94,15 @@ def test_layers_that_were_never_trained_are_told(tmp_path: Path) -> None:
     assert "1 of 6 layers are tuned: decoder.seg_layers" in log
 
 
-def test_layers_that_were_never_trained_are_told_under_ddp_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrapper(torch.nn.Module):
-        """Writes all parameters, as DDP's broadcast from the first rank does."""
-
-        def __init__(self, module: torch.nn.Module, **_: Any) -> None:
-            super().__init__()
-            self.module = module
-            with torch.no_grad():
-                for parameter in module.parameters():
-                    parameter.copy_(parameter.clone())
-
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP", Wrapper)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 1)
-    monkeypatch.setattr("torch.distributed.barrier", lambda: None)
-    trainer = make(nnUNetTrainerLastLayer)
+def test_layers_that_were_never_trained_are_told_under_ddp_too(tmp_path: Path) -> None:
+    trainer = make(nnUNetTrainerLastLayer)  # before there is a group, as nnU-Net takes its processes to have GPUs
     trainer.is_ddp = True
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    trainer.on_train_start()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        with patch("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP", lambda net, **_: DistributedDataParallel(net)):
+            trainer.on_train_start()
+    finally:
+        dist.destroy_process_group()
     assert NEVER_TRAINED in Path(trainer.log_file).read_text()
 
 
