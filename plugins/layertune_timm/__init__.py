@@ -5,10 +5,19 @@ from typing import TYPE_CHECKING, Any
 from layertune.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
-    from layertune_timm.groupers import all_layers, bidirectional, last_layer, layer_decay, layer_wise
+    from layertune_timm.groupers import all_layers, bidirectional, last_layer, layer_decay, layer_wise, norm_only
     from layertune_timm.layers import map_layers
 
-__all__ = ["PLUGIN", "all_layers", "bidirectional", "last_layer", "layer_decay", "layer_wise", "map_layers"]
+__all__ = [
+    "PLUGIN",
+    "all_layers",
+    "bidirectional",
+    "last_layer",
+    "layer_decay",
+    "layer_wise",
+    "map_layers",
+    "norm_only",
+]
 
 PLUGIN = Plugin(name="timm", distribution="timm", lowest="1.0.22", module="timm", extra="timm")
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
+import layertune as core
 from layertune import AllLayers, BiDirectional, LastLayer, LayerDecay, LayerWise, param_groups
 from layertune.layers import named_parameters
 from layertune.policies import Policy
 from layertune.trace import unwrap
 from layertune_timm.layers import map_layers
 
-__all__ = ["Grouper", "all_layers", "bidirectional", "last_layer", "layer_decay", "layer_wise"]
+__all__ = ["Grouper", "all_layers", "bidirectional", "last_layer", "layer_decay", "layer_wise", "norm_only"]
 
 Grouper = Callable[[nn.Module], list[dict[str, Any]]]
 
@@ -103,6 +104,42 @@ def layer_decay(
     """
     policy = LayerDecay(rate)
     return lambda model: _groups(model, policy, lr=lr, coarse=coarse, fallback=fallback)
+
+
+def norm_only(
+    *, biases: bool = False, head: bool = False, coarse: bool = False, fallback: Collection[str] = ()
+) -> Grouper:
+    """The parameters of the norms alone (Network Alchemy sec. 3.2.1); see ``all_layers`` for the other arguments.
+
+    What gets no group is not updated, but its gradients are still computed: for a step that costs less freeze it with
+    ``layertune.norm_only(model)``, as the launcher of timm's ``train.py`` does.
+
+    Args:
+        biases: train the biases of convolutions and linear layers too.
+        head: train the classifier too, as one that is new needs.
+        coarse: timm's coarse groups instead of its fine ones.
+        fallback: as in ``all_layers``.
+
+    Returns:
+        A ``param_group_fn``. It raises ModelError for a model without gammas.
+
+    Example:
+        >>> import timm
+        >>> groups = norm_only()(timm.create_model("resnet18"))
+        >>> sum(parameter.numel() for group in groups for parameter in group["params"])
+        9600
+    """
+
+    def group(model: nn.Module) -> list[dict[str, Any]]:
+        trained = map_layers(model, coarse=coarse).head.parameters if head else ()
+        kept = {parameter: parameter.grad for parameter in model.parameters()}
+        with core.norm_only(model, biases=biases, head=trained):  # frozen parameters get no group
+            groups = _groups(model, AllLayers(), coarse=coarse, fallback=fallback)
+        for parameter, grad in kept.items():
+            parameter.grad = grad
+        return groups
+
+    return group
 
 
 def _groups(

@@ -17,8 +17,9 @@ SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
     "layer_wise": ("layer_wise", (int,)),
     "bidirectional": ("bidirectional", (int, int)),
     "layer_decay": ("layer_decay", (float,)),
+    "norm_only": ("norm_only", ()),
 }
-WRITTEN = "all, last, layer_wise:K, bidirectional:M,N or layer_decay:RATE"
+WRITTEN = "all, last, layer_wise:K, bidirectional:M,N, layer_decay:RATE or norm_only"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
 
 import layertune_timm
-from layertune import LayertuneError, MetaLR, PolicyError
+from layertune import GammaPenalty, LayertuneError, MetaLR, ModelError, PolicyError, norm_only
 
 MODELS = {
     "resnet18": (10, 6),
@@ -280,3 +280,43 @@ def test_a_policy_that_does_not_fit_is_one_clear_error() -> None:
 def test_a_model_without_layers_is_one_clear_error() -> None:
     with pytest.raises(LayertuneError, match="map_layers"):
         layertune_timm.all_layers()(nn.Linear(2, 2))
+
+
+def names_in(groups: list[dict], model: nn.Module) -> set[str]:
+    held = grouped(groups, "layer")
+    return {name for name, parameter in model.named_parameters() if id(parameter) in held}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_norm_only_groups_are_the_norms(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    kinds = (nn.BatchNorm2d, nn.LayerNorm)
+    norms = {f"{path}.{own}" for path, m in model.named_modules() if isinstance(m, kinds) for own in ("weight", "bias")}
+    head = {"resnet18": "fc"}.get(name, "head")
+    assert names_in(layertune_timm.norm_only()(model), model) == norms
+    more = names_in(layertune_timm.norm_only(head=True)(model), model)
+    assert more - norms == {f"{head}.weight", f"{head}.bias"}
+    biases = names_in(layertune_timm.norm_only(biases=True)(model), model)
+    assert {name for name in biases - norms if not name.endswith("bias")} == set()
+    assert f"{head}.bias" in biases
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_norm_only_trains_the_norms_and_the_penalty_goes_into_the_loss() -> None:
+    torch.manual_seed(0)
+    block = timm.models.resnet.BasicBlock
+    model = timm.models.ResNet(block, (1, 1, 1, 1), num_classes=2, in_chans=1, zero_init_last=False)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=1e-2, param_group_fn=layertune_timm.norm_only())
+    penalty, scaler = GammaPenalty(model, weight=1.0), NativeScaler("cpu")
+    with norm_only(model):
+        loss = model(torch.randn(4, 1, 32, 32)).square().mean() + penalty()
+        scaler(loss, optimizer, clip_grad=1.0, parameters=model.parameters())
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == names_in(optimizer.param_groups, model)
+
+
+def test_norm_only_refuses_a_model_without_norms() -> None:
+    with pytest.raises(ModelError, match="has no normalisation layer"):
+        layertune_timm.norm_only()(timm.create_model("vgg11", num_classes=2))

@@ -207,6 +207,7 @@ def test_the_script_is_the_one_given_or_named_or_here(tmp_path: Path, monkeypatc
         ("layer_wise:8", Scheme("layer_wise", (8,))),
         ("bidirectional:3,6", Scheme("bidirectional", (3, 6))),
         ("layer_decay:0.75", Scheme("layer_decay", (0.75,))),
+        ("norm_only", Scheme("norm_only")),
     ],
 )
 def test_each_scheme_can_be_named(text: str, scheme: Scheme) -> None:
@@ -231,7 +232,7 @@ def test_settings_reach_metalr() -> None:
         ("", "give --param-groups, --metalr or both"),
         ("--param-groups bidirectional:3", "not 'bidirectional:3'"),
         ("--param-groups bidirectional:3,x", "with numbers, not 'bidirectional:3,x'"),
-        ("--param-groups middle", "all, last, layer_wise:K, bidirectional:M,N or layer_decay:RATE, not 'middle'"),
+        ("--param-groups middle", "bidirectional:M,N, layer_decay:RATE or norm_only, not 'middle'"),
         ("--param-groups all --rule cosine", "--rule has no effect without --metalr streaming"),
         ("--metalr exact", "for which timm's train.py has no place"),
         ("--metalr fast", "--metalr takes streaming, not 'fast'"),
