@@ -27,6 +27,13 @@ def test_every_trainer_gets_a_callback_when_the_environment_says_so(monkeypatch:
     assert callback.settings | {"hyper_lr": 0.3, "rule": "cosine", "streaming": True, "every": 2} == callback.settings
 
 
+def test_a_second_callback_for_one_optimizer_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "hyper_lr=0.3")
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `MetaLRCallback`"):
+        trainer(MetaLRCallback())
+    trainer(MetaLRCallback(optimizer=1))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
