@@ -25,7 +25,8 @@ class AlchemyCallback(Callback):
     fit until the identification ends, and the penalty's gradient is added to the loss's in the maximisation. An epoch
     ends with the Trainer's; with a ``monitor``, in data that is validated, with one that had a validation. Phase,
     progress and what started afresh are saved in every checkpoint, and a resumed fit goes on exactly. The end of the
-    maximisation ends the fit. A later fit of the same callback goes on where the last one ended.
+    maximisation ends the fit. A later fit of the same callback goes on where the last one ended. A ``MetaLRCallback``
+    beside it attaches when the maximisation begins.
 
     Args:
         monitor: name of the logged metric that tells convergence, reduced over all processes (``sync_dist=True``);
@@ -98,6 +99,11 @@ class AlchemyCallback(Callback):
         self.alchemy: Alchemy | None = None
         self._state: dict[str, Any] = {}
         self._validated = False
+
+    @property
+    def maximises(self) -> bool:
+        """Whether the maximisation has begun: from then on the rates of all layers can be learned."""
+        return self.state_dict().get("phase") in ("maximisation", "finished")
 
     def state_dict(self) -> dict[str, Any]:
         """Phase, progress and what started afresh."""

@@ -16,6 +16,7 @@ from layertune import LRProfile, MetaLR, ModelError, OptimizerError, meta_pass
 from layertune.layers import parameters_by_layer
 from layertune.meta import kept_gradients
 from layertune.meta_batches import MetaBatches, Share, over_same_data
+from layertune_lightning.alchemy_callback import AlchemyCallback
 from layertune_lightning.host import Callback
 from layertune_lightning.layers import Layers, find_layers
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
@@ -135,10 +136,14 @@ class MetaLRCallback(Callback):
             self._release()
         if not self.settings["streaming"]:
             check_meta_step(pl_module)
-        optimizer = self._chosen(trainer.optimizers)
-        self.metalr = MetaLR(optimizer, **self.settings, layers=self._layers_for(optimizer, pl_module))
         self._left = []
         self._had_loss = False
+        if not _waits(trainer):
+            self._attach(trainer, pl_module)
+
+    def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        optimizer = self._chosen(trainer.optimizers)
+        self.metalr = MetaLR(optimizer, **self.settings, layers=self._layers_for(optimizer, pl_module))
 
         def adapt(*_: Any) -> None:
             self._adapt(trainer)
@@ -148,11 +153,19 @@ class MetaLRCallback(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Find the meta batches: the training data is there."""
+        if self.metalr is None:
+            return
         if not self.settings["streaming"]:
             self._batches = self._find_batches(trainer)
             if self._position is not None:
                 self._batches.go_to(self._position)
         self._position = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Attach now if Network Alchemy had phases before, in which not all layers trained."""
+        if self.metalr is None and not _waits(trainer):
+            self._attach(trainer, pl_module)
+            self.on_train_start(trainer, pl_module)
 
     def on_train_batch_start(
         self,
@@ -276,3 +289,9 @@ class MetaLRCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: the settings, not what is attached."""
         return {**vars(self), "metalr": None, "_hook": None, "_batches": None, "_training_batch": None}
+
+
+def _waits(trainer: pl.Trainer) -> bool:
+    """Whether Network Alchemy still freezes layers, or is about to give kernels a fresh start."""
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])  # which the Trainer's class does not declare
+    return any(isinstance(callback, AlchemyCallback) and not callback.maximises for callback in callbacks)

@@ -112,6 +112,11 @@ class AlchemyHandler:
         self._hook: RemovableHandle | None = None
         self._state: dict[str, Any] = {}
 
+    @property
+    def maximises(self) -> bool:
+        """Whether the maximisation has begun: from then on the rates of all layers can be learned."""
+        return self.state_dict().get("phase") in ("maximisation", "finished")
+
     def attach(self, engine: Any) -> None:
         """Attach to an engine that has not begun.
 

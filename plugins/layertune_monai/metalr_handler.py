@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from layertune.requirements import check_settings
 from layertune_monai.meta_loss import MetaLoss, backward_of_meta_batch, check_engine, engine_loss, example_inputs
 from layertune_monai.randomness import kept_transforms, random_transforms
 from layertune_monai.report import publish_lrs, write_profile
+
+if TYPE_CHECKING:
+    from layertune_monai.alchemy_handler import AlchemyHandler
 
 __all__ = ["MetaLRHandler", "check_not_begun", "network_of"]
 
@@ -56,6 +59,7 @@ class MetaLRHandler:
         network: the one that the optimizer trains; ``engine.network`` by default.
         meta_loss: a function from the engine and a batch to the loss, for engines that are made in another way than
             ``SupervisedTrainer``.
+        after: an ``AlchemyHandler`` of the same engine: rates are learned once its maximisation begins.
         output_dir: folder for ``learned_rates.png`` and ``learned_rates.json`` (an ``LRProfile``), written when the
             run ends.
 
@@ -89,6 +93,7 @@ class MetaLRHandler:
         layers: Layers | None = None,
         network: nn.Module | None = None,
         meta_loss: MetaLoss | None = None,
+        after: "AlchemyHandler | None" = None,
         output_dir: str | Path | None = None,
     ) -> None:
         self.settings: dict[str, Any] = {
@@ -106,6 +111,7 @@ class MetaLRHandler:
         self.layers = layers
         self.network = network
         self.meta_loss = meta_loss
+        self.after = after
         self.output_dir = output_dir
         self.metalr: MetaLR | None = None
         self._hook: RemovableHandle | None = None
@@ -170,7 +176,7 @@ class MetaLRHandler:
 
     def _begin(self, engine: Any) -> None:
         """In the first iteration, when everything is where it trains, and a batch is at hand."""
-        if self.metalr is not None:
+        if self.metalr is not None or (self.after is not None and not self.after.maximises):
             return
         network = network_of(engine, self)
         metalr = MetaLR(self.optimizer, **self.settings, layers=self._layers_for(engine, network))

@@ -11,8 +11,22 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, ModelError, OptimizerError
-from layertune_lightning import AlchemyCallback, GammaPenaltyCallback
-from lightning_runs import EPOCHS, SIZE, STEPS, Adversarial, Batch, Module, assert_equal, batches, fit, samples, weights
+from layertune_lightning import AlchemyCallback, GammaPenaltyCallback, MetaLRCallback
+from lightning_runs import (
+    EPOCHS,
+    LEARN,
+    META,
+    SIZE,
+    STEPS,
+    Adversarial,
+    Batch,
+    Module,
+    assert_equal,
+    batches,
+    fit,
+    samples,
+    weights,
+)
 
 PHASES: dict[str, Any] = {
     "quantile": 0.3,
@@ -131,6 +145,23 @@ def test_a_fit_resumes_bit_for_bit_in_any_phase(stopped: int, tmp_path: Path) ->
     fit(resumed, later, max_epochs=4, ckpt_path=tmp_path / "kept.ckpt")
     assert_equal(resumed, whole)
     assert learner.state_dict() == later.state_dict()
+
+
+@pytest.mark.parametrize("stopped", [2, 3])  # right before the first rate is learned, and after
+def test_rates_are_learned_from_the_maximisation_on(stopped: int, tmp_path: Path) -> None:
+    def learner() -> MetaLRCallback:
+        return MetaLRCallback(**LEARN, meta_loader=META)
+
+    whole, learned = Validated(), learner()
+    fit(whole, learned, callback(), max_epochs=4)
+    assert learned.profile is not None
+    assert learned.profile.steps[-1] == 2 * STEPS
+    assert len(set(learned.lrs.values())) == len(learned.lrs) > 1
+    fit(Validated(), learner(), callback(), max_epochs=stopped).save_checkpoint(tmp_path / "kept.ckpt")
+    resumed, later = Validated(), learner()
+    fit(resumed, later, callback(), max_epochs=4, ckpt_path=tmp_path / "kept.ckpt")
+    assert_equal(resumed, whole)
+    assert later.lrs == learned.lrs
 
 
 def test_nothing_is_left_behind() -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, ModelError
-from layertune_monai import AlchemyHandler, GammaPenaltyHandler
-from monai_runs import META, STEPS, assert_equal, batches, sgd, train, weights
+from layertune_monai import AlchemyHandler, GammaPenaltyHandler, MetaLRHandler
+from monai_runs import LEARN, META, STEPS, assert_equal, batches, sgd, train, weights
 from monai_runs import network as plain_network
 
 WEIGHT = 0.5
@@ -68,13 +68,18 @@ def by_hand(net: nn.Module, epochs: int, *, alchemy: bool = True, accumulate: in
     return phases
 
 
-def run(epochs: int, folder: Path | None = None, *, load: bool = False, **settings: Any) -> tuple[Any, Any, Any]:
+def run(
+    epochs: int, folder: Path | None = None, *, load: bool = False, learn: bool = False, **settings: Any
+) -> tuple[Any, Any, Any]:
     """An engine with a validation and the handler; the handler stands first in the list, and that does no harm."""
     net = network()
     optimizer, judge = sgd(net), evaluator(net)
     handler = AlchemyHandler(optimizer, **{"evaluator": judge, "weight": WEIGHT, **PHASES, **settings})
     handlers: list[Any] = [handler, ValidationHandler(interval=1, validator=judge)]
     state: dict[str, Any] = {"network": net, "optimizer": optimizer, "alchemy": handler}
+    if learn:
+        state["metalr"] = MetaLRHandler(optimizer, META, **LEARN, after=handler)
+        handlers.insert(0, state["metalr"])
     if folder is not None:
         saver = CheckpointSaver(str(folder), state, save_final=True, final_filename="last.pt")
         handlers.append(saver)
@@ -89,7 +94,7 @@ def run(epochs: int, folder: Path | None = None, *, load: bool = False, **settin
                 CheckpointLoader(str(folder / "last.pt"), loaded, map_location="cpu").attach(self)
 
     engine = train(net, optimizer, *handlers, epochs=epochs, kind=Engine)
-    return net, handler, engine
+    return net, state["metalr"] if learn else handler, engine
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -137,6 +142,17 @@ def test_a_run_resumes_bit_for_bit_in_any_phase(stopped: int, tmp_path: Path) ->
     resumed, later, _ = run(4, tmp_path, load=True)
     assert_equal(resumed, whole)
     assert handler.state_dict() == later.state_dict()
+
+
+@pytest.mark.parametrize("stopped", [2, 3])  # right before the first rate is learned, and after
+def test_rates_are_learned_from_the_maximisation_on(stopped: int, tmp_path: Path) -> None:
+    whole, learned, _ = run(4, learn=True)
+    assert learned.profile.steps[-1] == 2 * STEPS
+    assert len(set(learned.lrs.values())) == len(learned.lrs) > 1
+    run(stopped, tmp_path, learn=True)
+    resumed, later, _ = run(4, tmp_path, load=True, learn=True)
+    assert_equal(resumed, whole)
+    assert later.lrs == learned.lrs
 
 
 def test_detaching_unfreezes() -> None:
