@@ -135,7 +135,7 @@ def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int
         >>> paths = [f"patient{number // 2}_{number % 2}.png" for number in range(8)]
         >>> parts = split_cases(paths, Split(folds=4, group="(patient[0-9]+)"))
         >>> [len(part) for part in parts], {paths[number][:8] for number in parts[2]}
-        ([4, 2, 2], {'patient0'})
+        ([4, 2, 2], {'patient2'})
     """
     groups: dict[str, list[int]] = {}
     for number, path in enumerate(paths):

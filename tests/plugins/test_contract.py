@@ -118,7 +118,12 @@ HOSTS = [
     Host("layertune_monai", monai_run),
 ]
 
-pytestmark = pytest.mark.parametrize("host", HOSTS, ids=[host.package for host in HOSTS])
+# nnU-Net's unit is a training from its folders to a checkpoint.
+SLOW = {"layertune_nnunet": pytest.mark.slow}
+
+pytestmark = pytest.mark.parametrize(
+    "host", [pytest.param(host, id=host.package, marks=SLOW.get(host.package, ())) for host in HOSTS]
+)
 
 
 def plugin_of(host: Host) -> Plugin:

@@ -14,7 +14,7 @@ from layertune import AlchemyError, ModelError, gammas
 from layertune_nnunet import nnUNetTrainerAlchemy, nnUNetTrainerBNScale, nnUNetTrainerNormOnly
 from nnunet_runs import Killed, architecture, configuration, kill, make, plans, resume, same, train
 
-pytestmark = pytest.mark.usefixtures("nnunet")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nnunet")]
 
 SMALL = "2d"
 ALCHEMY: dict[str, Any] = {"identification": 2, "epochs": 4, "quantile": 0.05}

@@ -23,7 +23,7 @@ from layertune_nnunet import (
 )
 from nnunet_runs import kill, make, resume, same, train
 
-pytestmark = pytest.mark.usefixtures("nnunet")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nnunet")]
 
 NEVER_TRAINED = "WARNING: the frozen layers have their random initial weights"
 

@@ -26,7 +26,7 @@ from layertune_nnunet import MetaLRMixin, MetaLRStreamingMixin, nnUNetTrainerMet
 from layertune_nnunet.report import FIGURE, PROFILE
 from nnunet_runs import LABELS, REGIONS, STEPS, WITH_IGNORED, kill, make, resume, same, seed, train, weights
 
-pytestmark = pytest.mark.usefixtures("nnunet")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nnunet")]
 
 BOTH = pytest.mark.parametrize("trainer", [nnUNetTrainerMetaLR, nnUNetTrainerMetaLRStreaming])
 
@@ -175,6 +175,8 @@ def loaders(trainer: Any) -> list[Any]:
     return [trainer.dataloader_meta, trainer.dataloader_val]
 
 
+# batchgenerators ends workers under its own thread, which may still wait for a batch of theirs.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_workers_that_load_meta_batches_end_with_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     inline = make(nnUNetTrainerMetaLR)
     inline.on_train_start()
