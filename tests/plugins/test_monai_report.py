@@ -21,14 +21,16 @@ from layertune_monai import LayerFreezeHandler, MetaLRHandler, param_groups
 from monai_runs import LAYERS, LEARN, META, SIZE, batches, items, network, sgd, train
 
 
-def test_the_rates_are_metrics_of_the_engine_and_reach_its_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_rates_are_metrics_of_the_engine_and_reach_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     optimizer = sgd(net)
     handler = MetaLRHandler(optimizer, META, **LEARN)
+    log, logged = StatsHandler(output_transform=lambda output: output["loss"]), []
+    monkeypatch.setattr(log.logger, "info", logged.append)
     # The log's turn comes first at the end of an epoch.
-    engine = train(net, optimizer, StatsHandler(output_transform=lambda output: output["loss"]), handler)
+    engine = train(net, optimizer, log, handler)
     assert {name: engine.state.metrics[f"lr/{name}"] for name in LAYERS} == handler.lrs
-    lines = [line for line in caplog.messages if "Metrics" in line]
+    lines = [line for line in logged if "Metrics" in line]
     assert len(lines) == 2
     assert f"lr/4: {handler.lrs['4']:.4f}" in lines[-1]
 
