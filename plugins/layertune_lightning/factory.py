@@ -61,7 +61,8 @@ def parse_settings(text: str) -> dict[str, Any]:
         try:
             settings[name] = _KINDS[name](value)
         except ValueError:
-            raise SettingError(f"{VARIABLE}: {value!r} will not do for {name} ({_KINDS[name].__name__})") from None
+            kind = _KINDS[name].__name__.strip("_").replace("_", " ")
+            raise SettingError(f"{VARIABLE}: {value!r} will not do for {name} ({kind})") from None
     return settings
 
 

@@ -1,5 +1,6 @@
 """MetaLRCallback: learned rates in Lightning."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,10 @@ class MetaLRCallback(Callback):
             "max_change": max_change,
         }
         self.meta_loader = meta_loader
+        if streaming and meta_loader is not None:
+            warnings.warn(
+                "meta_loader has no effect with streaming=True: the next batch is the meta batch", stacklevel=2
+            )
         self.layers = layers
         self.optimizer = optimizer
         self.figure = figure

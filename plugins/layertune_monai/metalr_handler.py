@@ -100,12 +100,12 @@ class MetaLRHandler:
             "hyper_lr": hyper_lr,
             "rule": rule,
             "every": every,
+            "streaming": streaming,
             "min_lr": min_lr,
             "max_lr": max_lr,
             "max_change": max_change,
         }
         check_settings(**self.settings)
-        self.settings["streaming"] = streaming
         self.optimizer = optimizer
         self.meta_loader = meta_loader
         self.layers = layers

@@ -53,7 +53,10 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     """
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
-    given = parser.parse_args(arguments[:split])
+    given, unknown = parser.parse_known_args(arguments[:split])
+    if unknown:
+        hint = "" if "--" in arguments else "; arguments of timm's train.py stand after --"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if given.param_groups is None and given.metalr is None:
         parser.error("nothing to do: give --param-groups, --metalr or both")
     try:

@@ -92,7 +92,15 @@ class MetaLR:
         streaming: bool = False,
         layers: Layers | None = None,
     ) -> None:
-        check_settings(hyper_lr=hyper_lr, rule=rule, min_lr=min_lr, max_lr=max_lr, max_change=max_change, every=every)
+        check_settings(
+            hyper_lr=hyper_lr,
+            rule=rule,
+            min_lr=min_lr,
+            max_lr=max_lr,
+            max_change=max_change,
+            every=every,
+            streaming=streaming,
+        )
         self.optimizer = optimizer
         self.hyper_lr = hyper_lr
         self.rule = rule

@@ -13,7 +13,14 @@ __all__ = ["check_optimizer", "check_settings"]
 
 
 def check_settings(
-    *, hyper_lr: float, rule: str, min_lr: float, max_lr: float | None, max_change: float, every: int
+    *,
+    hyper_lr: float,
+    rule: str,
+    min_lr: float,
+    max_lr: float | None,
+    max_change: float,
+    every: int,
+    streaming: bool = False,
 ) -> None:
     """Refuse a setting that is out of range.
 
@@ -30,6 +37,7 @@ def check_settings(
         (min_lr >= 0, lambda: f"min_lr must be >= 0, not {min_lr}"),
         (max_lr is None or max_lr > min_lr, lambda: f"max_lr must be above min_lr = {min_lr}, not {max_lr}"),
         (max_change > 1, lambda: f"max_change must be above 1, not {max_change}"),
+        (isinstance(streaming, bool), lambda: f"streaming must be True or False, not {streaming!r}"),
         (every % 1 == 0 and every >= 1, lambda: f"every must be a whole number from 1, not {every}"),
     ]
     for holds, message in checks:

@@ -385,6 +385,7 @@ def test_flattened_shards_are_refused() -> None:
         ({"hyper_lr": 0.1, "every": float("inf")}, "every"),
         ({"hyper_lr": 0.1, "every": None}, "every must be a number"),
         ({"hyper_lr": "0.1"}, "hyper_lr must be a number"),
+        ({"hyper_lr": 0.1, "streaming": "false"}, "streaming must be True or False"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:

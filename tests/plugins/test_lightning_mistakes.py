@@ -41,13 +41,18 @@ def test_a_second_callback_for_one_optimizer_is_refused_before_anything_runs(mon
         ("hyper_lr=0.1,speed=3", "'speed=3' is not one of them"),
         ("every=1,every=2", "'every=2' is given twice"),
         ("hyper_lr=fast", "'fast' will not do for hyper_lr"),
-        ("streaming=1", "'1' will not do for streaming"),
+        ("streaming=1", r"'1' will not do for streaming \(true or false\)"),
     ],
 )
 def test_an_environment_variable_that_cannot_be_read_is_one_clear_error(text, message, monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(LayertuneError, match=message):
         callbacks()
+
+
+def test_meta_batches_that_nobody_would_draw_are_a_warning() -> None:
+    with pytest.warns(UserWarning, match="meta_loader has no effect with streaming=True"):
+        MetaLRCallback(streaming=True, meta_loader=[])
 
 
 class WithoutLoss(Module):

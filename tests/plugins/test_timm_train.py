@@ -244,3 +244,9 @@ def test_a_wrong_argument_is_one_clear_error(arguments: str, expected: str, caps
         read_options(arguments.split())
     assert ended.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+def test_arguments_of_timms_before_the_dashes_are_told_where_they_belong(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--metalr", "streaming", "data", "--model", "resnet18"])
+    assert "data --model resnet18; arguments of timm's train.py stand after --" in capsys.readouterr().err
