@@ -9,7 +9,7 @@ from uuid import uuid4
 from layertune.requirements import check_settings
 from layertune.schemes import scheme
 from layertune_monai.errors import BundleError
-from layertune_monai.train_config import TrainConfig, class_name, inside, read_train_config, train_files
+from layertune_monai.train_config import TrainConfig, inside, is_saver, read_train_config, train_files
 
 __all__ = ["Adapted", "Method", "adapt"]
 
@@ -157,7 +157,7 @@ def _override(found: TrainConfig, method: Method, weights: str | None) -> dict[s
         }
         content["+initialize" if isinstance(found.parser.get("initialize"), list) else "initialize"] = [load]
     saved = f"{root}{SAVED}'"
-    content.update({f"{place.replace('::', '#')}#save_dir": saved for place in found.components("CheckpointSaver")})
+    content.update({f"{place.replace('::', '#')}#save_dir": saved for place in found.savers()})
     if handlers:
         # After the places of savers, which may lie in the very list that this replaces.
         content.update(_with_handlers(found, trainer, saved))
@@ -170,7 +170,7 @@ def _with_handlers(found: TrainConfig, trainer: str, saved: str) -> dict[str, An
     if theirs is None:
         return {own: f"@{OWN}#handlers"}
     if isinstance(theirs, list):
-        copied = [{**part, "save_dir": saved} if class_name(part) == "CheckpointSaver" else part for part in theirs]
+        copied = [{**part, "save_dir": saved} if is_saver(part) else part for part in theirs]
         return {f"{OWN}#theirs": copied, own: f"$@{OWN}#handlers + @{OWN}#theirs"}
     expression = theirs.removeprefix("$")
     return {own: f"$@{OWN}#handlers + list(({expression}) or [])"}

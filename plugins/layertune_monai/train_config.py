@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from layertune_monai.errors import BundleError
 
-__all__ = ["TrainConfig", "class_name", "inside", "read_train_config", "train_files"]
+__all__ = ["TrainConfig", "inside", "is_saver", "read_train_config", "train_files"]
 
 SUFFIXES = ("json", "yaml", "yml")
 TRAINER = "train::trainer"  # where MONAI's list of a bundle's properties has it
@@ -37,9 +37,9 @@ class TrainConfig:
         """An argument of the trainer as the files write it; ``None`` if they do not."""
         return self.parser.get(f"{self.trainer}::{argument}")
 
-    def components(self, name: str) -> list[str]:
-        """Ids of all components of a class."""
-        return [place for place, content in _walk(self.parser.get(), "") if class_name(content) == name]
+    def savers(self) -> list[str]:
+        """Ids of all components that save checkpoints."""
+        return [place for place, content in _walk(self.parser.get(), "") if is_saver(content)]
 
 
 def train_files(bundle: Path, stem: str = "train") -> list[str]:
@@ -98,6 +98,11 @@ def read_train_config(bundle: Path, files: Sequence[str], trainer: str | None = 
 def class_name(content: Any) -> str:
     """The name of a component's class, without its module; empty for what is no component."""
     return str(content.get("_target_", "")).rpartition(".")[2] if isinstance(content, dict) else ""
+
+
+def is_saver(content: Any) -> bool:
+    """Whether this is a component that saves checkpoints: MONAI's ``CheckpointSaver``, or a child by another name."""
+    return class_name(content).endswith("Saver") and "save_dir" in content
 
 
 def _load(bundle: Path, files: Sequence[str]) -> Any:

@@ -16,6 +16,8 @@ from bundle_examples import MANNERS, NETWORK, trainer, write_bundle
 from layertune import LayertuneError, LRProfile
 from layertune.cli import app
 from layertune_monai.adapt import Method, adapt
+from layertune_monai.bundle import write_bundle as write_own_bundle
+from layertune_monai.train_config import read_train_config
 
 
 def files_of(bundle: Path) -> dict[str, str]:
@@ -85,6 +87,15 @@ def test_the_handler_comes_before_theirs(manner: str, tmp_path: Path) -> None:
     assert engine["train_handlers"] == expected[manner]
     place = "engine" if manner == "flat" else "train#trainer"
     assert merged["layertune"]["handlers"][0]["optimizer"] == f"@{place}#optimizer"
+
+
+def test_everything_that_saves_checkpoints_leaves_the_bundles_weights_alone(tmp_path: Path) -> None:
+    bundle = write_own_bundle(tmp_path / "bundle")  # its best model is saved by a child of MONAI's CheckpointSaver
+    adapt(bundle, Method(name="all"))
+    found = read_train_config(bundle, ["configs/train.json", "configs/layertune.json"], None)
+    savers = found.savers()
+    assert len(savers) == 2
+    assert all("models/layertune" in str(found.parser.get(f"{place}::save_dir")) for place in savers)
 
 
 def test_several_processes_have_a_configuration_of_their_own(tmp_path: Path) -> None:
