@@ -93,9 +93,7 @@ class MetaLRCallback(Callback):
         }
         self.meta_loader = meta_loader
         if streaming and meta_loader is not None:
-            warnings.warn(
-                "meta_loader has no effect with streaming=True: the next batch is the meta batch", stacklevel=2
-            )
+            warnings.warn("meta_loader has no effect with streaming=True: the next batch is used", stacklevel=2)
         self.layers = layers
         self.optimizer = optimizer
         self.figure = figure

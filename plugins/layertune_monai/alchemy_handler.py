@@ -167,7 +167,7 @@ class AlchemyHandler:
                 alchemy.load_state_dict(self._state)
             if alchemy.phase == "modification":  # there was no identification, or it was refused
                 alchemy.modify()
-        except BaseException:
+        except BaseException:  # an interrupt too: nothing stays frozen or attached
             alchemy.detach()
             raise
         self.alchemy = alchemy

@@ -4,7 +4,6 @@ import json
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -119,5 +118,5 @@ def _fresh_network(folder: Path) -> torch.nn.Module:
     parser.read_meta(folder / METADATA)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network: Any = parser.get_parsed_content("network_def")
-    return network  # type: ignore[no-any-return]
+        network: torch.nn.Module = parser.get_parsed_content("network_def")
+    return network

@@ -190,7 +190,7 @@ class _RandPainting(RandCoarseDropout):
         return slice(start, start + length)
 
     def _length(self, side: int) -> int:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say how long a box is: define _length(self, side)")
 
 
 class RandInPainting(_RandPainting):

@@ -183,7 +183,7 @@ class MetaLRHandler:
         if not metalr.streaming:
             try:
                 self._batches = self._find_batches(engine)
-            except BaseException:
+            except BaseException:  # an interrupt too: no hook stays on the optimizer
                 metalr.detach()
                 raise
             self._go_to_position()
