@@ -78,8 +78,7 @@ def test_a_killed_training_continues_as_if_it_had_not_been() -> None:
 
 
 def test_layers_that_were_never_trained_are_told(tmp_path: Path) -> None:
-    # Another fold, and so another log: nnU-Net names logs by the second.
-    started = make(nnUNetTrainerLastLayer, fold="all")
+    started = make(nnUNetTrainerLastLayer)
     started.on_train_start()
     assert NEVER_TRAINED in Path(started.log_file).read_text()
     source = make(nnUNetTrainer)
