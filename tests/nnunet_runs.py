@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ LABELS: dict[str, Any] = {"background": 0, "ball": 1, "core": 2}
 REGIONS: dict[str, Any] = {"background": 0, "whole": [1, 2], "core": 2}
 WITH_IGNORED: dict[str, Any] = {"background": 0, "ball": 1, "ignore": 2}
 STEPS = 3
+LOGS = count()
 
 
 def volume(number: int, side: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -144,6 +146,8 @@ class Tiny:
         self.num_iterations_per_epoch = STEPS
         self.num_val_iterations_per_epoch = 1
         self.save_every = type(self).save_every
+        # nnU-Net names logs by the second, so two trainers of one second would write one log.
+        self.log_file = f"{self.log_file}_{next(LOGS)}"
         # Figures take longer than the training.
         self.logger.plot_progress_png = lambda _: None
         if not self.draws:

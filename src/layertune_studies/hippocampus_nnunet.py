@@ -2,8 +2,8 @@
 
     python -m layertune_studies.hippocampus_nnunet --data DIR --out DIR
 
-nnU-Net's trainer with AdamW pre-trains on 60 cases of the Decathlon's Task04_Hippocampus with inverted contrast. The
-same trainer, alone and with layertune's mixins before it, fine-tunes on 8 others; 16 more are predicted and evaluated.
+nnU-Net's trainer with AdamW pre-trains on 100 cases of the Decathlon's Task04_Hippocampus with inverted contrast. The
+same trainer, alone and with layertune's mixins before it, fine-tunes on 8 others; 32 more are predicted and evaluated.
 Nothing is chosen on them. An interrupted study goes on with the piece of work that it was at.
 """
 
@@ -61,13 +61,13 @@ class Options:
         seed: which cases are what, and what the pre-training starts from.
     """
 
-    source: int = 60
+    source: int = 100
     shots: int = 8
-    test: int = 16
+    test: int = 32
     narrower: int = 4
-    iterations: int = 20
-    pretrain_epochs: int = 15
-    epochs: int = 4
+    iterations: int = 50
+    pretrain_epochs: int = 20
+    epochs: int = 6
     seeds: int = 2
     seed: int = 0
 
