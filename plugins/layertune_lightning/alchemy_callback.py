@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, OptimizerError, gammas
 from layertune.alchemy import USUAL
-from layertune_lightning.gamma_penalty_callback import grad_scale
-from layertune_lightning.host import Callback
+from layertune.convergence import check_rules
+from layertune_lightning.gamma_penalty_callback import GammaPenaltyCallback, grad_scale
+from layertune_lightning.host import Callback, callbacks_of
 from layertune_lightning.layers import example_inputs
 
 __all__ = ["AlchemyCallback"]
@@ -49,7 +50,8 @@ class AlchemyCallback(Callback):
         alchemy: the phases, from the start of a fit on: ``phase``, ``history``, ``redundant``.
 
     Raises:
-        AlchemyError: at once where a phase waits for a plateau and there is no monitor; when the fit starts for
+        AlchemyError: at once where a phase waits for a plateau and there is no monitor; when the fit starts beside a
+            ``GammaPenaltyCallback``, whose penalty would count twice; when the fit starts for
             settings out of range; at an epoch's end for a metric that was not logged, or a modification that is
             refused.
         ModelError: when the fit starts, for a module without gammas or without ``example_input_array``.
@@ -78,6 +80,7 @@ class AlchemyCallback(Callback):
         head: Collection[str] = (),
         seed: int = 0,
     ) -> None:
+        check_rules(identification=identification, maximisation=maximisation)
         if monitor is None and any(rule and rule.patience for rule in (identification, maximisation)):
             raise AlchemyError(
                 "a phase with a patience ends on a plateau of a metric: give AlchemyCallback(monitor=...) the name of "
@@ -115,6 +118,11 @@ class AlchemyCallback(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Build the phases, and freeze: the optimizer exists, and its saved state comes after this."""
+        if any(isinstance(callback, GammaPenaltyCallback) for callback in callbacks_of(trainer)):
+            raise AlchemyError(
+                "AlchemyCallback brings the penalty of its last phase, and a GammaPenaltyCallback beside it would add "
+                "it again; leave that out, and give AlchemyCallback its weight, alpha and beta"
+            )
         if len(trainer.optimizers) != 1:
             raise OptimizerError(
                 f"AlchemyCallback trains a network with one optimizer, and configure_optimizers of "

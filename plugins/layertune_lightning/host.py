@@ -15,7 +15,7 @@ from layertune.errors import MissingPackageError
 from layertune.plugin import import_host
 from layertune_lightning import PLUGIN
 
-__all__ = ["Callback"]
+__all__ = ["Callback", "callbacks_of"]
 
 NOTICES = "lightning_utilities.core.rank_zero"
 
@@ -48,8 +48,15 @@ def _unified_is_installed() -> bool:
 
 
 if TYPE_CHECKING:
+    import pytorch_lightning as pl
     from pytorch_lightning import Callback
 else:
 
     class Callback(*_classes()):
         """Base of the plug-in's callbacks."""
+
+
+def callbacks_of(trainer: "pl.Trainer") -> "list[pl.Callback]":
+    """All callbacks of a Trainer, whose class does not declare them."""
+    found: list[pl.Callback] = getattr(trainer, "callbacks", [])
+    return found

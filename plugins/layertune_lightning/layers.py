@@ -31,7 +31,7 @@ def find_layers(module: pl.LightningModule, layers: Layers | None) -> tuple[nn.M
     """
     if layers is None:
         return module, _trace(module)
-    found = layers if isinstance(layers, LayerMap) else layers(module)
+    found = layers(module) if callable(layers) and not isinstance(layers, LayerMap) else layers
     if not isinstance(found, LayerMap):
         raise ModelError(
             f"layers= is a layertune.LayerMap, or a function from the module to one, and gave {type(found).__name__}; "

@@ -18,10 +18,10 @@ from layertune.layers import parameters_by_layer
 from layertune.meta import kept_gradients
 from layertune.meta_batches import MetaBatches, Share, over_same_data
 from layertune_lightning.alchemy_callback import AlchemyCallback
-from layertune_lightning.host import Callback
+from layertune_lightning.host import Callback, callbacks_of
 from layertune_lightning.layers import Layers, find_layers
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
-from layertune_lightning.report import log_lrs, show_profile
+from layertune_lightning.report import check_figure, log_lrs, show_profile
 
 __all__ = ["MetaLRCallback"]
 
@@ -137,6 +137,7 @@ class MetaLRCallback(Callback):
         """Attach: the optimizers exist, and their saved state comes after this."""
         if self.metalr is not None:
             self._release()
+        check_figure(self.figure)
         if not self.settings["streaming"]:
             check_meta_step(pl_module)
         self._left = []
@@ -296,5 +297,4 @@ class MetaLRCallback(Callback):
 
 def _waits(trainer: pl.Trainer) -> bool:
     """Whether Network Alchemy still freezes layers, or is about to give kernels a fresh start."""
-    callbacks: list[Any] = getattr(trainer, "callbacks", [])  # which the Trainer's class does not declare
-    return any(isinstance(callback, AlchemyCallback) and not callback.maximises for callback in callbacks)
+    return any(isinstance(callback, AlchemyCallback) and not callback.maximises for callback in callbacks_of(trainer))

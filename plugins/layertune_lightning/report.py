@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from matplotlib.backend_bases import FigureCanvasBase
 
 from layertune import LRProfile, MetaLR, ProfileError
 from layertune.plots import plot_profile
 
-__all__ = ["log_lrs", "show_profile"]
+__all__ = ["check_figure", "log_lrs", "show_profile"]
+
+
+def check_figure(file: str | Path | None) -> None:
+    """Refuse what matplotlib cannot write, before the training and not after it.
+
+    Raises:
+        ProfileError: a format that it does not know.
+    """
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if file is not None and Path(file).suffix.lstrip(".").lower() not in formats:
+        raise ProfileError(f"matplotlib does not write figure={str(file)!r}; its name ends in one of {sorted(formats)}")
 
 
 def log_lrs(trainer: pl.Trainer, metalr: MetaLR) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layertune.convergence import Convergence, Progress
+from layertune.convergence import Convergence, Progress, check_rules
 from layertune.errors import AlchemyError
 from layertune.groups import Frozen
 from layertune.kernels import pair_kernels
@@ -94,6 +94,7 @@ class Alchemy:
         head: Collection[str] = (),
         seed: int = 0,
     ) -> None:
+        check_rules(identification=identification, maximisation=maximisation)
         self.optimizer, self.whole_layers, self.seed = optimizer, whole_layers, seed
         self.threshold = 0.05 if threshold is None and quantile is None else threshold
         self.quantile = quantile

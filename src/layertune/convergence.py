@@ -6,7 +6,7 @@ from typing import Literal
 
 from layertune.errors import AlchemyError
 
-__all__ = ["Convergence", "Progress"]
+__all__ = ["Convergence", "Progress", "check_rules"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,19 @@ class Convergence:
         if best is None:
             return True
         return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
+
+
+def check_rules(**rules: object) -> None:
+    """Refuse what ends no phase.
+
+    Args:
+        rules: by phase, a ``Convergence`` or ``None``.
+
+    Raises:
+        AlchemyError: anything else.
+    """
+    for phase, rule in rules.items():
+        if not (rule is None or isinstance(rule, Convergence)):
+            raise AlchemyError(
+                f"{phase} ends by a layertune.Convergence, as Convergence(limit=20), and not by {rule!r}"
+            )

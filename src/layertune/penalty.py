@@ -1,6 +1,8 @@
 """BNScale: the penalty that asks all gammas to be large and alike."""
 
+import sys
 import warnings
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -109,5 +111,6 @@ class GammaPenalty:
 
 def _check(**settings: float) -> None:
     for name, value in settings.items():
-        if not -float("inf") < value < float("inf") or (name != "alpha" and value < 0):
-            raise AlchemyError(f"{name} must be finite{'' if name == 'alpha' else ' and >= 0'}, not {value}")
+        lowest = -sys.float_info.max if name == "alpha" else 0.0
+        if not isinstance(value, Real) or not lowest <= value <= sys.float_info.max:
+            raise AlchemyError(f"{name} must be finite{'' if name == 'alpha' else ' and >= 0'}, not {value!r}")

@@ -1,6 +1,7 @@
 """Depth -> learning-rate scale: which layers are fine-tuned, and how fast relative to the base rate."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Literal, get_args
 
 from layertune.errors import PolicyError
@@ -57,7 +58,7 @@ def LayerWise(first: int) -> Policy:  # noqa: N802 a noun, as users write it
         first: the shallowest depth that is tuned, 1 (all layers) to d (the head alone).
 
     Raises:
-        PolicyError: when applied, if ``first`` is not in 1..d.
+        PolicyError: ``first`` is no whole number; when applied, it is not in 1..d.
 
     Example:
         >>> from layertune import map_layers
@@ -66,6 +67,7 @@ def LayerWise(first: int) -> Policy:  # noqa: N802 a noun, as users write it
         >>> LayerWise(first=2)(map_layers(net, empty(1, 1, 8, 8)))
         [0.0, 1.0, 1.0]
     """
+    _check_depths("LayerWise", first=first)
 
     def policy(layers: LayerMap) -> list[float]:
         if not 1 <= first <= layers.d:
@@ -83,7 +85,7 @@ def BiDirectional(m: int, n: int) -> Policy:  # noqa: N802 a noun, as users writ
         n: the deepest frozen depth, 1 <= m <= n < d: the head is always tuned.
 
     Raises:
-        PolicyError: m > n or m < 1 at once; n >= d when applied to a network.
+        PolicyError: no whole numbers, m > n or m < 1, at once; n >= d when applied to a network.
 
     Example:
         >>> from layertune import map_layers
@@ -92,6 +94,7 @@ def BiDirectional(m: int, n: int) -> Policy:  # noqa: N802 a noun, as users writ
         >>> BiDirectional(m=2, n=2)(map_layers(net, empty(1, 1, 8, 8)))
         [1.0, 0.0, 1.0]
     """
+    _check_depths("BiDirectional", m=m, n=n)
     if not 1 <= m <= n:
         raise PolicyError(f"BiDirectional(m={m}, n={n}) freezes depths m to n and needs 1 <= m <= n")
 
@@ -191,8 +194,10 @@ def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
     """Apply a policy and check what it gave.
 
     Raises:
-        PolicyError: not one finite, non-negative scale a layer, or everything frozen.
+        PolicyError: no policy, not one finite, non-negative scale a layer, or everything frozen.
     """
+    if not callable(policy):
+        raise PolicyError(f"a policy is LastLayer(), BiDirectional(m=2, n=4) or the like, and not {policy!r}")
     name = getattr(policy, "__name__", "")
     if getattr(policy, "__module__", "") == __name__ and name in __all__:
         raise PolicyError(f"{name} makes a policy and is none itself; call it, as in BiDirectional(m=2, n=4)")
@@ -204,3 +209,9 @@ def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
     if not any(scales):
         raise PolicyError(f"this policy freezes all {len(layers)} layers and leaves nothing to train")
     return scales
+
+
+def _check_depths(policy: str, **depths: object) -> None:
+    for name, depth in depths.items():
+        if not isinstance(depth, Integral):
+            raise PolicyError(f"{policy}({name}={depth!r}): a depth is a whole number from 1")

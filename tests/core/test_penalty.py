@@ -122,7 +122,9 @@ def test_one_pass_over_all_gammas_and_no_wait_for_the_device() -> None:
     assert not {"_local_scalar_dense", "item", "nonzero", "is_nonzero"} & set(seen.names)
 
 
-@pytest.mark.parametrize("settings", [{"alpha": float("nan")}, {"beta": -1.0}, {"weight": -1e-4}, {"weight": 1e400}])
+@pytest.mark.parametrize(
+    "settings", [{"alpha": float("nan")}, {"beta": -1.0}, {"weight": -1e-4}, {"weight": 1e400}, {"alpha": "0.1"}]
+)
 def test_settings_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(AlchemyError, match="must be finite"):
         GammaPenalty(of(nn.BatchNorm2d(6)), **settings)

@@ -156,6 +156,8 @@ def test_a_policy_gives_one_scale_a_layer_and_the_groups_hold_what_it_tunes(net:
     [
         (lambda: BiDirectional(3, 2), r"BiDirectional\(m=3, n=2\) freezes depths m to n and needs 1 <= m <= n"),
         (lambda: BiDirectional(0, 2), r"needs 1 <= m <= n"),
+        (lambda: BiDirectional(1, 2.5), r"n=2.5\): a depth is a whole number"),
+        (lambda: LayerWise("2"), r"first='2'\): a depth is a whole number"),
         (lambda: LayerDecay(0), "must be above 0 and at most 1"),
         (lambda: LayerDecay(1.1), "must be above 0 and at most 1"),
         (lambda: LayerDecay(math.nan), "must be above 0 and at most 1"),
@@ -178,6 +180,7 @@ def test_numbers_that_fit_no_network(make, message: str):
         (LayerWise(6), "this network has depths 1 to 5"),
         (LayerWise(0), "this network has depths 1 to 5"),
         (UNetScheme("contracting"), "needs a network with an expanding path"),
+        ("last", r"a policy is LastLayer\(\), .* and not 'last'"),
         (lambda layers: [0.0] * len(layers), "freezes all 5 layers and leaves nothing to train"),
         (lambda _: [1.0], "one finite scale >= 0 for each of the 5 layers"),
         (lambda _: [1.0, 1.0, 1.0, 1.0, -1.0], "one finite scale"),

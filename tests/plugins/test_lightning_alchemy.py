@@ -205,6 +205,10 @@ def test_without_an_identification_the_fit_starts_with_the_modification() -> Non
 def test_mistakes_are_answered_plainly() -> None:
     with pytest.raises(AlchemyError, match=r"give AlchemyCallback\(monitor=\.\.\.\)"):
         AlchemyCallback()
+    with pytest.raises(AlchemyError, match=r"identification ends by a layertune\.Convergence, .* and not by 3"):
+        callback(identification=3)
+    with pytest.raises(AlchemyError, match="a GammaPenaltyCallback beside it would add it again"):
+        fit(Validated(), callback(), GammaPenaltyCallback())
     with pytest.raises(AlchemyError, match=r"monitor='val_dice'\) names no metric that was logged; .*val_loss"):
         fit(Validated(), callback(monitor="val_dice"))
     with pytest.raises(AlchemyError, match="quantile"):

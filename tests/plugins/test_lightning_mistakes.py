@@ -85,6 +85,8 @@ class Unknown(Module):
         pytest.param(Module, {"rule": "magic"}, "rule must be one of", id="rule"),
         pytest.param(Unknown, {}, "set its example_input_array, or give the callback layers=", id="no layers"),
         pytest.param(Module, {"layers": lambda _: 3}, "gave int", id="layers of another kind"),
+        pytest.param(Module, {"layers": ["net"]}, "gave list", id="names of layers"),
+        pytest.param(Module, {"figure": "rates.nii"}, r"does not write figure='rates.nii'; .*'png'", id="figure"),
         pytest.param(
             Module,
             {"layers": lambda _: map_layers(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))},
@@ -165,8 +167,9 @@ def test_a_module_that_never_returns_a_loss_is_one_clear_error(settings: dict[st
     [
         (Unknown, LastLayer(), "set its example_input_array, or give the callback layers="),
         (Module, BiDirectional(m=2, n=3), "n must be below d = 3"),
+        (Module, "last", "and not 'last'"),
     ],
-    ids=["no layers", "policy"],
+    ids=["no layers", "policy", "no policy"],
 )
 def test_what_cannot_be_frozen_is_one_clear_error(kind: type[Module], policy: Any, message: str) -> None:
     module = kind()
