@@ -1,11 +1,10 @@
 """Checkpoints that are whole or not there, and that stock nnU-Net can predict with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-__all__ = ["portable_name", "save_in_one_piece"]
+__all__ = ["named", "portable_name", "save_in_one_piece"]
 
 
 def portable_name(trainer: type) -> str:
@@ -24,28 +23,45 @@ def portable_name(trainer: type) -> str:
     return owner.__name__ if owner.__module__.startswith("nnunetv2.") else trainer.__name__
 
 
-def save_in_one_piece(save: Callable[[str], None], file: Path, trainer_name: str) -> None:
+def save_in_one_piece(save: Callable[[str], None], file: Path) -> None:
     """Let nnU-Net save a checkpoint under another name, and rename it when it is whole.
 
     Args:
-        save: writes a checkpoint to a path, or nothing at all (other ranks, checkpoints switched off).
+        save: writes a checkpoint to a path, or nothing at all (checkpoints switched off).
         file: where it belongs.
-        trainer_name: what it is to name as its trainer.
     """
     written = file.with_name(f".{file.name}.written")
     try:
         save(str(written))
         if written.exists():
-            _rename_trainer(written, trainer_name)
             written.replace(file)
     finally:
         written.unlink(missing_ok=True)
 
 
-def _rename_trainer(file: Path, trainer_name: str) -> None:
-    """Put a trainer's name into a checkpoint."""
-    # nnU-Net's own files hold numpy's numbers, and so more than weights.
-    checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    if checkpoint["trainer_name"] != trainer_name:
-        checkpoint["trainer_name"] = trainer_name
-        torch.save(checkpoint, file)
+@contextmanager
+def named(trainer: type, name: str) -> Iterator[None]:
+    """Give a trainer's class another name for a while.
+
+    nnU-Net makes a checkpoint and writes it in one method, with the name of its class in it. To write the file, read it
+    again and write it with another name would take more than twice the time; to replace ``torch.save`` would reach all
+    that saves meanwhile.
+
+    Args:
+        trainer: the class.
+        name: what it is called until the end of the block.
+
+    Example:
+        >>> class Mine: ...
+        >>> with named(Mine, "Yours"):
+        ...     Mine.__name__
+        'Yours'
+        >>> Mine.__name__
+        'Mine'
+    """
+    own = trainer.__name__
+    trainer.__name__ = name
+    try:
+        yield
+    finally:
+        trainer.__name__ = own

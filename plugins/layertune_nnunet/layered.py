@@ -8,7 +8,7 @@ import torch
 
 from layertune import LayerMap, ModelError, map_layers
 from layertune.depth import Depth, Granularity
-from layertune_nnunet.checkpoints import portable_name, save_in_one_piece
+from layertune_nnunet.checkpoints import named, portable_name, save_in_one_piece
 from layertune_nnunet.errors import ResultsFolderError
 from layertune_nnunet.names import NUMBER, Suffix, number
 
@@ -84,7 +84,8 @@ class LayeredMixin(TrainerBase):
     def save_checkpoint(self, filename: str) -> None:
         """Save as nnU-Net does, but never half a file, and so that stock nnU-Net can predict with it."""
         if self.local_rank == 0:
-            save_in_one_piece(super().save_checkpoint, Path(filename), portable_name(type(self)))
+            with named(type(self), portable_name(type(self))):
+                save_in_one_piece(super().save_checkpoint, Path(filename))
         else:  # is asked too, writes nothing, and must not meet the file that rank 0 is writing
             super().save_checkpoint(filename)
 

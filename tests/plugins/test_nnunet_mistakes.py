@@ -71,6 +71,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(monkeypatch: pytest.M
     save = torch.save
 
     def cut_off(content: Any, target: str) -> None:
+        assert content["trainer_name"] == "nnUNetTrainer"
         save(content, target)
         Path(target).write_bytes(Path(target).read_bytes()[:100])
         raise OSError("no space left on device")
@@ -79,6 +80,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(monkeypatch: pytest.M
     with pytest.raises(OSError, match="no space left"):
         trainer.save_checkpoint(str(file))
     assert file.read_bytes() == before
+    assert type(trainer).__name__ == "nnUNetTrainerMetaLR"
     assert [path for path in file.parent.iterdir() if "checkpoint" in path.name] == [file]
 
 
