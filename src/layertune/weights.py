@@ -241,7 +241,8 @@ def _nothing_fits(targets: _Targets, files: Mapping[str, Tensor], refused: Mappi
     order = "order and shapes leave a doubt which is which" if in_doubt else "order and shapes do not agree either"
     return (
         f"the weights belong to another architecture: the file names {_some(files)}; the network names "
-        f"{_some(targets.tensors)}; {order}. If they do belong together, say how names correspond with rename="
+        f"{_some(targets.tensors)}; {order}. If they do belong together, say which name is which: "
+        "rename= in Python, --rename where a command has it"
     )
 
 
