@@ -70,13 +70,18 @@ def hold_out(training: Sequence[str], percent: int, file: Path) -> Split:
         file: JSON with the lists ``training`` and ``meta``.
 
     Raises:
-        MetaCasesError: too few cases, or the file was made of other cases.
+        MetaCasesError: too few cases, the file was made of other cases, or it cannot be written or read.
     """
-    if not file.exists():
-        _write(file, split(training, percent))
     try:
+        if not file.exists():
+            _write(file, split(training, percent))
         found = json.loads(file.read_text(encoding="utf-8"))
         kept = Split(sorted(found["training"]), sorted(found["meta"]))
+    except OSError as error:
+        raise MetaCasesError(
+            f"the split of {percent} % is kept in {file}, which cannot be used ({error}); let nnUNet_preprocessed name "
+            "a folder that you may write to, or take meta batches from the training cases (no suffix)"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise MetaCasesError(f"{file} holds no split ({type(error).__name__}: {error}); delete or mend it") from error
     if sorted([*kept.training, *kept.meta]) != sorted(training) or not all(kept):

@@ -114,3 +114,11 @@ def test_a_file_of_other_cases(meta: list[str], tmp_path: Path) -> None:
 def test_a_source_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(MetaCasesError, match="as in 'holdout20', not 'test'"):
         choose_cases("test", NUMBERED, [], tmp_path / "unused")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "preprocessed").write_text("")  # no folder, so that nobody can, not even root
+    with pytest.raises(
+        MetaCasesError, match=r"the split of 20 % is kept in .*splits.json, which cannot be used .*let "
+    ):
+        hold_out(NUMBERED, 20, tmp_path / "preprocessed" / "splits.json")
