@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from layertune.errors import OptimizerError
+from layertune.profile import LRProfile
+
 __all__ = ["History"]
 
 MAX_RECORDS = 2048
@@ -52,13 +55,24 @@ class History:
             self.stride *= 2
             self.records = [record for record in self.records if record[0] % (every * self.stride) == 0]
 
-    def numbers(self, names: Sequence[str]) -> tuple[list[int], list[tuple[float, ...]], list[tuple[float, ...]]]:
-        """Steps, and factors and rates of the named layers, as numbers: one wait for the device."""
+    def lrs_over_time(self, names: Sequence[str]) -> list[tuple[int, dict[str, float]]]:
+        """Each record's step, and the rates of the named layers; one wait for the device."""
         if not self.records:
-            return [], [], []
-        steps = [step for step, _, _ in self.records]
-        values = self._values(tuple(names))
-        return steps, [tuple(row) for row in values[:, 0].tolist()], [tuple(row) for row in values[:, 1].tolist()]
+            return []
+        lrs = self._values(tuple(names))[:, 1].tolist()
+        return [(step, dict(zip(names, row, strict=True))) for (step, _, _), row in zip(self.records, lrs, strict=True)]
+
+    def profile(self, names: Sequence[str], depths: Sequence[int]) -> LRProfile:
+        """All records of the named layers, whose depths are given; one wait for the device.
+
+        Raises:
+            OptimizerError: there is no record yet.
+        """
+        if not self.records:
+            raise OptimizerError("there is no profile before the first adaptation; train at least one step")
+        steps = tuple(step for step, _, _ in self.records)
+        scales, lrs = ([tuple(row) for row in part.tolist()] for part in self._values(tuple(names)).unbind(1))
+        return LRProfile(tuple(names), tuple(depths), steps, tuple(scales), tuple(lrs))
 
     def _values(self, names: tuple[str, ...]) -> Tensor:
         """All records on the CPU, fetched in one wait and kept there; records x 2 x layers.

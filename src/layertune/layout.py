@@ -81,6 +81,15 @@ class Layout(NamedTuple):
         """Whether every group lies in one layer."""
         return len(set(self.group_of)) == len(self.group_of)
 
+    @property
+    def first_groups(self) -> list[int]:
+        """The group of each layer whose learning rate stands for the layer's."""
+        return [self.group_of[section] for section in self.first]
+
+    def depths(self, groups: Sequence[dict[str, Any]]) -> list[int]:
+        """The depth of each layer, as its groups say it; its place in their order where they do not."""
+        return [int(groups[group].get("depth", place)) for place, group in enumerate(self.first_groups, 1)]
+
     def fits(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer still has the groups that this was read from."""
         return self.key == _key(optimizer)
@@ -101,6 +110,12 @@ class Layout(NamedTuple):
             else:
                 scales.append(self.members.new_full((), scale))
         return torch.stack(scales)
+
+    def group_scales(self, groups: Sequence[dict[str, Any]]) -> list[float]:
+        """The factor of each group as a number, where every group is ``whole``; waits for the device."""
+        scales = self.read_scales(groups).tolist()
+        factors = {group: scales[layer] for group, layer in zip(self.group_of, self.layer_of, strict=True)}
+        return [factors.get(number, 1.0) for number in range(len(groups))]
 
     def write_scales(self, groups: Sequence[dict[str, Any]], scales: Tensor) -> None:
         """Put the factor of each layer into its groups: a number, or one for each section of a group that is cut."""

@@ -1,20 +1,20 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
-import warnings
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from layertune.displacement import Displacement, pair_sums
+from layertune.adaptation import Limits, Skipped, adaptation
+from layertune.displacement import Displacement
 from layertune.errors import OptimizerError
 from layertune.history import History
 from layertune.layout import Layers, Layout
 from layertune.lr_factors import multiply_lrs, restore_lrs
 from layertune.profile import LRProfile
-from layertune.requirements import check_optimizer, check_settings
-from layertune.rules import RULES, alignment, bounded
+from layertune.requirements import check_layers, check_meta_gradient, check_optimizer, check_settings
+from layertune.step_closure import call_before_update
 
 __all__ = ["MetaLR"]
 
@@ -111,19 +111,13 @@ class MetaLR:
         self.streaming = streaming
         self._layers = layers
         self._layout = Layout.of(optimizer, layers)
-        if len(self._layout.names) < 2:
-            raise OptimizerError(
-                "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
-                "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or "
-                "give layers=map.parameters_of(model)"
-            )
+        check_layers(self._layout.names)
         check_optimizer(optimizer)
         self._displacement = Displacement()
         self._displacement.adopt(optimizer.param_groups)
         self._multiplied: list[Any] | None = None
         self._stepping = False
-        self._skipped = torch.zeros((), dtype=torch.int64, device=self._layout.members.device)
-        self._warned = False
+        self._skipped = Skipped(self._layout.members.device)
         self._history = History.of(optimizer)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -145,27 +139,23 @@ class MetaLR:
     @property
     def lrs(self) -> dict[str, float]:
         """The learning rate of each layer now: the schedule's times what was learned."""
-        self._warn_of_skipped()
+        self._skipped.warn(self.steps)
         layout = self._current_layout()
         scheduled = self._multiplied or [group["lr"] for group in self.optimizer.param_groups]
         scales = layout.read_scales(self.optimizer.param_groups).tolist()
-        return {
-            name: float(scheduled[layout.group_of[first]]) * scale
-            for name, first, scale in zip(layout.names, layout.first, scales, strict=True)
-        }
+        rates = [float(scheduled[group]) for group in layout.first_groups]
+        return {name: rate * scale for name, rate, scale in zip(layout.names, rates, scales, strict=True)}
 
     @property
     def skipped(self) -> int:
         """Adaptations that a meta gradient that was not finite left out."""
-        return int(self._skipped.item())
+        return self._skipped.count
 
     @property
     def history(self) -> list[tuple[int, dict[str, float]]]:
         """The learned rates over time: (step, rate of each layer); long runs are thinned evenly."""
-        self._warn_of_skipped()
-        names = self._current_layout().names
-        steps, _, lrs = self._history.numbers(names)
-        return [(step, dict(zip(names, row, strict=True))) for step, row in zip(steps, lrs, strict=True)]
+        self._skipped.warn(self.steps)
+        return self._history.lrs_over_time(self._current_layout().names)
 
     def profile(self) -> LRProfile:
         """What was learned over time, to save, plot, or replay without meta passes.
@@ -173,16 +163,9 @@ class MetaLR:
         Raises:
             OptimizerError: nothing was learned yet.
         """
-        self._warn_of_skipped()
+        self._skipped.warn(self.steps)
         layout = self._current_layout()
-        steps, scales, lrs = self._history.numbers(layout.names)
-        if not steps:
-            raise OptimizerError("there is no profile before the first adaptation; train at least one step")
-        groups = [self.optimizer.param_groups[layout.group_of[first]] for first in layout.first]
-        depths = tuple(int(group.get("depth", index)) for index, group in enumerate(groups, 1))
-        return LRProfile(
-            layers=tuple(layout.names), depths=depths, steps=tuple(steps), scales=tuple(scales), lrs=tuple(lrs)
-        )
+        return self._history.profile(layout.names, layout.depths(self.optimizer.param_groups))
 
     @torch.no_grad()
     def adapt(self, grad_scale: float | Tensor = 1.0) -> None:
@@ -216,10 +199,7 @@ class MetaLR:
                     "where AMP or accumulation may leave out the first step, ask `if metalr.due:` before the meta pass"
                 )
             return
-        if all(p.grad is None for group in self.optimizer.param_groups for p in group["params"]):
-            raise OptimizerError(
-                "adapt() found no meta gradient; call optimizer.zero_grad() and backward on the meta loss before it"
-            )
+        check_meta_gradient(self.optimizer)
         self._learn(grad_scale)
         self.optimizer.zero_grad()
 
@@ -264,19 +244,7 @@ class MetaLR:
             self._multiplied = None
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Ready the step; with a closure, only when it has made the gradients."""
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._prepare()
-            return None
-
-        def closure_then_prepare() -> Any:
-            loss = closure()
-            self._prepare()
-            return loss
-
-        kwargs = {key: value for key, value in kwargs.items() if key != "closure"}
-        return (args[0], closure_then_prepare, *args[2:]), kwargs
+        return call_before_update(self._prepare, args, kwargs)
 
     @torch.no_grad()
     def _prepare(self) -> None:
@@ -288,10 +256,7 @@ class MetaLR:
             self._learn(1.0 if scale is None else scale, found_inf)
         self._displacement.forget(groups)
         if self._scales_lr:
-            layout = self._current_layout()
-            scales = layout.read_scales(groups).tolist()
-            factors = {group: scales[layer] for group, layer in zip(layout.group_of, layout.layer_of, strict=True)}
-            self._multiplied = multiply_lrs(groups, [factors.get(number, 1.0) for number in range(len(groups))])
+            self._multiplied = multiply_lrs(groups, self._current_layout().group_scales(groups))
         if not self._scales_lr or (self.steps + 1) % self.every == 0:
             self._displacement.start(groups)
         self._stepping = True
@@ -304,9 +269,7 @@ class MetaLR:
         self._restore_lrs()
         groups = self.optimizer.param_groups
         layout = self._current_layout()
-        factors = None
-        if not self._scales_lr:
-            factors = layout.spread(layout.read_scales(groups))
+        factors = None if self._scales_lr else layout.spread(layout.read_scales(groups))
         self._displacement.finish(groups, layout.sections, factors)
         steps = self.steps + 1
         for group in groups:
@@ -316,34 +279,22 @@ class MetaLR:
 
     def _learn(self, grad_scale: float | Tensor, found_inf: Tensor | None = None) -> None:
         """Equations 3 and 4 for the step that waits; nothing is learned where AMP has found an overflow."""
-        groups = self.optimizer.param_groups
-        layout = self._current_layout()
-        scales = layout.read_scales(groups)
-        lrs = [groups[group].get("meta_step", {"lr": 0.0})["lr"] for group in layout.group_of]
-        used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, lrs, strict=True)])
-        sums = pair_sums(groups, layout.sections, like=layout.members, norms=self.rule == "cosine")
-        meta = alignment(sums, used, layout.members, grad_scale)
-        proposed = RULES[self.rule](self.hyper_lr, meta)
-        ratio = bounded(proposed, meta.alpha, self.min_lr, self.max_lr, self.max_change)
-        finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()
-        usual = torch.ones_like(finite) if found_inf is None else found_inf.reshape(()) == 0
-        ratio = torch.where(finite & usual, ratio, 1.0)
-        self._skipped += ~finite & usual
+        groups, layout = self.optimizer.param_groups, self._current_layout()
+        scales, ratio, lrs, overflowed = adaptation(
+            groups,
+            layout,
+            rule=self.rule,
+            hyper_lr=self.hyper_lr,
+            limits=Limits(self.min_lr, self.max_lr, self.max_change),
+            grad_scale=grad_scale,
+            found_inf=found_inf,
+        )
+        self._skipped.add(overflowed)
         if self.hyper_lr:
             self._displacement.stretch(groups, layout.sections, layout.spread(ratio - 1))
         learned = scales * ratio
         layout.write_scales(groups, learned)
-        self._history.record(self.steps, layout.names, learned, meta.alpha * ratio, every=self.every)
+        self._history.record(self.steps, layout.names, learned, lrs, every=self.every)
         self._displacement.forget(groups)
         if layout.members.device.type == "cpu":
-            self._warn_of_skipped()
-
-    def _warn_of_skipped(self) -> None:
-        if not self._warned and self.skipped:
-            self._warned = True
-            warnings.warn(
-                f"the meta gradient was not finite at step {self.steps}: no rate was learned from it and the step "
-                "was kept; further cases are only counted, in MetaLR.skipped",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            self._skipped.warn(self.steps)

@@ -1,6 +1,6 @@
 """What MetaLR asks of its settings and of the optimizer that it attaches to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 
@@ -9,7 +9,7 @@ from layertune.linearity import require_linear_step
 from layertune.lr_factors import require_single_multiplier
 from layertune.rules import RULES
 
-__all__ = ["check_optimizer", "check_settings"]
+__all__ = ["check_layers", "check_meta_gradient", "check_optimizer", "check_settings"]
 
 
 def check_settings(
@@ -59,3 +59,29 @@ def check_optimizer(optimizer: Optimizer) -> None:
             "each rank would learn rates of its own; shard with torch.distributed.fsdp.fully_shard instead"
         )
     require_linear_step(optimizer)
+
+
+def check_layers(names: Sequence[str]) -> None:
+    """Refuse a single layer.
+
+    Raises:
+        OptimizerError: saying how an optimizer comes to have several.
+    """
+    if len(names) < 2:
+        raise OptimizerError(
+            "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
+            "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or give "
+            "layers=map.parameters_of(model)"
+        )
+
+
+def check_meta_gradient(optimizer: Optimizer) -> None:
+    """Refuse to learn without a gradient.
+
+    Raises:
+        OptimizerError: no parameter has one.
+    """
+    if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+        raise OptimizerError(
+            "adapt() found no meta gradient; call optimizer.zero_grad() and backward on the meta loss before it"
+        )
