@@ -18,7 +18,7 @@ from layertune_studies.quiet_lightning import quiet, quiet_trainer
 
 __all__ = ["LIGHTNING_LIMITS", "bench_lightning"]
 
-WARM_UP = 2  # first steps make buffers and choose algorithms
+WARM_UP = CYCLE  # first steps make buffers and choose algorithms; the first meta pass with `every` is the tenth step's
 SAMPLES = 2  # batches in the data
 CONTENDERS: dict[str, dict[str, Any] | None] = {
     "streaming": {"streaming": True},
@@ -33,7 +33,7 @@ LIGHTNING_LIMITS = {"streaming_ratio": 1.08}
 def bench_lightning(network: str = "resnet18", *, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
     """Time fits with ``MetaLRCallback`` beside fits without it, in one process and in turns.
 
-    One repeat is a fit of each contender on an equal module and equal data; its first two steps are not counted, and
+    One repeat is a fit of each contender on an equal module and equal data; its first ten steps are not counted, and
     the ten that follow are held against those of the plain fit of the repeat. Everything that the Trainer does from
     batch to batch is in it: loading the training batch and the meta batch, transfers, hooks, progress. Processor time
     is measured, since other work on the machine stretches a fit and hardly changes that.
