@@ -15,7 +15,7 @@ from layertune_studies.bench_step import CYCLE, HYPER_LR
 
 __all__ = ["MONAI_LIMITS", "bench_monai"]
 
-WARM_UP = 2  # first steps trace the layers, make buffers and choose algorithms
+WARM_UP = CYCLE  # first steps trace, make buffers and choose algorithms; with `every` the tenth is the first meta pass
 CONTENDERS: dict[str, dict[str, Any] | None] = {
     "streaming": {"streaming": True},
     "plain": None,
@@ -31,7 +31,7 @@ Batch = dict[str, torch.Tensor]
 def bench_monai(*, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
     """Time runs of ``SupervisedTrainer`` with ``MetaLRHandler`` beside runs without it, in one process and in turns.
 
-    One repeat is a run of each contender on an equal network and equal batches, which are at hand; its first two
+    One repeat is a run of each contender on an equal network and equal batches, which are at hand; its first ten
     iterations are not counted, and the ten that follow are held against those of the plain run of the repeat.
     Processor time is measured, since other work on the machine stretches a run and hardly changes that.
 
