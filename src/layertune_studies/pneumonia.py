@@ -39,7 +39,7 @@ class Plan:
     networks: tuple[str, ...] = tuple(NETWORKS)
     seeds: int = 3
     images: int = 200
-    steps: int = 40
+    steps: int = 100
     batch: int = 16
 
 
