@@ -81,7 +81,7 @@ def bench_nnunet(
 @bench.command("lightning")
 def bench_lightning(
     network: Annotated[list[str] | None, typer.Option(help="resnet18 (the default), resnet18_adamw or unet3d.")] = None,
-    repeats: Annotated[int, typer.Option(min=2, help="Fits of twelve steps; more where the machine is busy.")] = 4,
+    repeats: Annotated[int, typer.Option(min=2, help="Fits of twenty steps; more where the machine is busy.")] = 4,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
@@ -121,7 +121,7 @@ def bench_alchemy(
 
 @bench.command("monai")
 def bench_monai(
-    repeats: Annotated[int, typer.Option(min=2, help="Runs of twelve steps; more where the machine is busy.")] = 4,
+    repeats: Annotated[int, typer.Option(min=2, help="Runs of twenty steps; more where the machine is busy.")] = 4,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
