@@ -1,6 +1,7 @@
 """The activation that follows a norm, and its gain, against torch's."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -91,8 +92,8 @@ def test_what_torch_knows_no_gain_of_has_the_relus(name: str) -> None:
 
 
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
-def test_every_family_has_one(make: object) -> None:
-    (activation,) = trace(make(), image()).activations.values()  # type: ignore[operator]
+def test_every_family_has_one(make: Callable[[], nn.Module]) -> None:
+    (activation,) = trace(make(), image()).activations.values()
     assert activation.operator != "linear"
 
 

@@ -1,7 +1,9 @@
 """What the figures show, read back from the artists."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,12 +90,12 @@ def test_a_rank_correlation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("draw", [plots.plot_gammas, plots.plot_gammas_by_layer])
-def test_nothing_to_show(draw: object) -> None:
+def test_nothing_to_show(draw: Callable[..., Any]) -> None:
     for nothing in ({}, {"before": {}}):
         with pytest.raises(AlchemyError, match="no gammas to show"):
-            draw(nothing)  # type: ignore[operator]
+            draw(nothing)
     with pytest.raises(AlchemyError, match="gammas of enc are not finite"):
-        draw({"enc": torch.full((2,), float("nan"))})  # type: ignore[operator]
+        draw({"enc": torch.full((2,), float("nan"))})
 
 
 def test_gammas_of_different_networks() -> None:

@@ -1,5 +1,8 @@
 """The penalty against the written formula, differentiated by autograd."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,9 +71,9 @@ def test_only_gammas_get_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: nn.Conv2d(1, 2, 1), lambda: of(nn.InstanceNorm2d(6))])
-def test_without_gammas_it_is_a_plain_zero_and_says_so(make: object) -> None:
+def test_without_gammas_it_is_a_plain_zero_and_says_so(make: Callable[[], nn.Module]) -> None:
     with pytest.warns(UserWarning, match="GammaPenalty has no effect"):
-        penalty = GammaPenalty(make())  # type: ignore[operator]
+        penalty = GammaPenalty(make())
     assert penalty().item() == 0
     assert not penalty().requires_grad
 
@@ -108,9 +111,9 @@ class Operators(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []
 
-    def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
-        self.names.append(func.overloadpacket.__name__)  # type: ignore[attr-defined]
-        return func(*args, **(kwargs or {}))  # type: ignore[operator, misc]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def test_one_pass_over_all_gammas_and_no_wait_for_the_device() -> None:

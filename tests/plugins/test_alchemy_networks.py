@@ -150,9 +150,9 @@ NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) f
 def plant(net: nn.Module, norms: list[str]) -> None:
     with torch.no_grad():
         for norm in norms:
-            weight = net.get_submodule(norm).weight
-            weight.fill_(1)  # type: ignore[operator]  # timm's ResNets start the last norm of each block at 0
-            weight.view(-1)[1] = 0.001  # type: ignore[index, operator]
+            weight: Any = net.get_submodule(norm).weight
+            weight.fill_(1)  # timm's ResNets start the last norm of each block at 0
+            weight.view(-1)[1] = 0.001
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -234,14 +234,15 @@ def test_a_norm_that_scales_kernels_scales_them_in_a_forward() -> None:
     """In nnU-Net's own network: a gamma and a beta of 0 switch the channel off, whatever its kernel."""
     net = nnunet("plain").eval()
     pair = next(iter(redundant_kernels(net, torch.empty(2, 1, 32, 32, 32), quantile=0.5).pairs.values()))
-    norm, operation = net.get_submodule(pair.norm), net.get_submodule(pair.operation)
+    norm: Any = net.get_submodule(pair.norm)
+    operation: Any = net.get_submodule(pair.operation)
     with torch.no_grad():
-        norm.weight[1], norm.bias[1] = 0, 0  # type: ignore[operator, index]
+        norm.weight[1], norm.bias[1] = 0, 0
     x = torch.randn(1, 1, 32, 32, 32)
     before = net(x)
     with torch.no_grad():
-        operation.weight[1] += 1  # type: ignore[operator, index]
+        operation.weight[1] += 1
     assert all(torch.equal(a, b) for a, b in zip(before, net(x), strict=True))
     with torch.no_grad():
-        operation.weight[0] *= -1  # type: ignore[operator, index]
+        operation.weight[0] *= -1
     assert not all(torch.equal(a, b) for a, b in zip(before, net(x), strict=True))
