@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from layertune import Alchemy, AlchemyError, Convergence, gammas
 from layertune_nnunet.names import NUMBER, Suffix, number
@@ -31,7 +32,7 @@ class AlchemyMixin(BNScaleMixin):
         whole_layers: accept a threshold that takes all kernels of a layer; suffix ``_whole``.
         head: train the segmentation layers in the identification too; suffix ``_head``.
         biases: train the biases of convolutions in it too; suffix ``_biases``.
-        alchemy: the phases, once the trainer is initialized.
+        alchemy: the phases, once the trainer is initialized. A MetaLR mixin before this one learns rates in the last.
     """
 
     identification: ClassVar[int] = 50
@@ -51,19 +52,14 @@ class AlchemyMixin(BNScaleMixin):
     )
 
     alchemy: Alchemy | None = None
+    network: Any
 
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
         """Make the trainer's own optimizer, and begin with the identification.
 
         Raises:
-            AlchemyError: several processes, or settings that do not fit.
+            AlchemyError: settings that do not fit.
         """
-        # DDP knows only parameters that are not frozen when it wraps the network, and never syncs the others.
-        if self.is_ddp:
-            raise AlchemyError(
-                f"{type(self).__name__} trains on one GPU: nnU-Net's DDP cannot follow parameters that are frozen in "
-                "one phase and trained in the next; leave out -num_gpus. The NormOnly and BNScale trainers take several"
-            )
         optimizer, scheduler = super().configure_optimizers(*args, **kwargs)
         if self.alchemy is None:
             self.alchemy = Alchemy(
@@ -105,13 +101,18 @@ class AlchemyMixin(BNScaleMixin):
         try:
             while len(phases.history) < self.current_epoch:
                 if phases.update(float(losses[len(phases.history)])):
-                    self._tell()
+                    self._begin_maximisation()
             if phases.phase == "modification":  # it was refused in the run that is continued
                 phases.modify()
-                self._tell()
+                self._begin_maximisation()
         except AlchemyError as error:
             raise AlchemyError(self._kept(error)) from error
         super().on_epoch_start()
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether the maximisation has begun."""
+        return self.alchemy is not None and self.alchemy.phase == "maximisation"
 
     def gamma_report(self) -> str:
         """The line in the log: the phase, and how many kernels are redundant."""
@@ -142,11 +143,22 @@ class AlchemyMixin(BNScaleMixin):
                 "saved it; to start from its weights, give it to -pretrained_weights"
             )
         self._phases.load_state_dict(state)
+        self._wrap_again()
 
     def on_train_end(self) -> None:
         """Unfreeze what may still be frozen."""
         super().on_train_end()
         self._phases.detach()
+
+    def _wrap_again(self) -> None:
+        """Let DDP look again: it syncs the gradients of what was not frozen when it wrapped the network."""
+        wrapped = self.network
+        if isinstance(wrapped, DistributedDataParallel):
+            self.network = DistributedDataParallel(
+                wrapped.module,
+                device_ids=wrapped.device_ids,
+                find_unused_parameters=wrapped.find_unused_parameters,
+            )
 
     @property
     def _phases(self) -> Alchemy:
@@ -170,7 +182,8 @@ class AlchemyMixin(BNScaleMixin):
             f"rename the folder {Path(self.output_folder_base).name} for the new name, and continue with --c"
         )
 
-    def _tell(self) -> None:
+    def _begin_maximisation(self) -> None:
+        self._wrap_again()
         redundant = self._phases.redundant
         assert redundant is not None
         self.print_to_log_file(

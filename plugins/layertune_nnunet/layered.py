@@ -81,6 +81,11 @@ class LayeredMixin(TrainerBase):
         patch = [int(side) for side in self.configuration_manager.patch_size]
         return torch.empty(2, self.num_input_channels, *patch, device=self.device)
 
+    @property
+    def trains_all(self) -> bool:
+        """Whether no phase that freezes layers lies ahead; learned rates wait for that."""
+        return True
+
     def save_checkpoint(self, filename: str) -> None:
         """Save as nnU-Net does, but never half a file, and so that stock nnU-Net can predict with it."""
         if self.local_rank == 0:

@@ -27,7 +27,7 @@ class LearnedRatesMixin(LayeredMixin):
         max_lr: ceiling, if any; suffix ``_max0p1``.
         max_change: largest factor, up or down, of one adaptation.
         streaming: whether the next training batch is the meta batch.
-        metalr: what is attached, while the trainer trains.
+        metalr: what is attached, while the trainer trains all layers.
         profile: what was learned over time; ``None`` before anything was.
     """
 
@@ -53,20 +53,34 @@ class LearnedRatesMixin(LayeredMixin):
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
         """Attach to the optimizer, whichever the trainer makes; some are asked again in the course of a training."""
         optimizer, scheduler = super().configure_optimizers(*args, **kwargs)
-        if self.metalr is None or self.metalr.optimizer is not optimizer:
-            self.metalr = MetaLR(
-                optimizer,
-                hyper_lr=self.hyper_lr,
-                rule=self.rule,
-                min_lr=self.min_lr,
-                max_lr=self.max_lr,
-                max_change=self.max_change,
-                every=self.every,
-                streaming=self.streaming,
-                # By parameters: the number of groups stays the trainer's, and `lr` the schedule's alone.
-                layers=self.layers.parameters_of(self.network),
-            )
+        self._attach(optimizer)
         return optimizer, scheduler
+
+    def get_dataloaders(self) -> Any:
+        """Attach now if the run is continued in a phase in which all layers train."""
+        self._attach(self.optimizer)
+        return super().get_dataloaders()
+
+    def on_epoch_start(self) -> None:
+        """Attach now if that phase begins."""
+        super().on_epoch_start()
+        self._attach(self.optimizer)
+
+    def _attach(self, optimizer: Any) -> None:
+        if not self.trains_all or (self.metalr is not None and self.metalr.optimizer is optimizer):
+            return
+        self.metalr = MetaLR(
+            optimizer,
+            hyper_lr=self.hyper_lr,
+            rule=self.rule,
+            min_lr=self.min_lr,
+            max_lr=self.max_lr,
+            max_change=self.max_change,
+            every=self.every,
+            streaming=self.streaming,
+            # By parameters: the number of groups stays the trainer's, and `lr` the schedule's alone.
+            layers=self.layers.parameters_of(self.network),
+        )
 
     @property
     def profile(self) -> LRProfile | None:

@@ -56,7 +56,6 @@ class MetaLRMixin(LearnedRatesMixin):
         """The trainer's own, and the meta batches."""
         loaders = super().get_dataloaders()
         allowed = get_allowed_n_proc_DA()
-        assert self.metalr is not None
         loader = MetaLoader(
             self._dataset(self._meta),
             self.batch_size,
@@ -67,7 +66,7 @@ class MetaLRMixin(LearnedRatesMixin):
             probabilistic_oversampling=self.probabilistic_oversampling,
             transforms=self._plain_transforms(),
             seed=(SEED, self.local_rank),
-            first=self.metalr.steps // self.every,
+            first=0 if self.metalr is None else self.metalr.steps // self.every,
             # Loading without augmentation is a small part of what a training batch takes.
             workers=max(1, allowed // 4) if allowed else 0,
         )
@@ -77,9 +76,8 @@ class MetaLRMixin(LearnedRatesMixin):
     def train_step(self, batch: dict[str, Any]) -> Any:
         """The trainer's own step, and where it has moved the weights, what the meta batch says of it."""
         outcome = super().train_step(batch)
-        assert self.metalr is not None
         assert self.dataloader_meta is not None
-        if self.metalr.due:
+        if self.metalr is not None and self.metalr.due:
             self.optimizer.zero_grad(set_to_none=True)
             meta_batch = next(self.dataloader_meta)
             with meta_pass(self.network):

@@ -27,6 +27,8 @@ __all__ = [
     "MetaLRStreamingMixin",
     "NormOnlyMixin",
     "nnUNetTrainerAlchemy",
+    "nnUNetTrainerAlchemyMetaLR",
+    "nnUNetTrainerAlchemyMetaLRStreaming",
     "nnUNetTrainerBNScale",
     "nnUNetTrainerBiDirectional",
     "nnUNetTrainerLastLayer",
@@ -47,6 +49,15 @@ class nnUNetTrainerBNScale(BNScaleMixin, nnUNetTrainer):
 
 class nnUNetTrainerAlchemy(AlchemyMixin, nnUNetTrainer):
     """nnU-Net that finds redundant kernels, lets them start afresh, and then trains all."""
+
+
+# MetaLR comes first, so that its meta batches have nnU-Net's own loss, without the penalty of a training step.
+class nnUNetTrainerAlchemyMetaLR(MetaLRMixin, AlchemyMixin, nnUNetTrainer):
+    """nnU-Net with Network Alchemy, and one learned learning rate a layer from its maximisation on."""
+
+
+class nnUNetTrainerAlchemyMetaLRStreaming(MetaLRStreamingMixin, AlchemyMixin, nnUNetTrainer):
+    """nnU-Net with Network Alchemy, and learned rates from the training batches themselves in its maximisation."""
 
 
 class nnUNetTrainerMetaLR(MetaLRMixin, nnUNetTrainer):

@@ -11,8 +11,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from layertune import AlchemyError, ModelError, gammas
-from layertune_nnunet import nnUNetTrainerAlchemy, nnUNetTrainerBNScale, nnUNetTrainerNormOnly
-from nnunet_runs import Killed, architecture, configuration, kill, make, plans, resume, same, train
+from layertune_nnunet import (
+    AlchemyMixin,
+    MetaLRMixin,
+    nnUNetTrainerAlchemy,
+    nnUNetTrainerAlchemyMetaLR,
+    nnUNetTrainerAlchemyMetaLRStreaming,
+    nnUNetTrainerBNScale,
+    nnUNetTrainerNormOnly,
+)
+from nnunet_runs import STEPS, Killed, architecture, configuration, kill, make, plans, resume, same, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nnunet")]
 
@@ -115,17 +123,47 @@ def test_phases_follow_each_other_in_one_run() -> None:
     assert "Network Alchemy, maximisation: gammas" in log(trainer)
 
 
-def test_a_training_killed_in_any_phase_continues_as_if_it_had_not_been() -> None:
-    whole = train(nnUNetTrainerAlchemy, SMALL, **ALCHEMY)
+@pytest.mark.parametrize(
+    "trainer", [nnUNetTrainerAlchemy, nnUNetTrainerAlchemyMetaLR, nnUNetTrainerAlchemyMetaLRStreaming]
+)
+def test_a_training_killed_in_any_phase_continues_as_if_it_had_not_been(trainer: type) -> None:
+    whole = train(trainer, SMALL, **ALCHEMY)
     for stop_at in ((1, 1), (2, 0), (3, 1)):
         rmtree(whole.output_folder)
-        kill(nnUNetTrainerAlchemy, stop_at, setting=SMALL, **ALCHEMY)
+        kill(trainer, stop_at, setting=SMALL, **ALCHEMY)
         kept = torch.load(Path(whole.output_folder) / "checkpoint_latest.pth", weights_only=False)
         assert kept["current_epoch"] == stop_at[0]
-        continued = resume(nnUNetTrainerAlchemy, setting=SMALL, **ALCHEMY)
+        continued = resume(trainer, setting=SMALL, **ALCHEMY)
         assert same(continued, whole), stop_at
+        assert getattr(continued, "profile", None) == getattr(whole, "profile", None)
         assert continued.alchemy.history == whole.alchemy.history
         assert continued.alchemy.redundant.channels == whole.alchemy.redundant.channels
+
+
+def test_rates_are_learned_in_the_last_phase_alone() -> None:
+    plain = train(nnUNetTrainerAlchemy, SMALL, **ALCHEMY)
+    assert same(train(nnUNetTrainerAlchemyMetaLR, SMALL, **ALCHEMY, hyper_lr=0.0), plain)
+    learned = train(nnUNetTrainerAlchemyMetaLR, SMALL, **ALCHEMY)
+    last = ALCHEMY["epochs"] - ALCHEMY["identification"]
+    assert learned.profile.steps == tuple(range(1, last * STEPS + 1))
+    assert log(learned).count("Learning rates by layer: ") == last
+    assert len(set(learned.profile.scales[-1])) == len(learned.layers)
+    assert not same(learned, plain)
+    swapped = type("Swapped", (AlchemyMixin, MetaLRMixin, nnUNetTrainer), {})
+    assert same(train(swapped, SMALL, **ALCHEMY, hyper_lr=0.0), plain)
+
+
+def test_meta_batches_have_the_loss_without_the_penalty() -> None:
+    trainer = make(nnUNetTrainerAlchemyMetaLR, SMALL, **ALCHEMY)
+    trainer.on_train_start()
+    trainer.alchemy.phase = "maximisation"
+    trainer.on_epoch_start()
+    asked: list[bool] = []
+    penalty = trainer.penalty
+    trainer.penalty = lambda: asked.append(True) or penalty()
+    trainer.train_step(next(trainer.dataloader_train))
+    assert trainer.metalr.history
+    assert asked == [True]
 
 
 def test_weights_that_come_after_the_trainer_is_made_are_those_that_are_judged(tmp_path: Path) -> None:
@@ -195,11 +233,6 @@ def test_mistakes_are_answered_before_training() -> None:
         make(nnUNetTrainerAlchemy, SMALL, threshold=0.1, quantile=0.1).initialize()
     with pytest.raises(AlchemyError, match="finite"):
         make(nnUNetTrainerBNScale, SMALL, beta=-1.0).initialize()
-    several = make(nnUNetTrainerAlchemy, SMALL)
-    several.is_ddp = True
-    several._set_batch_size_and_oversample = lambda: None
-    with pytest.raises(AlchemyError, match=r"on one GPU.*-num_gpus"):
-        several.initialize()
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainerNormOnly, nnUNetTrainerBNScale, nnUNetTrainerAlchemy])

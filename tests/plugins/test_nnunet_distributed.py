@@ -25,17 +25,22 @@ def test_ranks_end_with_the_same_weights(ranks: Any, kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["exact", "exact unused", "streaming", "streaming unused"])
-def test_ranks_learn_the_same_rates(ranks: Any, kind: str) -> None:
+ADAPTATIONS = {"exact": 3, "exact unused": 3, "streaming": 2, "streaming unused": 2}
+
+
+@pytest.mark.parametrize(("kind", "count"), [*ADAPTATIONS.items(), ("phases", 3), ("phases continued", 6)])
+def test_ranks_learn_the_same_rates(ranks: Any, kind: str, count: int) -> None:
     one, other = (rank[kind]["scales"] for rank in ranks)
     assert one == other
-    assert len(one) == (2 if "streaming" in kind else 3)
+    assert len(one) == count
     assert len(set(one[-1])) == 6
 
 
-def test_each_rank_has_meta_batches_of_its_own(ranks: Any) -> None:
-    one, other = (rank["exact"]["seen"] for rank in ranks)
-    assert len(one) == 3
+@pytest.mark.parametrize("batches", ["seen", "trained"])
+@pytest.mark.parametrize("kind", ["exact", "phases"])
+def test_each_rank_has_batches_of_its_own(ranks: Any, kind: str, batches: str) -> None:
+    one, other = (rank[kind][batches] for rank in ranks)
+    assert len(one) == (6 if (kind, batches) == ("phases", "trained") else 3)
     assert not set(one) & set(other)
 
 

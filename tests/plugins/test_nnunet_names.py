@@ -38,6 +38,8 @@ def look_up(name: str) -> Any:
         ("NormOnly_head_biases_20epochs", {"head": True, "biases": True, "epochs": 20}),
         ("BNScale_lam1em3_alpha0p2_beta2_absolute", {"lam": 1e-3, "alpha": 0.2, "beta": 2.0, "absolute": True}),
         ("Alchemy_id50_thr0p05_lam1em4", {"identification": 50, "threshold": 0.05, "lam": 1e-4}),
+        ("AlchemyMetaLR_id5_hlr0p05_cosine", {"identification": 5, "hyper_lr": 0.05, "rule": "cosine"}),
+        ("AlchemyMetaLRStreaming_q0p1_lr1em3", {"quantile": 0.1, "base_lr": 1e-3}),
         ("Alchemy_patience10_q0p1_whole", {"patience": 10, "quantile": 0.1, "whole_layers": True}),
     ],
 )
