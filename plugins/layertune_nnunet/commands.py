@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from layertune.alchemy_commands import Figure, Threshold, report_gammas
 from layertune.plugin import import_host
 from layertune.terminal import Json, aside, print_json, print_table, show
 from layertune_nnunet import PLUGIN
@@ -114,6 +115,31 @@ def portable(
         return
     rows = [[renamed.file, renamed.before, renamed.after] for renamed in done]
     print_table(str(model), ["Checkpoint", "Trainer before", "Trainer now"], rows, left=3)
+
+
+@app.command()
+def gammas(
+    model: Annotated[Path, typer.Argument(help="A checkpoint of nnU-Net, or a folder with one checkpoint_final.pth.")],
+    threshold: Threshold = 0.05,
+    figure: Figure = None,
+    as_json: Json = False,
+) -> None:
+    """Show the gammas of a checkpoint, in the network of the plan that it holds; nothing is trained."""
+    import_host(PLUGIN)
+    with aside():
+        from layertune_nnunet.checkpoint_network import checkpoint_network
+
+        file, planned, weights = checkpoint_network(model)
+    report_gammas(
+        planned.network,
+        planned.example,
+        weights,
+        file=file,
+        model=planned.trainer,
+        threshold=threshold,
+        figure=figure,
+        as_json=as_json,
+    )
 
 
 def _run(words: Sequence[str]) -> int:

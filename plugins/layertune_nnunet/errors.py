@@ -6,7 +6,7 @@ __all__ = ["ExportError", "MetaCasesError", "PathsError", "PlansError", "Results
 
 
 class TrainerNameError(LayertuneError, ValueError):
-    """A trainer's name has a suffix that says nothing."""
+    """A trainer's name has a suffix that says nothing, or there is no such trainer."""
 
 
 class MetaCasesError(LayertuneError, ValueError):

@@ -1,6 +1,8 @@
 """The network that nnU-Net builds from a plan."""
 
+import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ from torch import nn
 
 from layertune_nnunet.errors import PlansError
 
-__all__ = ["PlannedNetwork", "find_plan", "planned_network"]
+__all__ = ["PlannedNetwork", "build_network", "find_plan", "planned_network"]
 
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """A network as nnU-Net's own trainer starts with it.
+    """A network as a trainer of nnU-Net starts with it.
 
     Attributes:
         network: with random weights.
@@ -41,22 +43,54 @@ def planned_network(plans: Path, dataset_json: Path, configuration: str, *, seed
         PlansError: a file is not there or cannot be read, or there is no such configuration.
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    return build_network(nnUNetTrainer, _read(plans), _read(dataset_json), configuration, origin=plans, seed=seed)
+
+
+def build_network(
+    trainer: type,
+    plan: Mapping[str, Any],
+    description: Mapping[str, Any],
+    configuration: str,
+    *,
+    origin: Path,
+    seed: int = 0,
+) -> PlannedNetwork:
+    """Build the network that a trainer has for a plan, with deep supervision; all its weights are seeded.
+
+    Args:
+        trainer: nnU-Net's, or another.
+        plan: the content of ``nnUNetPlans.json``.
+        description: the content of ``dataset.json``.
+        configuration: ``"3d_fullres"``, ``"2d"``, ...
+        origin: the file that holds the plan, for messages.
+        seed: of the initial weights.
+
+    Raises:
+        PlansError: there is no such configuration, or the trainer asks for what nnU-Net 2.8 does not hand on.
+    """
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plan, description = _read(plans), _read(dataset_json)
     known = plan.get("configurations")
-    if not isinstance(known, dict) or configuration not in known:
-        listed = ", ".join(known) if isinstance(known, dict) else "none, so it is no plan"
-        raise PlansError(f"{plans} has no configuration {configuration!r}; it has {listed}")
+    if not isinstance(known, Mapping) or configuration not in known:
+        listed = ", ".join(known) if isinstance(known, Mapping) else "none, so it is no plan"
+        raise PlansError(f"{origin} has no configuration {configuration!r}; it has {listed}")
+    build: Any = trainer.build_network_architecture  # type: ignore[attr-defined]
+    if "plans_manager" not in inspect.signature(build).parameters:
+        raise PlansError(
+            f"{trainer.__name__} builds its network in the way of older versions of nnU-Net; let its "
+            "build_network_architecture take plans_manager, configuration_manager, num_input_channels, "
+            "num_output_channels and enable_deep_supervision"
+        )
     manager = PlansManager(plan)
     setting = manager.get_configuration(configuration)
     channels = determine_num_input_channels(manager, setting, description)
     heads = manager.get_label_manager(description).num_segmentation_heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = nnUNetTrainer.build_network_architecture(manager, setting, channels, heads, True)
-    return PlannedNetwork(network, torch.empty(2, channels, *map(int, setting.patch_size)), "nnUNetTrainer")
+        network = build(manager, setting, channels, heads, True)
+    return PlannedNetwork(network, torch.empty(2, channels, *map(int, setting.patch_size)), trainer.__name__)
 
 
 def find_plan(dataset: str, plans: str) -> tuple[Path, Path]:

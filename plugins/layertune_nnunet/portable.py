@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-import layertune_nnunet
 from layertune.weights_file import read_checkpoint
 from layertune_nnunet.checkpoints import portable_name
 from layertune_nnunet.errors import ExportError
-from layertune_nnunet.trainer_path import VARIABLE
+from layertune_nnunet.find_trainer import find_trainer
 
 __all__ = ["Renamed", "make_portable", "stock_trainer"]
 
@@ -54,8 +53,9 @@ def make_portable(model: Path) -> list[Renamed]:
         Each checkpoint, with the trainer that it named and names.
 
     Raises:
-        ExportError: there is no checkpoint, a trainer cannot be found or builds a network of its own, or the zip is
-            damaged or holds paths that lead out of it. Then nothing is changed.
+        ExportError: there is no checkpoint, a trainer builds a network of its own, or the zip is damaged or holds paths
+            that lead out of it. Then nothing is changed, as with the others.
+        TrainerNameError: a trainer cannot be found.
         WeightsError: a checkpoint cannot be read.
     """
     if model.is_dir():
@@ -73,9 +73,10 @@ def stock_trainer(name: str) -> str:
     """The trainer of nnU-Net that builds the same network as the one of this name.
 
     Raises:
-        ExportError: there is no such trainer here, or it builds a network that nnU-Net has not.
+        TrainerNameError: there is no such trainer here.
+        ExportError: it builds a network that nnU-Net has not.
     """
-    found = _find_trainer(name)
+    found = find_trainer(name)
     stock = portable_name(found)
     if stock == name and not found.__module__.startswith("nnunetv2."):
         raise ExportError(
@@ -83,24 +84,6 @@ def stock_trainer(name: str) -> str:
             "share the trainer along with the model"
         )
     return stock
-
-
-def _find_trainer(name: str) -> type:
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    try:
-        own: type = getattr(layertune_nnunet, name)  # nnU-Net looks through all of its own first, which takes a while
-        return own
-    except AttributeError:
-        pass
-    try:
-        found: type = recursive_find_trainer_class_by_name(name)
-    except RuntimeError as error:
-        raise ExportError(
-            f"the trainer {name} is neither nnU-Net's nor layertune's nor in a folder of {VARIABLE}, so what network "
-            "it builds is not known; add its folder there"
-        ) from error
-    return found
 
 
 def _in_folder(model: Path) -> list[Renamed]:

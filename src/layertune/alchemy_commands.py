@@ -19,7 +19,10 @@ from layertune.terminal import Json, aside, cell, print_json, print_table, show
 from layertune.trace import trace
 from layertune.weights import Loaded, load_weights, read_weights
 
-__all__ = ["rank", "show_gammas"]
+__all__ = ["Figure", "Threshold", "rank", "report_gammas", "show_gammas"]
+
+Threshold = Annotated[float, typer.Option(min=0.0, help="Kernels with |gamma| below it are counted.")]
+Figure = Annotated[Path | None, typer.Option(help="A figure to write: the gammas of the network.")]
 
 
 def show_gammas(
@@ -33,8 +36,8 @@ def show_gammas(
     arg: Annotated[
         list[str] | None, typer.Option(help="A constructor's argument, key=value, as JSON or a Python literal.")
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0.0, help="Kernels with |gamma| below it are counted.")] = 0.05,
-    figure: Annotated[Path | None, typer.Option(help="A figure to write: the gammas of the network.")] = None,
+    threshold: Threshold = 0.05,
+    figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Show the gammas of a checkpoint, norm by norm, and whose kernels are small; nothing is trained."""
@@ -42,11 +45,52 @@ def show_gammas(
         made = named_network(
             model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
         )
-        loaded = load_weights(made.network, read_weights(checkpoint))
-        sizes = gammas(made.network)
-        _require_loaded(made.network, loaded)
+        weights = read_weights(checkpoint)
+    report_gammas(
+        made.network,
+        made.example,
+        weights,
+        file=checkpoint,
+        model=model,
+        threshold=threshold,
+        figure=figure,
+        as_json=as_json,
+    )
+
+
+def report_gammas(
+    network: nn.Module,
+    example: Tensor,
+    weights: Mapping[str, Tensor],
+    *,
+    file: Path,
+    model: str,
+    threshold: float,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the gammas of weights in the network that they are of, and draw them.
+
+    Args:
+        network: gets the weights.
+        example: an input, for a trace; nothing is computed.
+        weights: as ``read_weights`` gives them.
+        file: where they come from, the title of the table.
+        model: what the network is called.
+        threshold: kernels with |gamma| below it are counted.
+        figure: a figure to write.
+        as_json: print JSON instead of a table.
+
+    Raises:
+        ModelError: the network has no gammas.
+        AlchemyError: the weights lack gammas, or have some that are not finite; or the figure cannot be written.
+    """
+    with aside():
+        loaded = load_weights(network, weights)
+        sizes = gammas(network)
+        _require_loaded(network, loaded)
         require_finite(sizes)
-        both = pair_kernels(made.network, trace(made.network, made.example))
+        both = pair_kernels(network, trace(network, example))
     rows = [_row(name, values, both.pairs, both.unpaired, threshold) for name, values in sizes.items()]
     if figure is not None:
         _draw(sizes, threshold, figure)
@@ -55,7 +99,7 @@ def show_gammas(
         return
     keys = {"name": "Norm", "kernels_of": "Scales the kernels of", "count": "Gammas", "mean": "Mean", "std": "Std"}
     keys |= {"smallest": "Smallest", "small": f"Below {threshold:g}"}
-    print_table(str(checkpoint), list(keys.values()), [[cell(row[key]) for key in keys] for row in rows], left=2)
+    print_table(str(file), list(keys.values()), [[cell(row[key]) for key in keys] for row in rows], left=2)
     show(Text(loaded.summary()))
     judged = sum(row["count"] for row in rows if row["kernels_of"])
     small = sum(row["small"] for row in rows if row["kernels_of"])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from layertune import WeightsError, cli
 from layertune_nnunet import portable
-from layertune_nnunet.errors import ExportError
+from layertune_nnunet.errors import ExportError, TrainerNameError
 from layertune_nnunet.portable import Renamed, make_portable
 from nnunet_runs import make
 
@@ -129,7 +129,7 @@ def test_a_network_of_ones_own_is_refused_and_nothing_is_changed(
             make_portable(target)
     assert (contents(tmp_path / "in"), file.read_bytes()) == before
     assert portable.stock_trainer("nnUNetTrainerPlain") == "nnUNetTrainer"
-    with pytest.raises(ExportError, match="the trainer nnUNetTrainerUnheardOf is neither"):
+    with pytest.raises(TrainerNameError, match="the trainer nnUNetTrainerUnheardOf is neither"):
         portable.stock_trainer("nnUNetTrainerUnheardOf")
 
 

@@ -115,4 +115,4 @@ def test_nnunets_own_command_answers(tmp_path: Path) -> None:
 
 def test_the_command_line_lists_them_without_nnunet() -> None:
     listed = run("--help").stdout
-    assert all(name in listed for name in ("trainers", "train", "import", "portable"))
+    assert all(name in listed for name in ("trainers", "train", "import", "portable", "gammas"))
