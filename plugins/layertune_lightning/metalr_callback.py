@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from layertune import LRProfile, MetaLR, ModelError, OptimizerError, meta_pass
+from layertune.endless_data import Share, over_same_data
 from layertune.layers import parameters_by_layer
 from layertune.meta import kept_gradients
-from layertune.meta_batches import MetaBatches, Share, over_same_data
+from layertune.meta_batches import MetaBatches
 from layertune_lightning.alchemy_callback import AlchemyCallback
 from layertune_lightning.host import Callback, callbacks_of
 from layertune_lightning.layers import Layers, find_layers

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from layertune import LayerMap, LRProfile, MetaLR, ModelError, OptimizerError, map_layers, meta_pass
+from layertune.endless_data import ALONE, Share, over_same_data
 from layertune.meta import kept_gradients
-from layertune.meta_batches import ALONE, MetaBatches, Share, over_same_data
+from layertune.meta_batches import MetaBatches
 from layertune.requirements import check_settings
 from layertune_monai.meta_loss import MetaLoss, backward_of_meta_batch, check_engine, engine_loss, example_inputs
 from layertune_monai.randomness import kept_transforms, random_transforms

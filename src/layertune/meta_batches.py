@@ -1,105 +1,18 @@
 """Meta batches without end, at a position that is saved and found again."""
 
-import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import count
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
+from layertune.endless_data import ALONE, Keep, PlacedData, Share, mixed, over_same_data, seed_all
 from layertune.errors import MetaBatchError
 from layertune.untouched import kept_random_state
 
-__all__ = ["EndlessSampler", "MetaBatches", "Share", "over_same_data", "structure"]
+__all__ = ["MetaBatches", "structure"]
 
 Loader = Iterable[Any]
-Keep = Callable[[int], AbstractContextManager[Any]]
-
-
-class Share(NamedTuple):
-    """Which of several processes this is."""
-
-    rank: int = 0
-    world: int = 1
-
-
-ALONE = Share()
-
-
-class EndlessSampler(Sampler[int]):
-    """One pass over the data after the other, a new order each; every process takes its share.
-
-    Index j is a function of the seed and of j alone, so a position in the stream is one number.
-
-    Args:
-        size: how many samples there are.
-        seed: fixes the order.
-        share: which of several processes this is.
-        shuffle: whether the order is random.
-
-    Example:
-        >>> from itertools import islice
-        >>> one, two = (EndlessSampler(3, 0, Share(rank, 2)) for rank in range(2))
-        >>> sorted([*islice(one, 3), *islice(two, 3)])
-        [0, 0, 1, 1, 2, 2]
-    """
-
-    def __init__(self, size: int, seed: int, share: Share, *, shuffle: bool = True) -> None:
-        self.size = size
-        self.seed = seed
-        self.share = share
-        self.shuffle = shuffle
-        self.first = 0
-
-    def __iter__(self) -> Iterator[int]:
-        order, of_pass = list(range(self.size)), -1
-        for index in count(self.first):
-            number, place = divmod(index * self.share.world + self.share.rank, self.size)
-            if self.shuffle and number != of_pass:
-                generator = torch.Generator().manual_seed(_mixed(self.seed, number))
-                order, of_pass = torch.randperm(self.size, generator=generator).tolist(), number
-            yield order[place]
-
-
-def over_same_data(loader: Any, seed: int, share: Share, *, shuffle: bool = True) -> DataLoader[Any]:
-    """A loader over the data of another, with its batch size, collation and workers, and an order of its own.
-
-    Args:
-        loader: a ``DataLoader`` over data that can be indexed. It is only looked at.
-        seed: fixes the order.
-        share: which of several processes this is.
-        shuffle: whether the order is random.
-
-    Raises:
-        MetaBatchError: it is something else, or its data is empty.
-    """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        raise MetaBatchError(
-            "by default the meta batches come from the training data, which must then be one torch DataLoader over a "
-            f"dataset with indices, and is a {type(getattr(loader, 'dataset', loader)).__name__}; give a meta_loader"
-        )
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    if loader.batch_sampler is not None and not isinstance(size, int):
-        raise MetaBatchError(f"{type(loader.batch_sampler).__name__} does not tell its batch size; give a meta_loader")
-    samples: Any = loader.dataset
-    if len(samples) == 0:
-        raise MetaBatchError("the data for the meta batches is empty: it has length 0; give a loader with data")
-    return DataLoader(
-        samples,
-        batch_size=size,
-        sampler=EndlessSampler(len(samples), seed, share, shuffle=shuffle),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
 
 
 class MetaBatches(Iterator[Any]):
@@ -107,9 +20,9 @@ class MetaBatches(Iterator[Any]):
 
     Random numbers that the loader draws in this process, for its order or for augmentation, come from a stream of
     their own, fixed by the seed and the position: the global generators do not move. A plain ``DataLoader`` is read
-    through ``over_same_data``, so several processes see different batches, and a position is found without loading
-    what lies before it; any other loader is gone through from the start of its pass, whose number its sampler gets by
-    ``set_epoch``, if it has that.
+    through ``over_same_data``, so several processes see different batches, workers draw the same numbers wherever they
+    start, and a position is found without loading what lies before it; any other loader is gone through from the start
+    of its pass, whose number its sampler gets by ``set_epoch``, if it has that.
 
     Args:
         loader: can be iterated over again and again.
@@ -141,6 +54,8 @@ class MetaBatches(Iterator[Any]):
         plain = _is_plain(loader)
         if plain is not None:
             loader = over_same_data(loader, seed, share, shuffle=plain)
+        if isinstance(data := getattr(loader, "dataset", None), PlacedData):
+            data.keep = keep
         self._loader = loader
         self._keep = keep
         self._share = share
@@ -173,10 +88,9 @@ class MetaBatches(Iterator[Any]):
         return batch
 
     def _resumed(self) -> Iterator[Any]:
-        sampler = getattr(self._loader, "sampler", None)
-        if isinstance(sampler, EndlessSampler):
-            sampler.seed = self._seed
-            sampler.first = self._batches * (getattr(self._loader, "batch_size", None) or 1)
+        if isinstance(getattr(self._loader, "dataset", None), PlacedData):
+            loader: Any = self._loader
+            loader.sampler.seed, loader.sampler.first = self._seed, self._batches * (loader.batch_size or 1)
             return self._start()
         iterator = self._start()
         for number in range(self._batches):
@@ -209,11 +123,9 @@ class MetaBatches(Iterator[Any]):
     @contextmanager
     def _random_numbers(self, number: int) -> Iterator[None]:
         """Random state set by the place in the stream inside, and as it was afterwards."""
-        seed = _mixed(self._seed, self._passes, number, self._share.rank)
+        seed = mixed(self._seed, self._passes, number, self._share.rank)
         with kept_random_state(), self._keep(seed):
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
+            seed_all(seed)
             yield
 
 
@@ -221,6 +133,7 @@ def structure(batch: Any) -> str:
     """What a batch is made of, in words.
 
     Example:
+        >>> import torch
         >>> structure({"image": torch.zeros(2, 1), "names": ["a", "b"]})
         '{image: Tensor, names: [str]}'
     """
@@ -248,7 +161,3 @@ def _is_plain(loader: Loader) -> bool | None:
     if isinstance(sampler, DistributedSampler) and type(sampler).__iter__ is DistributedSampler.__iter__:
         return bool(sampler.shuffle)
     return False if type(sampler) is SequentialSampler else None
-
-
-def _mixed(*numbers: int) -> int:
-    return random.Random(" ".join(map(str, numbers))).getrandbits(63)  # noqa: S311 - seeds, not secrets

@@ -8,24 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from layertune import MetaBatchError
-from layertune.meta_batches import EndlessSampler, MetaBatches, Share, over_same_data, structure
-
-SIZE = 20
-
-
-class Noisy(Dataset):
-    """Its samples are their numbers, and noise from all three generators."""
-
-    def __len__(self) -> int:
-        return SIZE
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        noise = [torch.rand(()).item(), random.random(), np.random.rand()]  # noqa: NPY002
-        return index, torch.tensor(noise)
+from layertune.endless_data import Share
+from layertune.meta_batches import MetaBatches, structure
+from noisy_data import SIZE, Noisy
 
 
 class Own(DataLoader):
@@ -58,6 +46,20 @@ def test_a_position_is_found_again_and_the_global_generators_do_not_move(kind: t
     assert random_state() == before
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a single core
+def test_batches_do_not_depend_on_workers_nor_on_where_the_workers_began() -> None:
+    """A worker's generators start with it: the fourth batch is its second in one stream and its first in another."""
+    drawn = []
+    for workers in (0, 2):
+        batches = MetaBatches(DataLoader(Noisy(), batch_size=3, shuffle=True, num_workers=workers), seed=1)
+        drawn.append([next(batches) for _ in range(3)])
+        other = MetaBatches(DataLoader(Noisy(), batch_size=3, shuffle=True, num_workers=workers), seed=2)
+        other.go_to(batches.position)
+        drawn[-1] += [next(batches), next(batches)]
+        torch.testing.assert_close([next(other), next(other)], drawn[-1][3:], rtol=0, atol=0)
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
+
+
 def test_a_plain_loader_gives_every_sample_once_a_pass_in_a_new_order_each() -> None:
     stream = numbers(MetaBatches(DataLoader(Noisy(), batch_size=4, shuffle=True), seed=0), 10)
     one, two = stream[:SIZE], stream[SIZE:]
@@ -75,12 +77,6 @@ def test_noise_is_new_in_each_pass() -> None:
     batches = MetaBatches(DataLoader(Noisy(), batch_size=SIZE), seed=0)
     (_, one), (_, two) = next(batches), next(batches)
     assert not torch.equal(one, two)
-
-
-def test_processes_share_the_samples_of_every_pass() -> None:
-    shares = [iter(EndlessSampler(7, 3, Share(rank, 2))) for rank in range(2)]
-    stream = [next(shares[number % 2]) for number in range(21)]
-    assert all(sorted(stream[first : first + 7]) == list(range(7)) for first in (0, 7, 14))
 
 
 def test_a_loader_that_is_shared_already_is_shared_once() -> None:
@@ -121,11 +117,6 @@ def test_what_keep_sets_is_set_by_the_place_and_put_back() -> None:
     assert len(set(seeds)) == len(seeds) == 4  # the start of the pass, and three batches
 
 
-class Stream(IterableDataset):
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(3))
-
-
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
@@ -140,20 +131,6 @@ class Stream(IterableDataset):
 def test_what_gives_no_batches_without_end_is_one_clear_error(loader: Any, message: str) -> None:
     with pytest.raises(MetaBatchError, match=message):
         _ = [next(batches) for batches in [MetaBatches(loader, seed=0)] for _ in range(3)]
-
-
-@pytest.mark.parametrize(
-    ("loader", "message"),
-    [
-        ([1, 2], "is a list; give a meta_loader"),
-        (DataLoader(Stream()), "is a Stream; give a meta_loader"),
-        (DataLoader(Noisy(), batch_sampler=[[0], [1, 2]]), "list does not tell its batch size"),
-    ],
-    ids=["list", "stream", "batches of its own"],
-)
-def test_training_data_without_an_order_to_change_asks_for_a_meta_loader(loader: Any, message: str) -> None:
-    with pytest.raises(MetaBatchError, match=message):
-        over_same_data(loader, 0, Share())
 
 
 def test_structure_tells_kinds_apart() -> None:

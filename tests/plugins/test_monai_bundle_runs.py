@@ -78,13 +78,18 @@ def answer(error: BaseException) -> BaseException:
     return ours
 
 
-@pytest.mark.parametrize("method", ["metalr", "metalr_streaming"])
-def test_a_killed_run_ends_as_an_uninterrupted_one(bundle: Path, data: Path, tmp_path: Path, method: str) -> None:
-    flow(bundle, data, method=method, hyper_lr=0.3)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a single core
+@pytest.mark.parametrize(
+    "options", [{"method": "metalr", "num_workers": 2}, {"method": "metalr_streaming"}], ids=["workers", "streaming"]
+)
+def test_a_killed_run_ends_as_an_uninterrupted_one(
+    bundle: Path, data: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    flow(bundle, data, hyper_lr=0.3, **options)
     other = write_bundle(tmp_path / "other")
-    stopped(other, data, 3, method=method, hyper_lr=0.3)
+    stopped(other, data, 3, hyper_lr=0.3, **options)
     assert not list(other.glob("models/*epoch=2.pt"))
-    flow(other, data, method=method, hyper_lr=0.3, resume=True)
+    flow(other, data, hyper_lr=0.3, resume=True, **options)
     assert_same(state(bundle), state(other))
     assert len(set(factors(state(bundle)))) > 2, "rates were learned"
     assert torch.load(bundle / "models/model.pt", weights_only=True).keys() == state(bundle)["network"].keys()
