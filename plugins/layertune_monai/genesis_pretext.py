@@ -39,7 +39,7 @@ MOST_BOXES = 5
 ONE_MORE_BOX = 0.95
 
 
-def genesis_pretext(*, image: str = "image", target: str = "target") -> Compose:
+def genesis_pretext(*, image: str = "image", target: str = "target", windows: int = 10_000) -> Compose:
     """Make a training pair of a volume: the deformed one, and what it should be restored to.
 
     In this order: flips of both (0.4); local shuffling (0.5); a non-linear intensity (0.9); painting (0.9), of which
@@ -48,6 +48,7 @@ def genesis_pretext(*, image: str = "image", target: str = "target") -> Compose:
     Args:
         image: key of the volume, (1, x, y, z) with intensities in [0, 1]; it holds the deformed volume afterwards.
         target: key under which the volume is kept.
+        windows: that are shuffled; fewer for volumes smaller than the published cubes, or they overlap more.
 
     Returns:
         A transform of a dictionary; ``set_random_state(seed)`` fixes its draws.
@@ -63,7 +64,7 @@ def genesis_pretext(*, image: str = "image", target: str = "target") -> Compose:
         [
             CopyItemsd(image, names=[target]),
             RandFlipsd([image, target]),
-            OnKeyd(image, RandLocalShuffle()),
+            OnKeyd(image, RandLocalShuffle(windows)),
             OnKeyd(image, RandBezierIntensity()),
             OnKeyd(image, painting),
         ]

@@ -80,23 +80,24 @@ class GenesisUNet(nn.Module):
     Args:
         in_channels: channels of an image; 1 for the published weights.
         out_channels: classes.
+        width: channels of the first convolution, which all others are multiples of; 32 for the published weights.
 
     Example:
-        >>> net = GenesisUNet(in_channels=1, out_channels=2).eval()
+        >>> net = GenesisUNet(in_channels=1, out_channels=2, width=4).eval()
         >>> net(torch.zeros(1, 1, 16, 16, 8)).shape
         torch.Size([1, 2, 16, 16, 8])
     """
 
-    def __init__(self, in_channels: int = 1, out_channels: int = 1) -> None:
+    def __init__(self, in_channels: int = 1, out_channels: int = 1, *, width: int = 32) -> None:
         super().__init__()
-        self.down_tr64 = Down(in_channels, 32, 64)
-        self.down_tr128 = Down(64, 64, 128)
-        self.down_tr256 = Down(128, 128, 256)
-        self.down_tr512 = Down(256, 256, 512)
-        self.up_tr256 = Up(512, 256, 256)
-        self.up_tr128 = Up(256, 128, 128)
-        self.up_tr64 = Up(128, 64, 64)
-        self.out_tr = Out(64, out_channels)
+        self.down_tr64 = Down(in_channels, width, 2 * width)
+        self.down_tr128 = Down(2 * width, 2 * width, 4 * width)
+        self.down_tr256 = Down(4 * width, 4 * width, 8 * width)
+        self.down_tr512 = Down(8 * width, 8 * width, 16 * width)
+        self.up_tr256 = Up(16 * width, 8 * width, 8 * width)
+        self.up_tr128 = Up(8 * width, 4 * width, 4 * width)
+        self.up_tr64 = Up(4 * width, 2 * width, 2 * width)
+        self.out_tr = Out(2 * width, out_channels)
         self.maxpool = nn.MaxPool3d(2)
 
     def forward(self, x: Tensor) -> Tensor:

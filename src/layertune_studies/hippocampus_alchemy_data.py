@@ -1,0 +1,149 @@
+"""The cases of the hippocampus study of Network Alchemy, and what batches are made of."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from monai.transforms import Compose, DeleteItemsd, RandSpatialCropd, Resized, ScaleIntensityRangePercentiles, Transform
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+from layertune_monai.genesis_pretext import genesis_pretext
+from layertune_studies.demo_data import MNI, Subject, augmentation, make_cohort
+
+__all__ = ["Plan", "Sets", "cropped", "deformed", "make_sets"]
+
+Shape = tuple[int, int, int]
+FULL = (40, 56, 40)  # voxels of 1 mm, around every case of the task
+PUBLISHED_CUBE = 64 * 64 * 32  # voxels in which the pretext shuffles 10,000 windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the results depend on; the defaults are made for less than an hour of one core of a CPU.
+
+    Attributes:
+        grid: voxels that a case is resampled to, each a multiple of 8; FULL shrinks to it.
+        crop: voxels of a training crop, each a multiple of 8.
+        width: of the U-Net, 32 in the published one.
+        unlabelled: cases that are pre-trained on, of each kind.
+        shots: labelled cases to fine-tune on, others for each seed.
+        held_out: validation cases, which choose rates; three times as many are test cases.
+        seeds: how often everything but the pre-training is repeated.
+        pretrain_steps: of the pretext task.
+        supervised_steps: of the supervised pre-training that one of the ranked checkpoints comes from.
+        steps: of a fine-tuning, and of a norm-only training.
+        rank_steps: of each checkpoint in the ranking.
+        batch: crops in a batch.
+        lrs: of Adam, tried for each initialisation and seed.
+        norm_lrs: of Adam, tried in the same way where norms alone train; the first is the ranking's.
+        quantile: the share of kernels that starts afresh.
+        weights: lambda of the penalty, the thesis' first.
+        shares: of all gammas, clipped in the clip test.
+        draws: random sets of gammas in the clip test.
+    """
+
+    grid: Shape = (24, 32, 24)
+    crop: Shape = (16, 24, 16)
+    width: int = 4
+    unlabelled: int = 88
+    shots: int = 8
+    held_out: int = 16
+    seeds: int = 3
+    pretrain_steps: int = 600
+    supervised_steps: int = 200
+    steps: int = 120
+    rank_steps: int = 40
+    batch: int = 4
+    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    norm_lrs: tuple[float, ...] = (1e-2, 3e-2)
+    quantile: float = 0.1
+    weights: tuple[float, float] = (1e-4, 1.0)
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)
+    draws: int = 3
+
+
+@dataclass(frozen=True)
+class Sets:
+    """All cases, with intensities in [0, 1].
+
+    Attributes:
+        same: cases of the task whose labels are not looked at.
+        other: brains made from the MNI152 template, with the contrast of T2.
+        inverted: the cases of ``same`` with inverted contrast, and their labels.
+        train: labelled cases, one small set for each seed.
+        validation: cases that choose rates.
+        test: cases that are only reported on.
+    """
+
+    same: list[Subject]
+    other: list[Subject]
+    inverted: list[Subject]
+    train: list[list[Subject]]
+    validation: list[Subject]
+    test: list[Subject]
+
+
+def make_sets(plan: Plan, data: Path, *, task: str = "Task04_Hippocampus") -> Sets:
+    """Load and make all cases; the same plan gives the same ones.
+
+    Args:
+        plan: of the study.
+        data: folder that holds the task's folder.
+        task: with at most two foreground classes.
+
+    Raises:
+        DataError: the cases are not there, or too few.
+    """
+    cohort = make_cohort(
+        task,
+        root=data,
+        size=FULL,
+        source=plan.unlabelled,
+        shots=plan.shots,
+        seeds=plan.seeds,
+        held_out=plan.held_out,
+        seed=0,
+    )
+    # Twice the grid, of which the pretext sees a part at a time. Without source cases they are all of T2's contrast.
+    twice = (2 * plan.grid[0], 2 * plan.grid[1], 2 * plan.grid[2])
+    (brains,) = make_cohort(
+        MNI, root=None, size=twice, source=0, shots=plan.unlabelled, seeds=1, held_out=0, seed=0
+    ).train
+    # The cohort's source cases come with inverted contrast.
+    same = [_resampled(Subject(-case.image, case.label), plan.grid) for case in cohort.source]
+    return Sets(
+        same=same,
+        other=[Subject(_scaled(case.image), case.label) for case in brains],
+        inverted=[Subject(1 - case.image, case.label) for case in same],
+        train=[[_resampled(case, plan.grid) for case in cases] for cases in cohort.train],
+        validation=[_resampled(case, plan.grid) for case in cohort.validation],
+        test=[_resampled(case, plan.grid) for case in cohort.test],
+    )
+
+
+def cropped(plan: Plan) -> Transform:
+    """What a labelled case goes through in training: a random crop, flips, contrast, brightness, noise."""
+    return Compose([RandSpatialCropd(("image", "label"), plan.crop), augmentation()])
+
+
+def deformed(plan: Plan) -> Transform:
+    """What a case goes through in pre-training: Models Genesis' pretext, with the original in the place of a label."""
+    windows = max(1, round(10_000 * math.prod(plan.grid) / PUBLISHED_CUBE))
+    crop = RandSpatialCropd("image", plan.grid)
+    return Compose([DeleteItemsd("label"), crop, genesis_pretext(target="label", windows=windows)])
+
+
+def _resampled(case: Subject, grid: Shape) -> Subject:
+    resize = Resized(("image", "label"), grid, mode=("area", "nearest-exact"))
+    smaller = resize(vars(case))
+    return Subject(_scaled(_plain(smaller["image"])), _plain(smaller["label"]))
+
+
+def _scaled(image: Tensor) -> Tensor:
+    return _plain(ScaleIntensityRangePercentiles(1, 99, 0.0, 1.0, clip=True)(image))
+
+
+def _plain(array: object) -> Tensor:
+    tensor: Tensor = convert_to_tensor(array, track_meta=False)
+    return tensor
