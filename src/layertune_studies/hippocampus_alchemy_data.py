@@ -1,21 +1,18 @@
 """The cases of the hippocampus study of Network Alchemy, and what batches are made of."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai.transforms import Compose, DeleteItemsd, RandSpatialCropd, Resized, ScaleIntensityRangePercentiles, Transform
+from monai.transforms import Compose, RandSpatialCropd, Resized, ScaleIntensityRangePercentiles, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from layertune_monai.genesis_pretext import genesis_pretext
 from layertune_studies.demo_data import MNI, Subject, augmentation, make_cohort
 
-__all__ = ["Plan", "Sets", "cropped", "deformed", "make_sets"]
+__all__ = ["Plan", "Sets", "cropped", "make_sets"]
 
 Shape = tuple[int, int, int]
 FULL = (40, 56, 40)  # voxels of 1 mm, around every case of the task
-PUBLISHED_CUBE = 64 * 64 * 32  # voxels in which the pretext shuffles 10,000 windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +122,6 @@ def make_sets(plan: Plan, data: Path, *, task: str = "Task04_Hippocampus") -> Se
 def cropped(plan: Plan) -> Transform:
     """What a labelled case goes through in training: a random crop, flips, contrast, brightness, noise."""
     return Compose([RandSpatialCropd(("image", "label"), plan.crop), augmentation()])
-
-
-def deformed(plan: Plan) -> Transform:
-    """What a case goes through in pre-training: Models Genesis' pretext, with the original in the place of a label."""
-    windows = max(1, round(10_000 * math.prod(plan.grid) / PUBLISHED_CUBE))
-    crop = RandSpatialCropd("image", plan.grid)
-    return Compose([DeleteItemsd("label"), crop, genesis_pretext(target="label", windows=windows)])
 
 
 def _resampled(case: Subject, grid: Shape) -> Subject:

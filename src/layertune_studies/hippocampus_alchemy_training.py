@@ -18,7 +18,8 @@ from layertune import GammaPenalty, load_weights, map_layers
 from layertune_monai.genesis_unet import GenesisUNet
 from layertune_studies.demo_data import Batch, Subject, batch_of
 from layertune_studies.demo_train import CLASSES, evaluate
-from layertune_studies.hippocampus_alchemy_data import Plan, Sets, cropped, deformed
+from layertune_studies.genesis_pretraining import deformation, restoration_loss
+from layertune_studies.hippocampus_alchemy_data import Plan, Sets, cropped
 
 __all__ = [
     "Phases",
@@ -137,22 +138,21 @@ def pretrain(plan: Plan, cases: Sequence[Subject]) -> dict[str, Any]:
         ``network`` at the end and ``early``, ``losses``, and ``unrestored``, the error of the deformed volumes
         themselves.
     """
-    network, augment = make_network(plan, classes=1, seed=0), deformed(plan)
+    network, augment = make_network(plan, classes=1, seed=0), deformation(plan.grid)
     kept: dict[str, Any] = {"unrestored": []}
 
     def batch(step: int) -> Batch:
         image, target = batch_of(cases, plan.batch // 2, key=(PRETRAINING, step), augment=augment)
         kept["unrestored"].append(mse_loss(image, target).item())
-        return image.float(), target.float()
+        return image, target
 
     def keep(done: int) -> None:
         if done == max(1, plan.pretrain_steps // EARLY):
             kept["early"] = _copy(network)
 
-    def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-        return mse_loss(logits.sigmoid(), target)
-
-    kept["losses"] = fit(network, batch, steps=plan.pretrain_steps, lr=PRETRAIN_LR, loss_of=loss_of, on_step=keep)
+    kept["losses"] = fit(
+        network, batch, steps=plan.pretrain_steps, lr=PRETRAIN_LR, loss_of=restoration_loss, on_step=keep
+    )
     return {**kept, "network": _copy(network)}
 
 
