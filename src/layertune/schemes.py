@@ -1,21 +1,26 @@
 """Methods of fine-tuning by name, as configuration files and command lines write them."""
 
+import math
+
 from layertune.errors import PolicyError
 from layertune.layers import LayerMap
 from layertune.policies import AllLayers, BiDirectional, LastLayer, LayerWise, Policy
 
-__all__ = ["METHODS", "scheme"]
+__all__ = ["ALCHEMY_METHODS", "METHODS", "scheme"]
 
 METHODS = ("metalr", "metalr_streaming", "bidirectional", "layer_wise", "last", "all")
+ALCHEMY_METHODS = ("norm_only", "bnscale", "alchemy", "alchemy_metalr")
+"""Those of Network Alchemy, which are about norms and not about layers."""
 
 
 def scheme(method: str, *, m: int | None = None, n: int | None = None, first: int | None = None) -> Policy:
     """The policy of a method: which layers it trains.
 
     Args:
-        method: ``"bidirectional"``, ``"layer_wise"``, ``"last"``, ``"all"``; and ``"metalr"`` and
-            ``"metalr_streaming"``, which train all layers.
-        m: shallowest frozen depth of ``"bidirectional"``; with n left out as well, the middle third of the depths.
+        method: ``"bidirectional"``, ``"layer_wise"``, ``"last"``, ``"all"``; and ``"metalr"``, ``"metalr_streaming"``
+            and ``ALCHEMY_METHODS``, which leave no layer out.
+        m: shallowest frozen depth of ``"bidirectional"``; with n left out as well, a third of the depths is frozen, in
+            the middle: neither the shallowest nor the head.
         n: deepest frozen depth of ``"bidirectional"``.
         first: shallowest tuned depth of ``"layer_wise"``; by default the deeper half is tuned.
 
@@ -32,8 +37,8 @@ def scheme(method: str, *, m: int | None = None, n: int | None = None, first: in
         >>> scheme("layer_wise", first=6)(layers)
         [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     """
-    if method not in METHODS:
-        raise PolicyError(f"method is one of {', '.join(METHODS)}, not {method!r}")
+    if method not in METHODS + ALCHEMY_METHODS:
+        raise PolicyError(f"method is one of {', '.join(METHODS + ALCHEMY_METHODS)}, not {method!r}")
     numbers = {"m": (m, "bidirectional"), "n": (n, "bidirectional"), "first": (first, "layer_wise")}
     for name, (number, owner) in numbers.items():
         if number is not None and method != owner:
@@ -48,8 +53,10 @@ def scheme(method: str, *, m: int | None = None, n: int | None = None, first: in
 
 
 def _without_middle_third(layers: LayerMap) -> list[float]:
-    third = max(1, layers.d // 3)
-    return BiDirectional(min(third + 1, layers.d - third), layers.d - third)(layers)
+    """Of an odd rest the shallow end keeps one more: in a U by levels few layers are shallow."""
+    frozen = math.ceil(layers.d / 3)
+    shallow = min(math.ceil((layers.d - frozen) / 2), layers.d - 1 - frozen)
+    return BiDirectional(shallow + 1, shallow + frozen)(layers)
 
 
 def _deeper_half(layers: LayerMap) -> list[float]:

@@ -1,10 +1,12 @@
 """Methods by name."""
 
+import math
+
 import pytest
 from torch import empty, nn
 
 from layertune import LayerMap, PolicyError, map_layers
-from layertune.schemes import METHODS, scheme
+from layertune.schemes import ALCHEMY_METHODS, METHODS, scheme
 
 
 def chain(d: int) -> LayerMap:
@@ -29,14 +31,19 @@ def test_a_name_gives_the_policy(method: str, numbers: dict[str, int], scales: l
 
 
 @pytest.mark.parametrize("d", range(2, 12))
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS + ALCHEMY_METHODS)
 def test_without_numbers_every_method_fits_every_depth_and_trains_the_head(method: str, d: int) -> None:
     scales = scheme(method)(chain(d))
     assert len(scales) == d
     assert scales[-1] == 1
     if method == "bidirectional":
         assert scales[0] == 1 or d == 2
-        assert 0 in scales
+        assert scales.count(0) == math.ceil(d / 3)
+
+
+@pytest.mark.parametrize(("d", "tuned"), [(3, {1, 3}), (5, {1, 2, 5}), (6, {1, 2, 5, 6}), (8, {1, 2, 3, 7, 8})])
+def test_a_third_is_frozen_in_the_middle(d: int, tuned: set[int]) -> None:
+    assert {depth for depth, scale in enumerate(scheme("bidirectional")(chain(d)), 1) if scale} == tuned
 
 
 @pytest.mark.parametrize(
