@@ -10,22 +10,13 @@ from typing import Any
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from layertune_nnunet.alchemy_trainer import AlchemyMixin
-from layertune_nnunet.fixed_trainers import BiDirectionalMixin, FixedLayersMixin, LastLayerMixin, LayerWiseMixin
+from layertune_nnunet.fixed_trainers import BiDirectionalMixin, LastLayerMixin, LayerWiseMixin
 from layertune_nnunet.learned_rates import MetaLRStreamingMixin
 from layertune_nnunet.metalr_trainer import MetaLRMixin
 from layertune_nnunet.names import read_suffixes, suffixes_of
 from layertune_nnunet.norm_trainers import BNScaleMixin, NormOnlyMixin
 
 __all__ = [
-    "AlchemyMixin",
-    "BNScaleMixin",
-    "BiDirectionalMixin",
-    "FixedLayersMixin",
-    "LastLayerMixin",
-    "LayerWiseMixin",
-    "MetaLRMixin",
-    "MetaLRStreamingMixin",
-    "NormOnlyMixin",
     "nnUNetTrainerAlchemy",
     "nnUNetTrainerAlchemyMetaLR",
     "nnUNetTrainerAlchemyMetaLRStreaming",
@@ -82,7 +73,7 @@ class nnUNetTrainerLastLayer(LastLayerMixin, nnUNetTrainer):
 
 def __getattr__(name: str) -> Any:
     trainer, underscore, _ = name.partition("_")
-    if not underscore or not trainer.startswith("nnUNetTrainer") or trainer not in __all__:
+    if not underscore or trainer not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _with_values(globals()[trainer], name)
 
