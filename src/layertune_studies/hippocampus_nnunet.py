@@ -34,6 +34,8 @@ PRETRAINER = "nnUNetTrainerAdam1en3"
 """nnU-Net's own; its default, SGD with momentum 0.99, needs more iterations than these to find the foreground."""
 METHODS = {
     "all layers": PRETRAINER,
+    "all layers, 3e-3": "nnUNetTrainerAdam3en3",
+    "all layers, 1e-2": "nnUNetTrainerAdam1en2",
     "MetaLR, exact": f"{PRETRAINER}MetaLR",
     "MetaLR, streaming": f"{PRETRAINER}MetaLRStreaming",
     "bi-directional (3, 6)": f"{PRETRAINER}BiDirectional",

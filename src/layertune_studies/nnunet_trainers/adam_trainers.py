@@ -1,14 +1,34 @@
-"""layertune's mixins before nnU-Net's trainer with AdamW, in a folder that ``nnUNet_extTrainer`` names."""
+"""nnU-Net's trainer with AdamW at other rates, and with layertune's mixins; ``nnUNet_extTrainer`` names this folder."""
+
+from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam1en3
 
 from layertune_nnunet import BiDirectionalMixin, MetaLRMixin, MetaLRStreamingMixin
 
 __all__ = [
+    "nnUNetTrainerAdam1en2",
     "nnUNetTrainerAdam1en3BiDirectional",
     "nnUNetTrainerAdam1en3MetaLR",
     "nnUNetTrainerAdam1en3MetaLRStreaming",
+    "nnUNetTrainerAdam3en3",
 ]
+
+
+class nnUNetTrainerAdam3en3(nnUNetTrainerAdam1en3):
+    """AdamW at three times the rate."""
+
+    def configure_optimizers(self) -> Any:
+        self.initial_lr = 3e-3
+        return super().configure_optimizers()
+
+
+class nnUNetTrainerAdam1en2(nnUNetTrainerAdam1en3):
+    """AdamW at ten times the rate."""
+
+    def configure_optimizers(self) -> Any:
+        self.initial_lr = 1e-2
+        return super().configure_optimizers()
 
 
 class nnUNetTrainerAdam1en3MetaLR(MetaLRMixin, nnUNetTrainerAdam1en3):
