@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from layertune.requirements import check_settings
-from layertune.schemes import scheme
+from layertune.schemes import METHODS, scheme
 from layertune_monai.errors import BundleError
 from layertune_monai.train_config import TrainConfig, inside, is_saver, read_train_config, train_files
 
@@ -30,7 +30,8 @@ class Method:
         n: deepest frozen depth of ``"bidirectional"``.
         first: shallowest tuned depth of ``"layer_wise"``; by default the deeper half is tuned.
         hyper_lr: step size of learned rates.
-        rule: how they are learned: ``"proportional"``, ``"additive"`` or ``"cosine"``.
+        rule: how they are learned: ``"proportional"``, ``"additive"`` or ``"cosine"``. Default and ``hyper_lr`` are
+            those of our own bundle: the scale of a loss, which other people choose, has no part in the cosine's step.
         every: learn at each k-th step.
 
     Raises:
@@ -42,11 +43,13 @@ class Method:
     m: int | None = None
     n: int | None = None
     first: int | None = None
-    hyper_lr: float = 0.1
-    rule: str = "proportional"
+    hyper_lr: float = 0.05
+    rule: str = "cosine"
     every: int = 1
 
     def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise BundleError(f"method is one of {', '.join(METHODS)}, not {self.name!r}")
         scheme(self.name, m=self.m, n=self.n, first=self.first)
         if self.depth not in ("I1", "I2"):
             raise BundleError(f"depth is I1 (order of execution) or I2 (resolution level), not {self.depth!r}")
@@ -125,22 +128,33 @@ def adapt(
         The files, and how to run them.
 
     Raises:
-        BundleError: no bundle, no trainer in it, a path that leaves it, or a file of that name that is not layertune's.
+        BundleError: no bundle, no trainer in it, a path that leaves it, a handler of layertune's in it already, or a
+            file of that name that is not layertune's.
     """
     files = list(config) or train_files(bundle)
     if not files:
         raise BundleError(f"{bundle} has no configs/train.json or .yaml; tell which configuration trains with --config")
-    runs = {"configs/layertune.json": files}
-    if not config and (multi := train_files(bundle, "multi_gpu_train")):
-        runs["configs/layertune_multi_gpu.json"] = files + multi
-    read = {name: read_train_config(bundle, run, trainer) for name, run in runs.items()}
+    read = {"configs/layertune.json": read_train_config(bundle, files, trainer)}
+    _check_no_learner(bundle, read["configs/layertune.json"])
+    several, unfit = (None, ()) if config else _for_several(bundle, read["configs/layertune.json"])
+    if several is not None:
+        read["configs/layertune_multi_gpu.json"] = several
     start, notes = _start(bundle, weights)
-    for name in runs:
+    for name in read:
         _check_own(bundle, name)
     for name, found in read.items():
         _write(inside(bundle, name), _override(found, method, start))
-    lists = tuple("[" + ",".join(f"'{file}'" for file in (*run, name)) + "]" for name, run in runs.items())
-    return Adapted(tuple(runs), lists, notes)
+    lists = tuple("[" + ",".join(f"'{file}'" for file in (*found.files, name)) + "]" for name, found in read.items())
+    return Adapted(tuple(read), lists, (*notes, *unfit))
+
+
+def _for_several(bundle: Path, alone: TrainConfig) -> tuple[TrainConfig | None, tuple[str, ...]]:
+    """The configuration for several GPUs; or why there is none, if the bundle's does not go with the other."""
+    multi = train_files(bundle, "multi_gpu_train")
+    try:
+        return (read_train_config(bundle, [*alone.files, *multi], alone.trainer) if multi else None), ()
+    except BundleError as error:
+        return None, (f"Nothing is written for several GPUs: {error}.",)
 
 
 def _override(found: TrainConfig, method: Method, weights: str | None) -> dict[str, Any]:
@@ -190,6 +204,15 @@ def _start(bundle: Path, weights: Path | None) -> tuple[str | None, tuple[str, .
     if large is not None and WEIGHTS in large.read_text(encoding="utf-8"):
         return WEIGHTS, (f"{WEIGHTS} is still to come: python -m monai.bundle download_large_files", saved)
     return None, (f"There is no {WEIGHTS}: training starts from what the configuration itself loads, or anew.", saved)
+
+
+def _check_no_learner(bundle: Path, found: TrainConfig) -> None:
+    if learners := found.learners():
+        place = learners[0].replace("::", "#")
+        raise BundleError(
+            f"{found.files[0]} of {bundle} has a handler of layertune's already, at {place}, and two would learn over "
+            "each other; run it as it is and choose there, in our own bundle by --method"
+        )
 
 
 def _check_own(bundle: Path, name: str) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib.resources import as_file, files
+from math import prod
 from pathlib import Path
 
 import torch
@@ -11,10 +13,12 @@ import torch.distributed as dist
 from layertune_monai.decathlon import TaskInfo
 from layertune_monai.errors import BundleError
 
-__all__ = ["NAME", "check_paths", "describe_task", "write_bundle"]
+__all__ = ["NAME", "check_patch", "check_paths", "describe_task", "write_bundle"]
 
 NAME = "metalr_unet"
 METADATA = "configs/metadata.json"
+FOLDERS = {"ckpt_dir": "models", "output_dir": "eval"}
+"""Where the bundle's own configurations put things."""
 
 
 def write_bundle(folder: str | Path) -> Path:
@@ -78,8 +82,33 @@ def check_paths(bundle_root: str | Path, **paths: str | Path) -> None:
         if not Path(path).resolve().is_relative_to(root):
             raise BundleError(
                 f"{name} is {Path(path).resolve()}, which leaves the bundle in {root}; give a folder in it, as "
-                f"--{name} {bundle_root}/models"
+                f"--{name} {bundle_root}/{FOLDERS.get(name, name)}/NAME"
             )
+
+
+def check_patch(patch_size: Sequence[int], strides: Sequence[int]) -> None:
+    """Refuse patches that the network cannot halve and put together again.
+
+    Args:
+        patch_size: voxels along each axis.
+        strides: of the network's levels.
+
+    Raises:
+        BundleError: a side is no multiple of all strides together.
+
+    Example:
+        >>> check_patch([40, 56, 40], [2, 2, 2])
+        >>> check_patch([40, 56, 42], [2, 2, 2])
+        Traceback (most recent call last):
+        layertune_monai.errors.BundleError: patch_size is [40, 56, 42], and this network takes multiples of 8; ...
+    """
+    step = prod(strides)
+    if any(side < step or side % step for side in patch_size):
+        fitting = [step * max(1, round(side / step)) for side in patch_size]
+        raise BundleError(
+            f"patch_size is {list(patch_size)}, and this network takes multiples of {step}; give, for one, "
+            f"--patch_size '[{','.join(map(str, fitting))}]'"
+        )
 
 
 def describe_task(bundle_root: str | Path, info: TaskInfo) -> None:

@@ -7,7 +7,7 @@ from monai.handlers import CheckpointSaver
 
 from layertune_monai.errors import BundleError
 
-__all__ = ["BestModelSaver", "last_checkpoint", "state_of"]
+__all__ = ["BestModelSaver", "RunSettings", "last_checkpoint", "state_of"]
 
 BEST = ("best_metric", "best_metric_epoch")  # what MONAI's evaluators tell of the best epoch
 
@@ -54,6 +54,40 @@ class BestModelSaver(CheckpointSaver):
                 setattr(self._engine.state, name, value)
 
 
+class RunSettings:
+    """What a run was begun with and has to go on with, saved beside its state.
+
+    Args:
+        **settings: by the names of their switches.
+
+    Example:
+        >>> RunSettings(method="all").load_state_dict({"method": "last"})
+        Traceback (most recent call last):
+        layertune_monai.errors.BundleError: the run to go on with has method=last, and not all; ...
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings."""
+        return dict(self.settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare with those that were saved.
+
+        Raises:
+            BundleError: they differ.
+        """
+        other = [name for name, value in self.settings.items() if state_dict.get(name) != value]
+        if other:
+            was, now = (", ".join(str(of.get(name)) for name in other) for of in (state_dict, self.settings))
+            raise BundleError(
+                f"the run to go on with has {', '.join(other)}={was}, and not {now}; resume with what it was begun "
+                "with, or start anew in another place: --ckpt_dir models/NAME"
+            )
+
+
 def last_checkpoint(folder: str | Path) -> str:
     """The checkpoint that was written last.
 
@@ -66,19 +100,31 @@ def last_checkpoint(folder: str | Path) -> str:
     return str(found[-1])
 
 
-def state_of(trainer: Any, lr_scheduler: Any, *, best: BestModelSaver | None, metalr: Any = None) -> dict[str, Any]:
+def state_of(
+    trainer: Any,
+    lr_scheduler: Any,
+    *,
+    best: BestModelSaver | None,
+    settings: RunSettings | None = None,
+    metalr: Any = None,
+    alchemy: Any = None,
+) -> dict[str, Any]:
     """All that a run needs to go on, for the ``save_dict`` and the ``load_dict`` of MONAI's checkpoint handlers.
 
     Args:
         trainer: with the network and the optimizer, in whose param groups lies what MetaLR has learned.
         lr_scheduler: of the optimizer.
         best: where this process keeps the best model.
+        settings: what the run has to go on with; looked at before anything is loaded.
         metalr: the ``MetaLRHandler``, if there is one: its place in the meta batches.
+        alchemy: the ``AlchemyHandler``, if there is one: its phase.
     """
     state = {
+        "settings": settings,
         "network": trainer.network,
         "optimizer": trainer.optimizer,
         "metalr": metalr,
+        "alchemy": alchemy,
         "lr_scheduler": lr_scheduler,
         "trainer": trainer,
         "best": best,

@@ -42,12 +42,16 @@ def put_bundle(
 def adapt(
     bundle: Annotated[Path, typer.Argument(help="Root of anybody's bundle: the folder that holds configs/.")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "metalr",
-    hyper_lr: Annotated[float, typer.Option(help="Step size of learned rates.")] = 0.1,
-    rule: Annotated[str, typer.Option(help="proportional, additive or cosine.")] = "proportional",
+    hyper_lr: Annotated[float, typer.Option(help="Step size of learned rates.")] = 0.05,
+    rule: Annotated[str, typer.Option(help="proportional, additive or cosine.")] = "cosine",
     every: Annotated[int, typer.Option(help="Learn rates at each k-th step.")] = 1,
     depth: Annotated[str, typer.Option(help="I1 (order of execution) or I2 (resolution level of the U).")] = "I1",
-    m: Annotated[int | None, typer.Option(help="Shallowest frozen depth of bidirectional. [middle third]")] = None,
-    n: Annotated[int | None, typer.Option(help="Deepest frozen depth of bidirectional. [middle third]")] = None,
+    m: Annotated[
+        int | None, typer.Option(help="Shallowest frozen depth of bidirectional. [a third, in the middle]")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option(help="Deepest frozen depth of bidirectional. [a third, in the middle]")
+    ] = None,
     first: Annotated[int | None, typer.Option(help="Shallowest tuned depth of layer_wise. [deeper half]")] = None,
     weights: Annotated[Path | None, typer.Option(help="What to start from. [models/model.pt]")] = None,
     config: Annotated[

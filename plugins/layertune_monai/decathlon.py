@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layertune_monai.errors import LabelError, TaskError
+from layertune_monai.errors import LabelError, SplitError, TaskError
 
 __all__ = ["TaskInfo", "images_in", "split_cases", "task_info"]
 
@@ -85,17 +85,19 @@ def split_cases(
 
     Raises:
         TaskError: the folder, its ``dataset.json`` or one of the files is not there; or there are too few cases.
+        SplitError: a number of cases below 1, or a fraction outside (0, 1).
     """
+    _check_split(val_fraction, train_cases=train_cases, val_cases=val_cases)
     folder = Path(folder)
     cases = _labelled_cases(folder)
     order = np.random.RandomState(seed).permutation(len(cases)).tolist()
     held = max(1, round(val_fraction * len(cases)))
     wanted = {"train": (order[held:], train_cases), "validation": (order[:held], val_cases)}
     for part, (indices, count) in wanted.items():
-        if len(indices) < max(1, count or 0):
+        if len(indices) < (count or 1):
             raise TaskError(
                 f"{folder} gives {len(indices)} cases for {part} ({len(cases)} labelled, val_fraction {val_fraction}) "
-                f"where {max(1, count or 0)} are asked for; ask for fewer, or change val_fraction"
+                f"where {count or 1} are asked for; ask for fewer, or change val_fraction"
             )
     return {part: [cases[index] for index in indices[:count]] for part, (indices, count) in wanted.items()}
 
@@ -112,6 +114,14 @@ def images_in(folder: str | Path) -> list[str]:
         what = "holds no NIfTI file (*.nii.gz, *.nii)" if folder.is_dir() else "is no folder"
         raise TaskError(f"{folder} {what}; give the folder with the images to predict: --images DIR")
     return found
+
+
+def _check_split(val_fraction: float, **counts: int | None) -> None:
+    if not 0 < val_fraction < 1:
+        raise SplitError(f"val_fraction is a share of the cases between 0 and 1, not {val_fraction}")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise SplitError(f"{name} is a whole number from 1, not {count}; leave it out for all cases")
 
 
 def _labelled_cases(folder: Path) -> list[Case]:

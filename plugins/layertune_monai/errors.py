@@ -2,7 +2,7 @@
 
 from layertune.errors import LayertuneError
 
-__all__ = ["BundleError", "LabelError", "TaskError"]
+__all__ = ["BundleError", "LabelError", "SplitError", "TaskError"]
 
 
 class BundleError(LayertuneError, ValueError):
@@ -11,6 +11,10 @@ class BundleError(LayertuneError, ValueError):
 
 class TaskError(LayertuneError, FileNotFoundError):
     """The data of a task is not there, or not as the Decathlon lays it out."""
+
+
+class SplitError(LayertuneError, ValueError):
+    """Numbers of cases that no split has."""
 
 
 class LabelError(LayertuneError, ValueError):

@@ -9,10 +9,11 @@ from torch.nn.parallel import DistributedDataParallel
 from layertune import LayerMap, ModelError, freeze, map_layers
 from layertune.depth import Depth, Granularity
 from layertune.groups import Frozen
-from layertune.policies import Policy
+from layertune.policies import Policy, scales_of
 from layertune.schemes import scheme
 from layertune_monai.meta_loss import example_inputs
 from layertune_monai.metalr_handler import check_not_begun
+from layertune_monai.report import log_layers
 
 __all__ = ["LayerFreezeHandler", "check_not_wrapped"]
 
@@ -22,8 +23,8 @@ class LayerFreezeHandler:
 
     The others are frozen when the first iteration starts, so no backward pass runs below the first tuned layer; the
     optimizer, which may hold all parameters, leaves those without a gradient alone. The layers are traced with the
-    shape of the first batch. Norms of frozen layers do not learn, but in train mode their running statistics keep
-    following the data.
+    shape of the first batch, and the log says which of them train. Norms of frozen layers do not learn, but in train
+    mode their running statistics keep following the data.
 
     Args:
         policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.schemes``; its
@@ -89,6 +90,7 @@ class LayerFreezeHandler:
             inputs = example_inputs(engine, network)
             layers = map_layers(network, *inputs, depth=self.depth, granularity=self.granularity)
         self._frozen = freeze(network, layers, self.policy)
+        log_layers(layers, scales_of(layers, self.policy))
 
 
 def check_not_wrapped(network: nn.Module) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from layertune import LayerMap, ModelError, freeze, map_layers
+from layertune import LayerMap, ModelError, freeze, map_layers, norm_only
 from layertune import param_groups as core_param_groups
 from layertune.depth import Depth, Granularity
 from layertune.policies import Policy, scales_of
 from layertune.schemes import scheme
 from layertune_monai.layer_freeze_handler import check_not_wrapped
+from layertune_monai.report import log_layers, log_trained
 
 __all__ = ["param_groups"]
 
@@ -28,30 +29,34 @@ def param_groups(
     head_lr: float | None = None,
     weight_decay: float = 0.0,
     no_weight_decay: Collection[str] = (),
+    train_head: bool = False,
 ) -> list[dict[str, Any]]:
     """One param group a layer, for any optimizer: what a static scheme trains, and what ``MetaLRHandler`` learns from.
 
     Layers to which the policy gives scale 0 get no group, and their parameters no gradient (``requires_grad`` is
-    switched off, as by ``layertune.freeze``), so that no backward pass runs below the first tuned layer.
+    switched off, as by ``layertune.freeze``), so that no backward pass runs below the first tuned layer. The log says
+    which layers train.
 
     Args:
         network: before it is wrapped for several processes, if the policy freezes layers.
         lr: base learning rate; a layer's rate is this times the policy's scale.
         input_shape: of an input, batch first, as ``[2, 1, 96, 96, 96]``; nothing is computed with it.
         layers: instead of ``input_shape``, the network's layers.
-        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.schemes``.
+        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.schemes``;
+            ``"norm_only"`` freezes all but the norms' own parameters, as ``layertune.norm_only`` does.
         depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
         granularity: ``"module"``, ``"block"`` or ``"stage"``.
         head_lr: base learning rate of the head.
         weight_decay: decay of the weights of at least two dimensions.
         no_weight_decay: names of further parameters without decay.
+        train_head: with the policy ``"norm_only"``, train the head too.
 
     Returns:
         Groups with ``params``, ``lr``, ``weight_decay``, ``layer`` and ``depth``, in the order of the layers.
 
     Raises:
-        ModelError: neither a shape nor layers, a network that cannot be traced, or layers to freeze in a network that
-            is wrapped already.
+        ModelError: neither a shape nor layers, a network that cannot be traced, layers to freeze in a network that is
+            wrapped already, or ``"norm_only"`` for one whose norms have no gammas.
         PolicyError: a policy that does not fit the network.
 
     Example:
@@ -69,9 +74,10 @@ def param_groups(
             )
         layers = map_layers(network, torch.empty(*input_shape), depth=depth, granularity=granularity)
     chosen = scheme(policy) if isinstance(policy, str) else policy
-    if not all(scales_of(layers, chosen)):
-        check_not_wrapped(network)
-        freeze(network, layers, chosen)
+    if policy == "norm_only":
+        _freeze_all_but_norms(network, layers.head.parameters if train_head else ())
+    else:
+        _freeze(network, layers, chosen)
     return core_param_groups(
         network,
         layers,
@@ -81,3 +87,17 @@ def param_groups(
         weight_decay=weight_decay,
         no_weight_decay=no_weight_decay,
     )
+
+
+def _freeze(network: nn.Module, layers: LayerMap, policy: Policy) -> None:
+    scales = scales_of(layers, policy)
+    if not all(scales):
+        check_not_wrapped(network)
+        freeze(network, layers, policy)
+    log_layers(layers, scales)
+
+
+def _freeze_all_but_norms(network: nn.Module, head: Collection[str]) -> None:
+    check_not_wrapped(network)
+    norm_only(network, head=head)
+    log_trained(network)

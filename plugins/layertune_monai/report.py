@@ -1,13 +1,51 @@
-"""What a MONAI user sees of the learned rates: metrics of the engine, a figure and a profile."""
+"""What a MONAI user sees: which layers train; learned rates as metrics of the engine, as a figure and as a profile."""
 
+import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layertune import LRProfile, ProfileError
+import torch.distributed as dist
+from torch import nn
+
+from layertune import LayerMap, LRProfile, ProfileError
 from layertune.plots import plot_profile
 
-__all__ = ["publish_lrs", "write_profile"]
+__all__ = ["log_layers", "log_trained", "publish_lrs", "write_profile"]
+
+logger = logging.getLogger("layertune_monai")
+
+
+def log_layers(layers: LayerMap, scales: Sequence[float]) -> None:
+    """Say which layers are tuned and which are frozen, each with its depth.
+
+    Args:
+        layers: of the network.
+        scales: from a policy; 0 is frozen.
+    """
+    parts = [
+        f"{word}: {', '.join(f'{layer.name} ({layer.depth})' for layer in chosen) or 'none'}"
+        for word, chosen in (
+            ("tuned", [layer for layer, scale in zip(layers, scales, strict=True) if scale]),
+            ("frozen", [layer for layer, scale in zip(layers, scales, strict=True) if not scale]),
+        )
+    ]
+    _log(f"Layers with their depths by {layers.interpretation}; {'; '.join(parts)}")
+
+
+def log_trained(network: nn.Module) -> None:
+    """Say how many parameters train, and in which modules: for what freezes parts of layers."""
+    trained = {name.rpartition(".")[0] for name, part in network.named_parameters() if part.requires_grad}
+    number = sum(part.numel() for part in network.parameters() if part.requires_grad)
+    total = sum(part.numel() for part in network.parameters())
+    _log(f"{number} of {total} parameters train, in {', '.join(sorted(trained))}; the others are frozen")
+
+
+def _log(line: str) -> None:
+    """Once for all processes."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        logger.info(line)
 
 
 def publish_lrs(engine: Any, lrs: dict[str, float]) -> None:

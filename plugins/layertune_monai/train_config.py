@@ -16,6 +16,7 @@ __all__ = ["TrainConfig", "inside", "is_saver", "read_train_config", "train_file
 SUFFIXES = ("json", "yaml", "yml")
 TRAINER = "train::trainer"  # where MONAI's list of a bundle's properties has it
 DATA = "dataset_dir"  # of all paths the only one that belongs outside
+HANDLERS = ("MetaLRHandler", "LayerFreezeHandler", "AlchemyHandler")
 UPWARDS = re.compile(r"""(?:^|[/\\'"%])\.\.(?:[/\\'"]|$)""")
 
 
@@ -36,6 +37,11 @@ class TrainConfig:
     def of_trainer(self, argument: str) -> Any:
         """An argument of the trainer as the files write it; ``None`` if they do not."""
         return self.parser.get(f"{self.trainer}::{argument}")
+
+    def learners(self) -> list[str]:
+        """Ids of handlers of layertune's that are there already."""
+        parts = ((place, class_name(part)) for place, part in _walk(self.parser.get(), ""))
+        return [place for place, name in parts if name in HANDLERS]
 
     def savers(self) -> list[str]:
         """Ids of all components that save checkpoints."""
@@ -116,7 +122,12 @@ def _load(bundle: Path, files: Sequence[str]) -> Any:
             raise BundleError(f"{name} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise BundleError(f"{name} should hold a mapping of names to settings, and holds {type(content).__name__}")
-    return ConfigParser.load_config_files(paths)
+    try:
+        return ConfigParser.load_config_files(paths)
+    except (KeyError, ValueError, TypeError) as error:  # what an entry such as "train#trainer#max_epochs" needs
+        raise BundleError(
+            f"{files[-1]} does not go with {', '.join(files[:-1])}, which lacks a part of it ({error.args[0]})"
+        ) from error
 
 
 def _find_trainer(parser: ConfigParser, wanted: str | None, files: Sequence[str]) -> str:

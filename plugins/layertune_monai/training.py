@@ -1,10 +1,9 @@
 """The bundle's training as a Pythonic workflow: ``python -m monai.bundle run_workflow layertune_monai.Training``."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from monai.bundle import PythonicWorkflow
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import (
@@ -21,34 +20,29 @@ from monai.handlers import (
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
-from monai.utils import BundleProperty, set_determinism
 from torch import nn
 from torch.optim import SGD
 
+from layertune import LayerMap, map_layers
 from layertune.schemes import scheme
-from layertune_monai.bundle import METADATA, check_paths, describe_task
-from layertune_monai.checkpoints import BestModelSaver, last_checkpoint, state_of
+from layertune_monai.alchemy_handler import AlchemyHandler
+from layertune_monai.bundle import check_patch, check_paths, describe_task
+from layertune_monai.bundle_workflow import BundleWorkflow
+from layertune_monai.checkpoints import BestModelSaver, RunSettings, last_checkpoint, state_of
 from layertune_monai.epoch_seeds import EpochSeeds
+from layertune_monai.gamma_penalty_handler import GammaPenaltyHandler
 from layertune_monai.layer_groups import param_groups
 from layertune_monai.metalr_handler import MetaLRHandler
+from layertune_monai.phases import OWNERS, check_switches, identification
 from layertune_monai.polynomial_decay import PolynomialDecay
 from layertune_monai.weights import load_pretrained, tuned
 
 __all__ = ["Training"]
 
 PAIR = ("pred", "label")
-# Beside MONAI's own properties of a training workflow.
-PARTS = {
-    "network": "the network where it trains, with pre-trained weights",
-    "groups": "the param groups, one a layer",
-    "optimizer": "the optimizer",
-    "lr_scheduler": "the schedule of the learning rate",
-    "meta_loader": "the loader of meta batches",
-    "metalr": "the handler that learns rates, or None",
-}
 
 
-class Training(PythonicWorkflow):
+class Training(BundleWorkflow):
     """What ``configs/train.json`` of the bundle does, put together in Python: to read, and to derive from.
 
     Numbers, paths and transforms are read from that file, and every value may be overridden by name, as on the command
@@ -56,12 +50,7 @@ class Training(PythonicWorkflow):
     a part, derive a class and override its ``get_<part>``; the command takes any class that can be imported.
 
     Args:
-        bundle_root: the bundle, as ``layertune monai bundle DIR`` puts it.
-        workflow_type: MONAI's word for what this is.
-        config_file: instead of ``configs/train.json``.
-        meta_file: instead of ``configs/metadata.json``.
-        logging_file: instead of ``configs/logging.conf``; ``False`` leaves logging as it is.
-        **override: values of the configuration, as ``method="bidirectional"``.
+        **options: as ``BundleWorkflow`` takes them: ``bundle_root``, and values of the configuration by name.
 
     Example:
         >>> import tempfile
@@ -72,75 +61,34 @@ class Training(PythonicWorkflow):
         (['model.2.1.conv.unit0.conv', 'model.2.1.conv.unit0.conv'], None)
     """
 
-    def __init__(
-        self,
-        bundle_root: str = ".",
-        workflow_type: str = "train",
-        config_file: str | None = None,
-        meta_file: str | None = None,
-        logging_file: str | bool | None = None,
-        **override: Any,
-    ) -> None:
-        root = Path(bundle_root)
-        check_paths(root)
-        logging = str(root / "configs" / "logging.conf") if logging_file is None else logging_file
-        super().__init__(
-            workflow_type=workflow_type,
-            config_file=config_file or str(root / "configs" / "train.json"),
-            meta_file=meta_file or str(root / METADATA),
-            logging_file=str(logging) if logging else None,
-            bundle_root=bundle_root,
-            **override,
-        )
-        for name, description in PARTS.items():
-            self.properties[name] = {BundleProperty.DESC: description, BundleProperty.REQUIRED: False}
-
-    def initialize(self) -> None:
-        """Seed, and forget what was made before."""
-        self.parser.parse(reset=True)
-        super().initialize()
-        set_determinism(seed=self.value("seed"))
+    PARTS: ClassVar[Mapping[str, str]] = {
+        "network": "the network where it trains, with pre-trained weights",
+        "layers": "the network's layers",
+        "groups": "the param groups, one a layer",
+        "optimizer": "the optimizer",
+        "lr_scheduler": "the schedule of the learning rate",
+        "meta_loader": "the loader of meta batches",
+        "metalr": "the handler that learns rates, or None",
+        "alchemy": "the handler of Network Alchemy's phases, or None",
+        "penalty": "the handler of the penalty on gammas, or None",
+    }
 
     def run(self) -> None:
         """Train, or go on with it."""
-        check_paths(self.bundle_root, ckpt_dir=self.value("ckpt_dir"), output_dir=self.value("output_dir"))
+        check_paths(self.bundle_root, **self.values("ckpt_dir", "output_dir"))
+        check_patch(self.value("patch_size"), self.parser["network_def"]["strides"])
+        check_switches(self.value("method"), **self.values(*OWNERS))
         _ = self.network  # before anything else draws random numbers
         describe_task(self.bundle_root, self.value("task_info"))
         saver = next(handler for handler in self.val_handlers if isinstance(handler, BestModelSaver))
-        state = state_of(self.trainer, self.lr_scheduler, best=saver, metalr=self.metalr)
+        settings = RunSettings(**self.values("method", "depth", "m", "n", "first", "train_head"))
+        handlers = {"metalr": self.metalr, "alchemy": self.alchemy}
+        state = state_of(self.trainer, self.lr_scheduler, best=saver, settings=settings, **handlers)
         CheckpointSaver(self.value("ckpt_dir"), state, save_interval=1, n_saved=1).attach(self.trainer)
         if self.value("resume"):
             last = last_checkpoint(self.value("ckpt_dir"))
             CheckpointLoader(last, state, map_location=self.device).attach(self.trainer)
         self.trainer.run()
-
-    def finalize(self) -> None:
-        """Nothing is left open."""
-
-    def value(self, name: str) -> Any:
-        """A value of the configuration."""
-        return self.parser.get_parsed_content(name)
-
-    def get_bundle_root(self) -> str:
-        """The bundle's folder."""
-        return str(self.value("bundle_root"))
-
-    def get_device(self) -> torch.device:
-        """Where the network trains."""
-        device: torch.device = self.value("device")
-        return device
-
-    def get_dataset_dir(self) -> str:
-        """Folder of the task."""
-        return str(self.value("dataset_dir"))
-
-    def get_max_epochs(self) -> int:
-        """Epochs in all."""
-        return int(self.value("epochs"))
-
-    def get_val_interval(self) -> int:
-        """Epochs between validations."""
-        return int(self.value("val_interval"))
 
     def get_network_def(self) -> nn.Module:
         """The network, fresh."""
@@ -158,12 +106,19 @@ class Training(PythonicWorkflow):
         loaded = load_pretrained(network, self.value("pretrained"))
         return tuned(network, loaded, self.groups).to(self.device)
 
+    def get_layers(self) -> LayerMap:
+        """Traced; nothing is computed."""
+        example = torch.empty(2, self.value("task_info").num_channels, *self.value("patch_size"))
+        return map_layers(self.network_def, example, depth=self.value("depth"))
+
     def get_groups(self) -> list[dict[str, Any]]:
-        """One param group a layer; layers that the method leaves out are frozen."""
-        policy = scheme(self.value("method"), **{name: self.value(name) for name in ("m", "n", "first")})
-        shape = [2, self.value("task_info").num_channels, *self.value("patch_size")]
-        options = {name: self.value(name) for name in ("lr", "head_lr", "weight_decay", "depth")}
-        return param_groups(self.network_def, input_shape=shape, policy=policy, **options)
+        """One param group a layer; what the method leaves out is frozen."""
+        method = self.value("method")
+        policy = scheme(method, **self.values("m", "n", "first"))
+        options = self.values("lr", "head_lr", "weight_decay", "train_head")
+        return param_groups(
+            self.network_def, layers=self.layers, policy=method if method == "norm_only" else policy, **options
+        )
 
     def get_optimizer(self) -> SGD:
         """SGD."""
@@ -189,17 +144,41 @@ class Training(PythonicWorkflow):
     def get_metalr(self) -> MetaLRHandler | None:
         """The handler, where rates are to be learned."""
         method = self.value("method")
-        if not method.startswith("metalr"):
+        if "metalr" not in method:
             return None
         streaming = method == "metalr_streaming"
-        options = {name: self.value(name) for name in ("hyper_lr", "rule", "every", "output_dir")}
-        return MetaLRHandler(self.optimizer, None if streaming else self.meta_loader, streaming=streaming, **options)
+        return MetaLRHandler(
+            self.optimizer,
+            None if streaming else self.meta_loader,
+            streaming=streaming,
+            after=self.alchemy,
+            **self.values("hyper_lr", "rule", "every", "output_dir"),
+        )
+
+    def get_alchemy(self) -> AlchemyHandler | None:
+        """The handler, where phases are to be gone through."""
+        if not self.value("method").startswith("alchemy"):
+            return None
+        epochs, options = self.value("identification"), self.values("patience", "val_interval")
+        return AlchemyHandler(
+            self.optimizer,
+            evaluator=self.evaluator,
+            identification=identification(epochs, of=self.max_epochs, **options),
+            head=self.layers.head.parameters if self.value("train_head") else (),
+            weight=self.value("penalty"),
+            **self.values("threshold", "quantile", "whole_layers", "seed"),
+        )
+
+    def get_penalty(self) -> GammaPenaltyHandler | None:
+        """The handler, where the penalty is all."""
+        of_it = self.value("method") == "bnscale"
+        return GammaPenaltyHandler(self.optimizer, weight=self.value("penalty")) if of_it else None
 
     def get_train_handlers(self) -> list[Any]:
-        """Learning the rates comes first."""
+        """Those of the method come first."""
         loss = from_engine(["loss"], first=True)
         return [
-            *([self.metalr] if self.metalr else []),
+            *(handler for handler in (self.metalr, self.alchemy, self.penalty) if handler is not None),
             EpochSeeds(self.value("seed"), self.train_dataset),
             LrScheduleHandler(self.lr_scheduler, print_lr=True),
             ValidationHandler(validator=self.evaluator, interval=self.val_interval, epoch_level=True),

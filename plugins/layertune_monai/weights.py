@@ -80,7 +80,7 @@ def tuned(network: nn.Module, loaded: Loaded | None, groups: Sequence[Mapping[st
         raise ModelError(
             f"the weights give nothing for {', '.join(fresh[:3])}{' and others' if len(fresh) > 3 else ''}, and the "
             "method freezes them, so they would stay random; choose a method that tunes them, as --method layer_wise "
-            "--first with a lower number, or all"
+            "--first with a lower number, or all; --method norm_only takes --train_head True for a head"
         )
     return network
 

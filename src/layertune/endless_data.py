@@ -33,8 +33,8 @@ class Place(NamedTuple):
 
     seed: int
     """Of the sample's random numbers, another at every place."""
-    index: int
-    """Which sample."""
+    sample: int
+    """Its index."""
 
 
 class EndlessSampler(Sampler[Place]):
@@ -51,7 +51,7 @@ class EndlessSampler(Sampler[Place]):
     Example:
         >>> from itertools import islice
         >>> one, two = (EndlessSampler(3, 0, Share(rank, 2)) for rank in range(2))
-        >>> sorted(place.index for place in [*islice(one, 3), *islice(two, 3)])
+        >>> sorted(place.sample for place in [*islice(one, 3), *islice(two, 3)])
         [0, 0, 1, 1, 2, 2]
     """
 
@@ -89,7 +89,7 @@ class PlacedData(Dataset[Any]):
         >>> class Noise(Dataset):
         ...     def __getitem__(self, index): return random.random()
         >>> data = PlacedData(Noise())
-        >>> data[Place(seed=5, index=0)] == data[Place(seed=5, index=0)]
+        >>> data[Place(seed=5, sample=0)] == data[Place(seed=5, sample=0)]
         True
     """
 
@@ -100,7 +100,7 @@ class PlacedData(Dataset[Any]):
     def __getitem__(self, place: Place) -> Any:
         seed_all(place.seed)
         with self.keep(place.seed):
-            return self.data[place.index]
+            return self.data[place.sample]
 
 
 class _OwnData:

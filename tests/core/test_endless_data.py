@@ -17,7 +17,7 @@ from noisy_data import Noisy
 def test_processes_share_the_samples_of_every_pass() -> None:
     shares = [iter(EndlessSampler(7, 3, Share(rank, 2))) for rank in range(2)]
     stream = [next(shares[number % 2]) for number in range(21)]
-    indices = [place.index for place in stream]
+    indices = [place.sample for place in stream]
     assert all(sorted(indices[first : first + 7]) == list(range(7)) for first in (0, 7, 14))
     assert len({place.seed for place in stream}) == 21
 

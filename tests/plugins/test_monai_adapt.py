@@ -17,6 +17,7 @@ from layertune import LayertuneError, LRProfile
 from layertune.cli import app
 from layertune_monai.adapt import Method, adapt
 from layertune_monai.bundle import write_bundle as write_own_bundle
+from layertune_monai.errors import BundleError
 from layertune_monai.train_config import read_train_config
 
 
@@ -90,12 +91,33 @@ def test_the_handler_comes_before_theirs(manner: str, tmp_path: Path) -> None:
 
 
 def test_everything_that_saves_checkpoints_leaves_the_bundles_weights_alone(tmp_path: Path) -> None:
-    bundle = write_own_bundle(tmp_path / "bundle")  # its best model is saved by a child of MONAI's CheckpointSaver
+    best = {
+        "_target_": "layertune_monai.checkpoints.BestModelSaver",  # a child of MONAI's, by another name
+        "save_dir": "@ckpt_dir",
+        "save_dict": {"model": "@network"},
+    }
+    bundle = write_bundle(tmp_path / "bundle", "zoo", validate={"handlers": [best]})
     adapt(bundle, Method(name="all"))
     found = read_train_config(bundle, ["configs/train.json", "configs/layertune.json"], None)
     savers = found.savers()
     assert len(savers) == 2
     assert all("models/layertune" in str(found.parser.get(f"{place}::save_dir")) for place in savers)
+
+
+def test_a_bundle_that_learns_already_is_left_as_it_is(tmp_path: Path) -> None:
+    bundle = write_own_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleError, match=r"has a handler of layertune's already, at train#handlers#0, .* by --method"):
+        adapt(bundle, Method())
+    assert not (bundle / "configs/layertune.json").exists()
+
+
+def test_the_defaults_are_those_of_our_own_bundle(tmp_path: Path) -> None:
+    own = json.loads((write_own_bundle(tmp_path / "own") / "configs/train.json").read_text())
+    assert (Method().hyper_lr, Method().rule, Method().every) == (own["hyper_lr"], own["rule"], own["every"])
+    bundle = write_bundle(tmp_path / "bundle", "zoo")
+    assert CliRunner().invoke(app, ["monai", "adapt", str(bundle)]).exit_code == 0
+    written = json.loads((bundle / "configs/layertune.json").read_text())["layertune"]
+    assert {name: written[name] for name in Method().settings()} == Method().settings()
 
 
 def test_several_processes_have_a_configuration_of_their_own(tmp_path: Path) -> None:
@@ -109,6 +131,15 @@ def test_several_processes_have_a_configuration_of_their_own(tmp_path: Path) -> 
         "$@layertune#handlers + list((@train#handlers[: -1 if dist.get_rank() > 0 else None]) or [])"
     )
     assert done.config_files[1].startswith("['configs/train.json','configs/multi_gpu_train.json',")
+
+
+def test_a_configuration_for_several_processes_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    """Here it overrides a trainer at `train#trainer`, where the other has its own at `engine`."""
+    bundle = write_bundle(tmp_path / "bundle", "flat")
+    (bundle / "configs/multi_gpu_train.json").write_text(json.dumps({"train#trainer#max_epochs": 3}))
+    done = adapt(bundle, Method())
+    assert done.files == ("configs/layertune.json",)
+    assert "Nothing is written for several GPUs: configs/multi_gpu_train.json does not go with" in done.notes[-1]
 
 
 def test_it_may_be_written_again_and_weights_may_lie_elsewhere(tmp_path: Path) -> None:
@@ -138,6 +169,7 @@ ENGINES = {name: {"_target_": f"my.{name}Trainer"} for name in ("Gan", "Other")}
         pytest.param({}, ["--config", "configs/no.json"], "has no file configs/no.json", id="no config"),
         pytest.param({}, ["--weights", "no.pt"], "there is no file of weights at no.pt", id="no weights"),
         pytest.param({}, ["--method", "magic"], "method is one of metalr", id="method"),
+        pytest.param({}, ["--method", "alchemy"], "method is one of metalr, .* not 'alchemy'", id="alchemy"),
         pytest.param({}, ["--depth", "I3"], r"depth is I1 \(order of execution\) or I2", id="depth"),
         pytest.param({}, ["--hyper-lr", "-1"], "hyper_lr must be finite and >= 0", id="hyper_lr"),
     ],

@@ -213,8 +213,14 @@ def broken_label(data: Path) -> None:
         ({"bundle_root": "elsewhere"}, "there is no bundle in"),
         ({"depth": "I3"}, "depth I1 or I2"),
         ({"train_cases": 50}, "ask for fewer"),
+        ({"train_cases": 0}, "train_cases is a whole number from 1, not 0"),
+        ({"patch_size": [16, 16, 20]}, "takes multiples of 8; give, for one, --patch_size '[16,16,16]'"),
+        ({"method": "alchemy", "identification": 2}, "leaves none of the 2 epochs to train all layers"),
+        ({"method": "all", "threshold": 0.1}, "threshold=0.1 belongs to the method alchemy or alchemy_metalr"),
+        ({"method": "norm_only", "network_def#norm": "instance"}, "none of the 6 norms of UNet has a gamma"),
+        ({"method": "alchemy", "network_def#norm": "instance"}, "none of the 6 norms of UNet has a gamma"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
 )
 def test_mistakes_are_answered_by_one_clear_error(
     bundle: Path, data: Path, options: dict[str, Any], words: str
@@ -224,6 +230,21 @@ def test_mistakes_are_answered_by_one_clear_error(
         flow(bundle, data, **options)
     assert words in str(answer(caught.value))
     assert (bundle / "models/model.pt").read_bytes() == before
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with(bundle: Path, data: Path) -> None:
+    flow(bundle, data, method="all", epochs=1)
+    with pytest.raises(RuntimeError) as caught:
+        flow(bundle, data, method="metalr", depth="I2", resume=True)
+    assert "the run to go on with has method, depth=all, I1, and not metalr, I2" in str(answer(caught.value))
+
+
+def test_inference_writes_into_the_bundle_or_says_so(bundle: Path, data: Path, tmp_path: Path) -> None:
+    images = str(data / TASK / "imagesTr")
+    with pytest.raises(RuntimeError) as caught:
+        flow(bundle, data, config="inference", images=images, output_dir=str(tmp_path / "out"))
+    assert "which leaves the bundle in" in str(answer(caught.value))
+    assert f"--output_dir {bundle}/eval/NAME" in str(answer(caught.value))
 
 
 def test_labels_of_classes_that_the_task_has_not(bundle: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from monai.handlers import MLFlowHandler, StatsHandler, TensorBoardStatsHandler
+from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -15,7 +16,7 @@ from torch.optim import SGD
 
 import layertune.plugin
 import layertune_monai
-from layertune import LastLayer, LayertuneError, MissingPackageError, PolicyError, map_layers
+from layertune import BiDirectional, LastLayer, LayertuneError, MissingPackageError, PolicyError, map_layers
 from layertune.schemes import METHODS, scheme
 from layertune_monai import LayerFreezeHandler, MetaLRHandler, param_groups
 from monai_runs import LAYERS, LEARN, META, SIZE, batches, items, network, sgd, train
@@ -215,3 +216,27 @@ def test_a_loader_of_items_is_what_monai_users_give() -> None:
     train(net, optimizer, handler, loader=DataLoader(items(), batch_size=SIZE))
     assert len(set(handler.lrs.values())) == len(LAYERS)
     assert len(batches()) == 4
+
+
+@pytest.mark.parametrize("by_handler", [False, True])
+def test_the_log_says_which_layers_train(caplog: pytest.LogCaptureFixture, by_handler: bool) -> None:
+    """MONAI's residual U-Net goes down in its first block: depth 2 of 4 by levels, and not frozen for it."""
+    net = UNet(2, 1, 2, (4, 4, 4), (2, 2), num_res_units=2, norm="batch")
+    with caplog.at_level("INFO", logger="layertune_monai"):
+        if by_handler:
+            handler = LayerFreezeHandler(BiDirectional(2, 3), depth="I2")
+            train(net, sgd(net), handler, epochs=1, loss_function=lambda prediction, _: prediction.mean())
+        else:
+            param_groups(net, lr=0.1, input_shape=[2, 1, 8, 8], policy=BiDirectional(2, 3), depth="I2")
+    (line,) = [record.message for record in caplog.records if "Layers with their depths by I2" in record.message]
+    tuned, frozen = line.partition("; tuned: ")[2].split("; frozen: ")
+    assert tuned == "model.2.0.conv (1), model.2.1.conv.unit0.conv (4)"
+    assert frozen.startswith("model.0 (2), model.1.submodule.0 (3), ")
+
+
+def test_the_norms_alone_train_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    net = network()
+    with caplog.at_level("INFO", logger="layertune_monai"):
+        groups = param_groups(net, lr=0.1, input_shape=[2, 1, 8, 8], policy="norm_only", train_head=True)
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for i in (1, 6) for p in net[i].parameters()}
+    assert "18 of 206 parameters train, in 1, 6; the others are frozen" in caplog.text
