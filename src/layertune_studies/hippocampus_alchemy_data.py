@@ -1,15 +1,24 @@
-"""The cases of the hippocampus study of Network Alchemy, and what batches are made of."""
+"""The cases of the hippocampus study of Network Alchemy."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai.transforms import Compose, RandSpatialCropd, Resized, ScaleIntensityRangePercentiles, Transform
+from monai.transforms import (
+    Compose,
+    RandFlipd,
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    Resized,
+    ScaleIntensityRangePercentiles,
+    Transform,
+)
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from layertune_studies.demo_data import MNI, Subject, augmentation, make_cohort
+from layertune_studies.demo_data import MNI, Subject, make_cohort
 
-__all__ = ["Plan", "Sets", "cropped", "make_sets"]
+__all__ = ["Plan", "Sets", "augmentation", "make_sets"]
 
 Shape = tuple[int, int, int]
 FULL = (40, 56, 40)  # voxels of 1 mm, around every case of the task
@@ -21,7 +30,6 @@ class Plan:
 
     Attributes:
         grid: voxels that a case is resampled to, each a multiple of 8; FULL shrinks to it.
-        crop: voxels of a training crop, each a multiple of 8.
         width: of the U-Net, 32 in the published one.
         unlabelled: cases that are pre-trained on, of each kind.
         shots: labelled cases to fine-tune on, others for each seed.
@@ -31,7 +39,7 @@ class Plan:
         supervised_steps: of the supervised pre-training that one of the ranked checkpoints comes from.
         steps: of a fine-tuning, and of a norm-only training.
         rank_steps: of each checkpoint in the ranking.
-        batch: crops in a batch.
+        batch: cases in a batch.
         lrs: of Adam, tried for each initialisation and seed.
         norm_lrs: of Adam, tried in the same way where norms alone train; the first is the ranking's.
         quantile: the share of kernels that starts afresh.
@@ -41,7 +49,6 @@ class Plan:
     """
 
     grid: Shape = (24, 32, 24)
-    crop: Shape = (16, 24, 16)
     width: int = 4
     unlabelled: int = 88
     shots: int = 8
@@ -51,7 +58,7 @@ class Plan:
     supervised_steps: int = 200
     steps: int = 120
     rank_steps: int = 40
-    batch: int = 4
+    batch: int = 2
     lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     norm_lrs: tuple[float, ...] = (1e-2, 3e-2)
     quantile: float = 0.1
@@ -119,9 +126,19 @@ def make_sets(plan: Plan, data: Path, *, task: str = "Task04_Hippocampus") -> Se
     )
 
 
-def cropped(plan: Plan) -> Transform:
-    """What a labelled case goes through in training: a random crop, flips, contrast, brightness, noise."""
-    return Compose([RandSpatialCropd(("image", "label"), plan.crop), augmentation()])
+def augmentation() -> Transform:
+    """What a labelled case goes through: flips from left to right, contrast, brightness, noise.
+
+    Weak noise: kernels that learned to find the pretext's noise have other batch statistics with it than without.
+    """
+    return Compose(
+        [
+            RandFlipd(("image", "label"), prob=0.5, spatial_axis=0),
+            RandScaleIntensityd("image", prob=0.5, factors=0.2),
+            RandShiftIntensityd("image", prob=0.5, offsets=0.1),
+            RandGaussianNoised("image", prob=0.5, std=0.02),
+        ]
+    )
 
 
 def _resampled(case: Subject, grid: Shape) -> Subject:

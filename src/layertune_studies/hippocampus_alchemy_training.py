@@ -19,7 +19,7 @@ from layertune_monai.genesis_unet import GenesisUNet
 from layertune_studies.demo_data import Batch, Subject, batch_of
 from layertune_studies.demo_train import CLASSES, evaluate
 from layertune_studies.genesis_pretraining import deformation, restoration_loss
-from layertune_studies.hippocampus_alchemy_data import Plan, Sets, cropped
+from layertune_studies.hippocampus_alchemy_data import Plan, Sets, augmentation
 
 __all__ = [
     "Phases",
@@ -88,7 +88,7 @@ def start(plan: Plan, weights: Weights | None, *, seed: int) -> nn.Module:
 
 def head_of(network: nn.Module, plan: Plan) -> tuple[str, ...]:
     """The names of the parameters of the head."""
-    return tuple(map_layers(network, torch.empty(2, 1, *plan.crop)).head.parameters)
+    return tuple(map_layers(network, torch.empty(2, 1, *plan.grid)).head.parameters)
 
 
 def fit(
@@ -142,7 +142,7 @@ def pretrain(plan: Plan, cases: Sequence[Subject]) -> dict[str, Any]:
     kept: dict[str, Any] = {"unrestored": []}
 
     def batch(step: int) -> Batch:
-        image, target = batch_of(cases, plan.batch // 2, key=(PRETRAINING, step), augment=augment)
+        image, target = batch_of(cases, plan.batch, key=(PRETRAINING, step), augment=augment)
         kept["unrestored"].append(mse_loss(image, target).item())
         return image, target
 
@@ -205,7 +205,7 @@ def ends(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _batches(plan: Plan, cases: Sequence[Subject], stream: int, seed: int) -> Callable[[int], Batch]:
-    augment = cropped(plan)
+    augment = augmentation()
     return lambda step: batch_of(cases, plan.batch, key=(stream, step, seed), augment=augment)
 
 

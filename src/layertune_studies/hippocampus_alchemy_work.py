@@ -141,7 +141,7 @@ class Workshop:
     def _modify(self, network: nn.Module, seed: int) -> int:
         # Where a layer has four kernels, a quantile may take all of them.
         found = redundant_kernels(
-            network, torch.empty(2, 1, *self.plan.crop), quantile=self.plan.quantile, whole_layers=True
+            network, torch.empty(2, 1, *self.plan.grid), quantile=self.plan.quantile, whole_layers=True
         )
         reinitialize(network, found, seed=seed)
         return found.count

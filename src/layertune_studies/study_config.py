@@ -114,7 +114,7 @@ class Pretraining(Section):
         weights: a file of weights, or the name of known ones; ``None`` with no task: random weights.
         task: what the network is pre-trained on here, once for the study: ``"digits"`` (scikit-learn's handwritten
             digits, brought to the size of the images), ``"inverted"`` (other cases of the data set, their intensities
-            inverted).
+            inverted), ``"genesis"`` (other cases, without their labels: deformed volumes are restored).
         cases: of the task.
         steps: of the task.
         batch: of the task.
@@ -123,7 +123,7 @@ class Pretraining(Section):
     """
 
     weights: str | None = None
-    task: Literal["digits", "inverted"] | None = None
+    task: Literal["digits", "inverted", "genesis"] | None = None
     cases: Count = 100
     steps: Count = 200
     batch: Count = 16

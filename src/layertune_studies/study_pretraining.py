@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 from monai.losses import DiceCELoss
+from monai.transforms import ScaleIntensityRangePercentilesd
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from layertune_studies.demo_data import Batch, Subject
+from layertune_studies.demo_data import Batch, Subject, batch_of
+from layertune_studies.genesis_pretraining import deformation, restoration_loss
 from layertune_studies.study_batches import batches
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_data import Cases, Drawn, LazyCases
@@ -24,7 +26,7 @@ DIGITS = 10
 
 def reserved_cases(study: Study) -> int:
     """How many training cases are pre-trained on, and so are not fine-tuned on."""
-    return study.pretraining.cases if study.pretraining.task == "inverted" else 0
+    return study.pretraining.cases if study.pretraining.task in ("inverted", "genesis") else 0
 
 
 def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int], object]) -> Weights | None:
@@ -49,10 +51,8 @@ def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int]
     if config.task is None:
         return None
     torch.manual_seed(config.seed)
-    if config.task == "digits":
-        network, batch_of_step, loss_of = _digits(study, cases)
-    else:
-        network, batch_of_step, loss_of = _inverted(study, cases)
+    make = {"digits": _digits, "inverted": _inverted, "genesis": _genesis}[config.task]
+    network, batch_of_step, loss_of = make(study, cases)
     optimizer = AdamW(network.parameters(), lr=config.lr)
     schedule = OneCycleLR(optimizer, config.lr, total_steps=config.steps + 1)
     for step in range(config.steps):
@@ -82,26 +82,12 @@ def _digits(study: Study, cases: Cases) -> Made:
         chosen = torch.randint(len(images), (config.batch,), generator=generator)
         return images[chosen], labels[chosen]
 
-    network = make_network(study.network, classes=DIGITS, shape=cases.shape)
-    with torch.no_grad():
-        classes = network.eval()(torch.zeros(1, *cases.shape)).shape[1]
-    if classes != DIGITS:
-        raise StudyError(
-            f"network.name {study.network.name} gives {classes} classes, and digits have {DIGITS}; take a network of "
-            "timm or MONAI, whose number of classes can be set, or weights from a file"
-        )
-    return network.train(), batch, cross_entropy
+    return _network_of(study, cases, DIGITS, "digits have"), batch, cross_entropy
 
 
 def _inverted(study: Study, cases: Cases) -> Made:
     config = study.pretraining
-    if cases.task != "segmentation":
-        raise StudyError("pretraining.task inverted is for volumes with label maps; for images take digits")
-    if config.cases >= len(cases.train):
-        raise StudyError(
-            f"pretraining.cases is {config.cases}, and of {len(cases.train)} training cases some must remain to be "
-            "fine-tuned on"
-        )
+    _require_volumes(study, cases)
 
     def inverted(number: int) -> Subject:
         case = cases.train[number]
@@ -114,3 +100,42 @@ def _inverted(study: Study, cases: Cases) -> Made:
     network = make_network(study.network, classes=cases.classes, shape=cases.shape)
     loss: Callable[..., Tensor] = DiceCELoss(to_onehot_y=True, softmax=True)
     return network, batch, loss
+
+
+def _genesis(study: Study, cases: Cases) -> Made:
+    config, (channels, *size) = study.pretraining, cases.shape
+    _require_volumes(study, cases)
+    if channels != 1:
+        raise StudyError(f"pretraining.task genesis restores images of one channel, and these have {channels}")
+    source = LazyCases(lambda number: cases.train[number], range(config.cases))
+    scale = ScaleIntensityRangePercentilesd("image", 1, 99, 0.0, 1.0, clip=True)
+    augment = deformation(study.data.patch or size, scale)
+
+    def batch(step: int) -> Batch:
+        return batch_of(source, config.batch, key=(config.seed, step), augment=augment)
+
+    return _network_of(study, cases, 1, "a restored volume has"), batch, restoration_loss
+
+
+def _require_volumes(study: Study, cases: Cases) -> None:
+    config = study.pretraining
+    if cases.task != "segmentation":
+        raise StudyError(f"pretraining.task {config.task} is for volumes with label maps; for images take digits")
+    if config.cases >= len(cases.train):
+        raise StudyError(
+            f"pretraining.cases is {config.cases}, and of {len(cases.train)} training cases some must remain to be "
+            "fine-tuned on"
+        )
+
+
+def _network_of(study: Study, cases: Cases, classes: int, whose: str) -> nn.Module:
+    """The study's network with another number of classes."""
+    network = make_network(study.network, classes=classes, shape=cases.shape)
+    with torch.no_grad():
+        found = network.eval()(torch.zeros(1, *cases.shape)).shape[1]
+    if found != classes:
+        raise StudyError(
+            f"network.name {study.network.name} gives {found} classes, and {whose} {classes}; take a network of timm "
+            "or MONAI, whose number of classes can be set, or weights from a file"
+        )
+    return network.train()

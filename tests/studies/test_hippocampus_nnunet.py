@@ -94,7 +94,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def train(training: Any) -> float:
         asked.append(training)
-        if training.seed == 2 and training.trainer.endswith("Streaming") and len(asked) < 8:
+        if training.seed == 2 and training.trainer.endswith("Streaming") and asked.count(training) == 1:
             raise KeyboardInterrupt
         return 1.0
 
@@ -112,7 +112,8 @@ def test_an_interrupted_study_goes_on_where_it_was(trained: list[Any], tmp_path:
         run_study(tmp_path, tmp_path / "out", options)
     done = len(trained)
     partial = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [row["method"] for row in partial["rows"]] == [PRETRAINED, *list(METHODS)[:3]]
+    assert [row["method"] for row in partial["rows"]] == [PRETRAINED, *METHODS][: len(partial["rows"])]
+    assert partial["rows"][-1]["method"] == "MetaLR, streaming"
     results = run_study(tmp_path, tmp_path / "out", options)
     # The interrupted training is begun again, all before it are not.
     assert len(trained) == 1 + len(METHODS) * options.seeds + 1
@@ -123,9 +124,8 @@ def test_an_interrupted_study_goes_on_where_it_was(trained: list[Any], tmp_path:
 
 
 def test_all_but_one_method_start_from_the_pretrained_weights(trained: list[Any], tmp_path: Path) -> None:
-    trained.extend([None] * 8)  # nothing is interrupted
     run_study(tmp_path, tmp_path / "out", Options(seeds=1))
-    first, *others, scratch = trained[8:]
+    first, *others, scratch = trained
     assert (first.dataset, first.pretrained) == (data.SOURCE, None)
     weights = tmp_path / "out" / "results" / data.SOURCE
     assert all(other.pretrained.parents[2] == weights for other in others)

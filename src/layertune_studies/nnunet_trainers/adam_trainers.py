@@ -19,6 +19,7 @@ class nnUNetTrainerAdam3en3(nnUNetTrainerAdam1en3):
     """AdamW at three times the rate."""
 
     def configure_optimizers(self) -> Any:
+        """With the rate that ``__init__``, of a fixed signature, does not take."""
         self.initial_lr = 3e-3
         return super().configure_optimizers()
 
@@ -27,6 +28,7 @@ class nnUNetTrainerAdam1en2(nnUNetTrainerAdam1en3):
     """AdamW at ten times the rate."""
 
     def configure_optimizers(self) -> Any:
+        """With the rate that ``__init__``, of a fixed signature, does not take."""
         self.initial_lr = 1e-2
         return super().configure_optimizers()
 
