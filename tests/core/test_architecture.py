@@ -80,10 +80,8 @@ def imports(path: Path, *, module_level: bool = False) -> set[str]:
 def graph() -> dict[str, set[str]]:
     """Module -> the modules of the core that it imports; `__init__` is left out, since it re-exports."""
     paths = {path.stem: path for path in CORE.glob("*.py") if path.stem != "__init__"}
-    return {
-        name: {other for other in paths if f"layertune.{other}" in imports(path)} - {name}
-        for name, path in paths.items()
-    }
+    imported = {name: imports(path) for name, path in paths.items()}
+    return {name: {other for other in paths if f"layertune.{other}" in imported[name]} - {name} for name in paths}
 
 
 def reachable(graph: dict[str, set[str]], start: str) -> set[str]:

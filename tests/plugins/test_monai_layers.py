@@ -152,7 +152,11 @@ DRAWN: dict[str, tuple[Callable[[], nn.Module], str, list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
+SLOW = {"SwinUNETR", "UNETR", "VNet"}
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in DRAWN]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_u_as_a_person_draws_it(name: str):
     build, drawing, levels_first = DRAWN[name]
     net, image = build(), torch.empty(2, 1, 64, 64, 64)

@@ -223,7 +223,9 @@ def test_feature_extractors_one_channel_stems_and_new_classifiers(name: str) -> 
     }
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)]
+)
 def test_a_feature_extractor_for_images_of_another_size_has_the_same_layers(name: str) -> None:
     with torch.device("meta"):
         usual, small = (timm.create_model(name, features_only=True, img_size=size) for size in (224, 112))
