@@ -5,6 +5,8 @@ import shutil
 import signal
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -32,7 +34,16 @@ def train(place: Workplace, trainer: str, configuration: str, fold: int | str, *
     return place.succeed("nnUNetv2_train", 4, configuration, fold, "-tr", trainer, "-device", "cpu", *more)
 
 
-def predict_without_layertune(place: Workplace, trainer: str, configuration: str, fold: Path, cases: list[str]) -> Path:
+@pytest.fixture(scope="module")
+def stock(place: Workplace) -> Path:
+    """A fold that nnU-Net's own trainer has trained for an epoch."""
+    train(place, "Tiny_nnUNetTrainer", "3d_fullres", 0)
+    return place.fold("Tiny_nnUNetTrainer", "3d_fullres", 0)
+
+
+def predict_without_layertune(
+    place: Workplace, trainer: str, configuration: str, fold: Path, cases: list[str], *more: str
+) -> Path:
     """Predictions from raw images."""
     images, predicted = fold / "images", fold / "predicted"
     images.mkdir()
@@ -42,7 +53,7 @@ def predict_without_layertune(place: Workplace, trainer: str, configuration: str
     assert "blocked: layertune" in place.run("python", "-c", "import layertune", **without).stderr
     model = ("-d", 4, "-c", configuration, "-tr", trainer, "-f", fold.name.removeprefix("fold_"))
     files = ("-i", images, "-o", predicted)
-    place.succeed("nnUNetv2_predict", *files, *model, "-device", "cpu", "-npp", 0, "-nps", 0, **without)
+    place.succeed("nnUNetv2_predict", *files, *model, "-device", "cpu", "-npp", 0, "-nps", 0, *more, **without)
     return predicted
 
 
@@ -60,9 +71,8 @@ def assert_validation_is_predicted(
             assert found == pytest.approx(row["metrics"][str(label)]["Dice"], nan_ok=True)
 
 
-def test_pretrain_then_learn_rates_killed_and_continued_then_predict(place: Workplace) -> None:
-    train(place, "Tiny_nnUNetTrainer", "3d_fullres", 0)
-    pretrained = place.fold("Tiny_nnUNetTrainer", "3d_fullres", 0) / "checkpoint_final.pth"
+def test_pretrain_then_learn_rates_killed_and_continued_then_predict(place: Workplace, stock: Path) -> None:
+    pretrained = stock / "checkpoint_final.pth"
     trainer = "Tiny_nnUNetTrainerMetaLR_hlr0p05_holdout25_3epochs"
     fold = place.fold(trainer, "3d_fullres", 0)
 
@@ -96,3 +106,24 @@ def test_streaming_in_2d_on_all_folds(place: Workplace) -> None:
     fold = place.fold(trainer, "2d", "all")
     assert len(LRProfile.load(fold / PROFILE).steps) == 3
     assert_validation_is_predicted(place, trainer, "2d", fold, CASES)
+
+
+def test_an_ensemble_with_nnunets_own_trainer(place: Workplace, stock: Path) -> None:
+    trainer = "Tiny_nnUNetTrainerMetaLR_1epoch"
+    train(place, trainer, "3d_fullres", 0)
+    folds = {"Tiny_nnUNetTrainer": stock, trainer: place.fold(trainer, "3d_fullres", 0)}
+    # A trainer of the tests' own, as a colleague's may be, of which stock nnU-Net knows nothing.
+    place.succeed("layertune", "nnunet", "portable", stock.parent)
+    case = CASES[-1]
+    members = [
+        predict_without_layertune(place, name, "3d_fullres", fold, [case], "--save_probabilities")
+        for name, fold in folds.items()
+    ]
+    place.succeed("nnUNetv2_ensemble", "-i", *members, "-o", place.folder / "ensemble", "-np", 1)
+    both = [np.load(member / f"{case}.npz")["probabilities"] for member in members]
+    assert not np.array_equal(*both)
+    # The file's axes are x, y, z; those of nnU-Net's arrays z, y, x.
+    expected = sum(both).argmax(0).T
+    found = np.asanyarray(nibabel.load(place.folder / "ensemble" / f"{case}.nii.gz").dataobj)
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found)) > 1
