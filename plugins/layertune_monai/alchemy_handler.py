@@ -1,6 +1,5 @@
 """AlchemyHandler: the three phases of Network Alchemy in MONAI's engines."""
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -14,10 +13,9 @@ from layertune.alchemy import USUAL
 from layertune_monai.layer_freeze_handler import check_not_wrapped
 from layertune_monai.meta_loss import example_inputs
 from layertune_monai.metalr_handler import check_not_begun, network_of
+from layertune_monai.report import log_once
 
 __all__ = ["AlchemyHandler"]
-
-logger = logging.getLogger("layertune_monai")
 
 
 class AlchemyHandler:
@@ -178,7 +176,7 @@ class AlchemyHandler:
             return
         redundant = self.alchemy.redundant
         afresh = f"; {redundant.count} of {redundant.total} kernels started afresh" if redundant else ""
-        logger.info("Network Alchemy: %s%s", self.alchemy.phase, afresh)
+        log_once(f"Network Alchemy: {self.alchemy.phase}{afresh}")
         if self.alchemy.phase == "finished":
             engine.terminate()
 

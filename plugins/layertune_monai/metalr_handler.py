@@ -1,5 +1,6 @@
 """MetaLRHandler: learned rates in MONAI's engines."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -109,6 +110,8 @@ class MetaLRHandler:
         check_settings(**self.settings)
         self.optimizer = optimizer
         self.meta_loader = meta_loader
+        if streaming and meta_loader is not None:
+            warnings.warn("meta_loader has no effect with streaming=True: the next batch is used", stacklevel=2)
         self.layers = layers
         self.network = network
         self.meta_loss = meta_loss

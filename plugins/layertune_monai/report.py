@@ -12,7 +12,7 @@ from torch import nn
 from layertune import LayerMap, LRProfile, ProfileError
 from layertune.plots import plot_profile
 
-__all__ = ["log_layers", "log_trained", "publish_lrs", "write_profile"]
+__all__ = ["log_layers", "log_once", "log_trained", "publish_lrs", "write_profile"]
 
 logger = logging.getLogger("layertune_monai")
 
@@ -31,7 +31,7 @@ def log_layers(layers: LayerMap, scales: Sequence[float]) -> None:
             ("frozen", [layer for layer, scale in zip(layers, scales, strict=True) if not scale]),
         )
     ]
-    _log(f"Layers with their depths by {layers.interpretation}; {'; '.join(parts)}")
+    log_once(f"Layers with their depths by {layers.interpretation}; {'; '.join(parts)}")
 
 
 def log_trained(network: nn.Module) -> None:
@@ -39,11 +39,11 @@ def log_trained(network: nn.Module) -> None:
     trained = {name.rpartition(".")[0] for name, part in network.named_parameters() if part.requires_grad}
     number = sum(part.numel() for part in network.parameters() if part.requires_grad)
     total = sum(part.numel() for part in network.parameters())
-    _log(f"{number} of {total} parameters train, in {', '.join(sorted(trained))}; the others are frozen")
+    log_once(f"{number} of {total} parameters train, in {', '.join(sorted(trained))}; the others are frozen")
 
 
-def _log(line: str) -> None:
-    """Once for all processes."""
+def log_once(line: str) -> None:
+    """Say something once for all processes."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
         logger.info(line)
 

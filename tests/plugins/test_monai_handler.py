@@ -49,7 +49,7 @@ def test_equals_the_loop_written_by_hand(of_engine, of_loop, settings, streaming
     settings = LEARN | settings | {"streaming": streaming}
     ours, theirs = network(), network()
     mine = sgd(ours)
-    handler = MetaLRHandler(mine, META, **settings)
+    handler = MetaLRHandler(mine, None if streaming else META, **settings)
     train(ours, mine, handler, **of_engine)
     lrs = by_hand(theirs, sgd(theirs), **of_loop, **settings)
     assert list(lrs) == ["0", "4", "6"]
@@ -214,7 +214,7 @@ def test_a_gradient_scaler_scales_the_meta_loss_and_is_left_alone(streaming: boo
     for learns in (True, False):
         net = network()
         optimizer = sgd(net)
-        handlers = [MetaLRHandler(optimizer, META, **settings)] if learns else []
+        handlers = [MetaLRHandler(optimizer, None if streaming else META, **settings)] if learns else []
         engine = train(net, optimizer, *handlers, amp=True)
         scales.append(engine.scaler.state_dict())
         if learns:

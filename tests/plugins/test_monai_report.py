@@ -240,3 +240,8 @@ def test_the_norms_alone_train_and_the_log_says_so(caplog: pytest.LogCaptureFixt
         groups = param_groups(net, lr=0.1, input_shape=[2, 1, 8, 8], policy="norm_only", train_head=True)
     assert {id(p) for group in groups for p in group["params"]} == {id(p) for i in (1, 6) for p in net[i].parameters()}
     assert "18 of 206 parameters train, in 1, 6; the others are frozen" in caplog.text
+
+
+def test_a_meta_loader_that_nobody_draws_from_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="meta_loader has no effect with streaming=True"):
+        MetaLRHandler(sgd(network()), META, streaming=True)
