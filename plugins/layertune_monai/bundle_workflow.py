@@ -30,7 +30,10 @@ class BundleWorkflow(PythonicWorkflow):
     Example:
         >>> import tempfile
         >>> from layertune_monai.bundle import write_bundle
-        >>> BundleWorkflow(str(write_bundle(tempfile.mkdtemp())), lr=0.1, logging_file=False).value("lr")
+        >>> class Telling(BundleWorkflow):
+        ...     def run(self):
+        ...         print(self.value("lr"))
+        >>> Telling(str(write_bundle(tempfile.mkdtemp())), lr=0.1, logging_file=False).run()
         0.1
     """
 
