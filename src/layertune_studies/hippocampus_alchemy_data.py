@@ -21,7 +21,7 @@ from layertune_studies.demo_data import MNI, Subject, make_cohort
 __all__ = ["Plan", "Sets", "augmentation", "make_sets"]
 
 Shape = tuple[int, int, int]
-FULL = (40, 56, 40)  # voxels of 1 mm, around every case of the task
+FULL = (32, 48, 32)  # voxels of 1 mm, the middle of a case of the task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class Plan:
     steps: int = 120
     rank_steps: int = 40
     batch: int = 2
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    norm_lrs: tuple[float, ...] = (1e-2, 3e-2)
+    lrs: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    norm_lrs: tuple[float, ...] = (1e-1, 3e-2)
     quantile: float = 0.1
     weights: tuple[float, float] = (1e-4, 1.0)
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)

@@ -15,12 +15,11 @@ from layertune import GammaPenalty, norm_only
 from layertune_studies.demo_data import Subject, batch_of
 from layertune_studies.genesis_pretraining import deformation
 from layertune_studies.hippocampus_alchemy import CHECKPOINTS, STARTS, run_study
-from layertune_studies.hippocampus_alchemy_data import Plan, cropped, make_sets
+from layertune_studies.hippocampus_alchemy_data import Plan, make_sets
 from layertune_studies.hippocampus_alchemy_training import Phases, ends, fit, head_of, phase_grid, pretrain, start
 
 TINY = Plan(
     grid=(16, 16, 16),
-    crop=(8, 16, 16),
     width=1,
     unlabelled=2,
     shots=1,
@@ -50,9 +49,7 @@ def test_the_grid_holds_each_phase_on_and_off_once() -> None:
     assert len({way.name for way in grid}) == len(grid) == 8
 
 
-def test_a_training_batch_is_cropped_and_a_pretext_batch_deformed() -> None:
-    image, label = batch_of(cases(3), 2, key=(0,), augment=cropped(TINY))
-    assert image.shape == label.shape == (2, 1, *TINY.crop)
+def test_a_pretext_batch_is_deformed_and_a_function_of_its_key() -> None:
     image, target = batch_of(cases(3), 2, key=(0,), augment=deformation(TINY.grid))
     assert image.shape == target.shape == (2, 1, *TINY.grid)
     assert not image.equal(target)
