@@ -177,7 +177,8 @@ def _scored(method: str, out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_volumes_are_segmented_in_patches_after_pretraining_on_other_cases(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["inverted", "genesis"])
+def test_volumes_are_segmented_in_patches_after_pretraining_on_other_cases(tmp_path: Path, task: str) -> None:
     config = study(
         data={
             "set": "volumes",
@@ -188,7 +189,7 @@ def test_volumes_are_segmented_in_patches_after_pretraining_on_other_cases(tmp_p
             "split": {"folds": 4},
         },
         network={"name": "UNet", "arguments": {"channels": [2, 4, 8], "strides": [2, 2], "norm": "batch"}},
-        pretraining={"task": "inverted", "cases": 2, "steps": 2, "batch": 2},
+        pretraining={"task": task, "cases": 2, "steps": 2, "batch": 2},
         budget={"unit": "passes", "amount": 4, "batch": 2},
         lrs=[0.1],
         methods=[
@@ -317,6 +318,7 @@ def test_a_damaged_result_is_named(root: Path, tmp_path: Path) -> None:
         ({"pretraining": {"weights": "no.pt"}}, DataError, "pretraining.weights no.pt: there is no .*no.pt"),
         ({"pretraining": {"weights": "genesis-chest-ct"}}, DataError, "there is no .* Models Genesis.*https://"),
         ({"pretraining": {"task": "inverted"}}, StudyError, "for images take digits"),
+        ({"pretraining": {"task": "genesis"}}, StudyError, "task genesis is for volumes"),
         ({"pretraining": {"task": "digits"}}, StudyError, "gives 3 classes, and digits have 10"),
         (
             {"methods": [{"kind": "bi-directional", "search": "asha", "lr": [0.1]}]},
