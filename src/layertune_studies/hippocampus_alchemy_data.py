@@ -142,7 +142,7 @@ def augmentation() -> Transform:
 
 
 def _resampled(case: Subject, grid: Shape) -> Subject:
-    resize = Resized(("image", "label"), grid, mode=("area", "nearest-exact"))
+    resize: Transform = Resized(("image", "label"), grid, mode=("area", "nearest-exact"))
     smaller = resize(vars(case))
     return Subject(_scaled(_plain(smaller["image"])), _plain(smaller["label"]))
 

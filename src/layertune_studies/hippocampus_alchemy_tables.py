@@ -1,6 +1,6 @@
 """The tables of the hippocampus study of Network Alchemy, as Markdown."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -43,10 +43,6 @@ def _told(values: Sequence[float]) -> str:
     return middle if len(values) == 1 else f"{middle} ({', '.join(f'{value:.3f}' for value in values)})"
 
 
-def _each(seeds: Seeds, value: Callable[[dict[str, Any]], float]) -> str:
-    return _told([value(seed) for seed in seeds])
-
-
 def _rates(found: Iterable[dict[str, Any]]) -> str:
     return ", ".join(f"{one['lr']:g}" for one in found)
 
@@ -80,7 +76,7 @@ def _penalty(seeds: Seeds) -> str:
     rows = [
         [
             f"lambda {weight}",
-            *(_each(seeds, lambda seed, n=name, w=weight: seed["penalty"][n][w]["dice"]) for name in starts),
+            *(_told([seed["penalty"][name][weight]["dice"] for seed in seeds]) for name in starts),
         ]
         for weight in seeds[0]["penalty"][starts[0]]
     ]
@@ -92,7 +88,7 @@ def _norms_and_full(seeds: Seeds) -> str:
     rows = [
         [
             name,
-            *(_each(seeds, lambda seed, k=kind, n=name: seed[k][n]["dice"]) for kind in ("norms", "full")),
+            *(_told([seed[kind][name]["dice"] for seed in seeds]) for kind in ("norms", "full")),
             _rates(seed["norms"][name] for seed in seeds),
             _rates(seed["full"][name] for seed in seeds),
         ]
@@ -112,7 +108,7 @@ def _norms_and_full(seeds: Seeds) -> str:
 def _gammas(seeds: Seeds) -> str:
     limits = list(seeds[0]["norms"]["scratch"]["small"])
     rows = [
-        [name, *(_each(seeds, lambda seed, n=name, key=key: seed["norms"][n]["small"][key]) for key in limits)]
+        [name, *(_told([seed["norms"][name]["small"][key] for seed in seeds]) for key in limits)]
         for name in seeds[0]["norms"]
     ]
     return _table(["checkpoint", *(f"share of \\|γ\\| < {limit}" for limit in limits)], rows)

@@ -76,7 +76,7 @@ def make_network(plan: Plan, *, classes: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network = GenesisUNet(1, classes, width=plan.width)
     # Channels beside each other, which oneDNN's convolutions of few channels read faster; the numbers are the same.
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last_3d)
 
 
 def start(plan: Plan, weights: Weights | None, *, seed: int) -> nn.Module:
