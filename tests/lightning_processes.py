@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from layertune_lightning import MetaLRCallback
+from layertune import Convergence
+from layertune_lightning import AlchemyCallback, MetaLRCallback
 from lightning_runs import SIZE, Batch, Module, samples, trainer
 
-KINDS = ("exact", "views", "manual", "streaming")
+KINDS = ("exact", "views", "manual", "streaming", "alchemy")
+PHASES: dict[str, Any] = {"quantile": 0.3, "identification": Convergence(limit=1), "weight": 0.5}
 
 
 class Numbered(Module):
@@ -62,17 +64,22 @@ def run(kind: str, size: int = SIZE, **options: Any) -> dict[str, Any]:
     torch.manual_seed(3)
     module = ByHand() if kind == "manual" else Numbered()
     learner = MetaLRCallback(hyper_lr=0.3, streaming=kind == "streaming")
+    callbacks: list[Any] = [learner]
+    if kind == "alchemy":
+        module.net[1] = nn.GroupNorm(3, 6)  # gammas, and no batch statistics
+        callbacks.insert(0, AlchemyCallback(**PHASES))
     data = TensorDataset(*samples().tensors, torch.arange(len(samples())))
     # In order; Lightning's own sampler would shuffle.
     world = options.get("devices", 1)
     sampler = DistributedSampler(data, world, int(os.environ["RANK"]), shuffle=False) if world > 1 else None
     loader = DataLoader(data, batch_size=size, sampler=sampler, drop_last=True)
-    trainer(learner, **options, use_distributed_sampler=False).fit(module, loader)
+    trainer(*callbacks, **options, use_distributed_sampler=False).fit(module, loader)
     return {"lrs": learner.lrs, "weights": [p.detach() for p in module.parameters()], "seen": list(seen)}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for kind in KINDS:
-        strategy = DDPStrategy(process_group_backend="gloo", gradient_as_bucket_view=kind == "views")
+        of_kind = {"gradient_as_bucket_view": kind == "views", "find_unused_parameters": kind == "alchemy"}
+        strategy = DDPStrategy(process_group_backend="gloo", **of_kind)
         torch.save(run(kind, devices=2, strategy=strategy), Path(sys.argv[1]) / f"{kind} {os.environ['RANK']}.pt")
