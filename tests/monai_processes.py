@@ -14,7 +14,8 @@ from monai.data import DataLoader, DistributedSampler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from layertune_monai import MetaLRHandler
+from layertune import Convergence
+from layertune_monai import AlchemyHandler, MetaLRHandler
 from monai_runs import SIZE, items, network, sgd, train
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -22,7 +23,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "meta": {"meta": True},
     "views": {"views": True, "meta": True},
     "streaming": {"streaming": True},
+    "alchemy": {"meta": True, "alchemy": True},
 }
+PHASES: dict[str, Any] = {"quantile": 0.3, "identification": Convergence(limit=1), "weight": 0.5}
 
 
 def plain_network() -> nn.Sequential:
@@ -40,10 +43,13 @@ def run(kind: str, *, world: int = 1) -> dict[str, Any]:
     """
     settings = KINDS[kind]
     net: Any = plain_network()
+    if settings.get("alchemy"):
+        net[1] = nn.GroupNorm(2, 4)  # gammas, and no batch statistics
     optimizer = sgd(net)
     # Processes begin from random states of their own.
     seed = 3 + int(os.environ.get("RANK", "0"))
-    wrapped = DistributedDataParallel(net, gradient_as_bucket_view=settings.get("views", False)) if world > 1 else net
+    of_ddp = {"gradient_as_bucket_view": "views" in settings, "find_unused_parameters": "alchemy" in settings}
+    wrapped = DistributedDataParallel(net, **of_ddp) if world > 1 else net
     data = items()
     sampler = DistributedSampler(data, shuffle=False) if world > 1 else None
     loader = DataLoader(data, batch_size=SIZE if world > 1 else SIZE * 2, sampler=sampler)
@@ -52,7 +58,8 @@ def run(kind: str, *, world: int = 1) -> dict[str, Any]:
         of_meta = DistributedSampler(items(1), shuffle=False) if world > 1 else None
         meta = DataLoader(items(1), batch_size=SIZE if world > 1 else SIZE * 2, sampler=of_meta)
     handler = MetaLRHandler(optimizer, meta, hyper_lr=0.3, streaming=settings.get("streaming", False))
-    train(wrapped, optimizer, handler, loader=loader, seed=seed)
+    phases = [AlchemyHandler(optimizer, **PHASES)] if settings.get("alchemy") else []
+    train(wrapped, optimizer, *phases, handler, loader=loader, seed=seed)
     return {"lrs": handler.lrs, "weights": [p.detach() for p in net.parameters()]}
 
 

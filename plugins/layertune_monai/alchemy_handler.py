@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, gammas
 from layertune.alchemy import USUAL
+from layertune.convergence import check_rules
 from layertune_monai.layer_freeze_handler import check_not_wrapped
 from layertune_monai.meta_loss import example_inputs
 from layertune_monai.metalr_handler import check_not_begun, network_of
@@ -88,6 +89,7 @@ class AlchemyHandler:
         seed: int = 0,
         network: nn.Module | None = None,
     ) -> None:
+        check_rules(identification=identification, maximisation=maximisation)
         if evaluator is None and any(rule and rule.patience for rule in (identification, maximisation)):
             raise AlchemyError(
                 "a phase with a patience ends on a plateau of a metric: give AlchemyHandler(evaluator=...), or the "

@@ -33,7 +33,7 @@ def test_two_processes_learn_the_same_rates(kind: str, two_processes: dict[str, 
     assert len(set(one["lrs"].values())) == 3
 
 
-@pytest.mark.parametrize("kind", ["meta", "views", "streaming"])
+@pytest.mark.parametrize("kind", ["meta", "views", "streaming", "alchemy"])
 def test_two_processes_learn_the_rates_that_one_learns(kind: str, two_processes: dict[str, Any]) -> None:
     """The mean of both processes' gradients is the gradient of a batch twice as large."""
     one, _ = two_processes[kind]
