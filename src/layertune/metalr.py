@@ -234,6 +234,7 @@ class MetaLR:
         self._history.write(self.optimizer, self._current_layout().names)
 
     def _reload(self, _: Optimizer) -> None:
+        self._multiplied = None  # of a step that raised: the rates that were loaded hold
         self._layout = Layout.of(self.optimizer, self._layers)
         self._history = History.of(self.optimizer)
         self._displacement.adopt(self.optimizer.param_groups)
@@ -249,14 +250,14 @@ class MetaLR:
     @torch.no_grad()
     def _prepare(self) -> None:
         self._restore_lrs()  # a step that raised has left them multiplied
-        groups = self.optimizer.param_groups
+        groups, layout = self.optimizer.param_groups, self._current_layout()
         if self.streaming and self.due:
             # A GradScaler leaves these two on an optimizer whose fused step unscales by itself.
             scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
             self._learn(1.0 if scale is None else scale, found_inf)
         self._displacement.forget(groups)
         if self._scales_lr:
-            self._multiplied = multiply_lrs(groups, self._current_layout().group_scales(groups))
+            self._multiplied = multiply_lrs(groups, layout.group_scales(groups))
         if not self._scales_lr or (self.steps + 1) % self.every == 0:
             self._displacement.start(groups)
         self._stepping = True
@@ -267,8 +268,7 @@ class MetaLR:
             return
         self._stepping = False
         self._restore_lrs()
-        groups = self.optimizer.param_groups
-        layout = self._current_layout()
+        groups, layout = self.optimizer.param_groups, self._current_layout()
         factors = None if self._scales_lr else layout.spread(layout.read_scales(groups))
         self._displacement.finish(groups, layout.sections, factors)
         steps = self.steps + 1

@@ -41,6 +41,10 @@ def fresh(make=SGD):
     return net, make(layer_groups(net), lr=0.05, **({"momentum": 0.9} if make is SGD else {}))
 
 
+def out_of_memory(*_, **__):
+    raise RuntimeError("out of memory")
+
+
 def attach(optimizer, mode):
     return MetaLR(optimizer, hyper_lr=0.02, **mode)
 
@@ -88,6 +92,23 @@ def test_a_checkpoint_between_step_and_adapt_resumes_with_the_meta_pass(tmp_path
     Plain().backward(net, batch(504))
     metalr.adapt()
     assert_same(train(net, optimizer, metalr, data(range(5, STEPS))), whole)
+
+
+def test_after_a_step_that_raised_the_loaded_rates_hold():
+    net, optimizer = fresh()
+    metalr = attach(optimizer, {})
+    train(net, optimizer, metalr, data(range(3)))
+    state = copy.deepcopy(optimizer.state_dict())
+    for group in state["param_groups"]:
+        group["lr"] = 0.01
+    later = optimizer.register_step_pre_hook(out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Plain().step(net, optimizer, batch(3))
+    later.remove()
+    optimizer.load_state_dict(state)
+    assert metalr.lrs == {group["layer"]: 0.01 * group["meta_scale"].item() for group in optimizer.param_groups}
+    Plain().step(net, optimizer, batch(3))
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
 
 
 @pytest.mark.parametrize("mode", MODES)
