@@ -85,7 +85,7 @@ def rank_checkpoints(
     """Rank checkpoints by the metric of a norm-only training of each (Network Alchemy, sec. 4.4).
 
     Every checkpoint starts from the same network, with the same weights where the checkpoint has none (a new head),
-    and from the same random numbers. At the end the network is as it was.
+    and from the same random numbers. At the end the network is as it was, without gradients.
 
     With ``halving=2`` only the better half of the checkpoints trains on, twice as long, until ``keep`` are left; those
     that went further rank higher. Learned gammas are kept from round to round, an optimizer that ``train`` makes is
@@ -128,7 +128,7 @@ def rank_checkpoints(
         ['good', 'bad']
     """
     named = _named(checkpoints)
-    _check(budget=budget, halving=2 if halving is None else halving, keep=keep, full_budget=full_budget or 1)
+    _check(budget=budget, halving=halving, keep=keep, full_budget=full_budget)
     runner = _Runner(model, named, train, evaluate, {"biases": biases, "head": head}, seed)
     sign = 1 if higher_is_better else -1
     alive, started = list(named), time.perf_counter()
@@ -192,7 +192,7 @@ class _Runner:
         self._model, self._named, self._also, self._seed = model, named, also, seed
         self._train, self._evaluate = train, evaluate
         self._initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        self._training = model.training
+        self._training = [(module, module.training) for module in model.modules()]
         self._devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 
     def run(self, name: str, budget: int) -> None:
@@ -218,7 +218,9 @@ class _Runner:
 
     def restore(self) -> None:
         self._model.load_state_dict(self._initial)
-        self._model.train(self._training)
+        for module, training in self._training:
+            module.training = training
+        self._model.zero_grad()
 
     def candidate(self, name: str) -> Candidate:
         return Candidate(name, self.metrics[name], self._spent[name], self.rounds[name], self._loaded[name])
@@ -256,10 +258,10 @@ def _named(checkpoints: Checkpoints) -> dict[str, Any]:
     return named
 
 
-def _check(**numbers: int) -> None:
+def _check(**numbers: int | None) -> None:
     for name, value in numbers.items():
         lowest = 2 if name == "halving" else 1
-        if value != int(value) or value < lowest:
+        if value is not None and (value % 1 != 0 or value < lowest):
             raise AlchemyError(f"{name} is a whole number from {lowest}, not {value}")
 
 

@@ -149,6 +149,19 @@ def test_time_is_held_against_full_training() -> None:
     assert len(task.trained) == 2, "the timed unit trains all parameters"
 
 
+def test_modules_keep_their_modes_and_no_gradient_is_left() -> None:
+    net = network()
+    net[1].eval()
+
+    def train(net: nn.Module, _: int) -> None:
+        net.train()
+        net(torch.randn(2, 1, 8, 8)).sum().backward()
+
+    rank_checkpoints(states(SIX), net, train, Bias().metric, budget=1, full_budget=1)
+    assert [module.training for module in net] == [True, False, True, True, True]
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
 def test_checkpoints_of_another_network() -> None:
     task, net = Bias(), network()
     other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(7), nn.Linear(3, 3)).state_dict()
@@ -160,7 +173,8 @@ def test_checkpoints_of_another_network() -> None:
 
 def test_what_cannot_be_ranked() -> None:
     task = Bias()
-    for settings in ({"budget": 0}, {"budget": 1.5}, {"budget": 1, "halving": 1}, {"budget": 1, "keep": 0}):
+    wrong = ({"halving": 1}, {"keep": 0}, {"full_budget": 0}, {"budget": 0}, {"budget": 1.5}, {"budget": math.inf})
+    for settings in ({"budget": 1, **one} for one in wrong):
         with pytest.raises(AlchemyError, match="whole number"):
             rank_checkpoints(states(SIX), network(), task.train, task.metric, **settings)
     with pytest.raises(AlchemyError, match="no checkpoint"):
