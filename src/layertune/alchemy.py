@@ -142,7 +142,7 @@ class Alchemy:
             self.progress = Progress(self.progress.epochs + 1)
         else:
             self.progress = rule.after(self.progress, metric)
-        self.history.append((self.phase, metric))
+        self.history.append((self.phase, None if metric is None else float(metric)))
         if rule is None or not rule.reached(self.progress):
             return False
         if self.phase == "maximisation":

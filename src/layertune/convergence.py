@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 from layertune.errors import AlchemyError
@@ -55,8 +56,9 @@ class Convergence:
             raise AlchemyError("a phase needs a patience, a limit of epochs, or both, or it never ends")
         for name in ("patience", "limit"):
             value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
-                raise AlchemyError(f"{name} is a whole number of epochs from 1, not {value}")
+            # An infinite or a missing number has a remainder that is no number, and so is refused too.
+            if value is not None and (not isinstance(value, Real) or value % 1 != 0 or value < 1):
+                raise AlchemyError(f"{name} is a whole number of epochs from 1, not {value!r}")
         if self.mode not in ("min", "max") or not 0 <= self.min_delta < math.inf:
             raise AlchemyError(f"mode is min or max and min_delta >= 0, not {self.mode!r} and {self.min_delta}")
 

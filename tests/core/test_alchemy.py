@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -199,6 +200,14 @@ def test_an_interrupted_run_goes_on_exactly(epochs: int) -> None:
     assert resumed.identified is not None
     assert alchemy.identified is not None
     torch.testing.assert_close(resumed.identified, alchemy.identified, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [np.float64, torch.tensor])
+def test_metrics_of_other_libraries_are_saved_as_plain_numbers(tmp_path: Path, kind: Any) -> None:
+    _, alchemy = start()
+    alchemy.update(kind(0.5))
+    torch.save(alchemy.state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["history"] == [["identification", 0.5]]
 
 
 def test_a_state_frees_or_freezes_as_its_phase_asks() -> None:
