@@ -8,8 +8,8 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from layertune.errors import AlchemyError, ModelError
-from layertune.norms import affine_norms, gamma_of, gammas, why_no_gammas
+from layertune.errors import AlchemyError
+from layertune.norms import affine_norms, gamma_of, gammas
 from layertune.redundancy import require_finite
 
 __all__ = ["ClipPoint", "ClipTest", "clip_test"]
@@ -142,8 +142,6 @@ def _measure(model: nn.Module, evaluate: Callable[[nn.Module], float], clipped: 
 def _clipped(model: nn.Module, mask: Tensor) -> Iterator[None]:
     """Zeros where the mask, over all gammas in a row, is true."""
     parameters: list[Tensor] = [gamma_of(norm) for norm in affine_norms(model).values()]
-    if not parameters:
-        raise ModelError(why_no_gammas(model))
     before = [parameter.detach().clone() for parameter in parameters]
     parts = mask.split([parameter.numel() for parameter in parameters])
     try:
