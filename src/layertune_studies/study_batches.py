@@ -1,7 +1,6 @@
 """Batches of a trial: each a function of the seed and the step alone, so that all methods see the same ones."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from layertune_studies.study_data import Drawn
 __all__ = ["batches"]
 
 TRAINING, META = 0, 1
-HELD = 256  # batches that stay in memory for the next trial on the same cases
 
 
 def batches(
@@ -42,7 +40,6 @@ def batches(
     change: list[Any] = _changes(keys) if data.augment else []
 
     def make(stream: int, cases: Any, transforms: list[Any]) -> Callable[[int], Batch]:
-        @lru_cache(maxsize=HELD)
         def one(step: int) -> Batch:
             augment = Compose(transforms) if transforms else None
             image, label = batch_of(cases, batch, key=(seed, stream, step), augment=augment)

@@ -220,10 +220,13 @@ class Study(Section):
         unknown = sorted(set(self.compare or ()) - set(names))
         if unknown:
             raise ValueError(f"compare names no method: {', '.join(unknown)}; the methods are {', '.join(names)}")
-        rate_of = {method.name for method in self.methods if method.kind == "flat"}
+        tunes = any(method.kind == "flat" and method.lr != "tuned" for method in self.methods)
         needs = [method.name for method in self.methods if method.lr == "tuned"]
-        if needs and not rate_of:
+        if needs and not tunes:
             raise ValueError(f"{needs[0]} takes the tuned rate, which a method of kind flat finds; add one")
+        searched = [method.name for method in self.methods if getattr(method, "search", "grid") == "asha"]
+        if searched and self.keep_networks:
+            raise ValueError(f"keep_networks keeps none of a search with asha, as of {searched[0]}; take search: grid")
         return self
 
 

@@ -94,9 +94,9 @@ def _inverted(study: Study, cases: Cases) -> Made:
         return Subject(-case.image, case.label)
 
     source = LazyCases(inverted, range(config.cases))
-    batch, _ = batches(
-        Drawn(source, source), study.data, task=cases.task, batch=config.batch, seed=0, device=torch.device("cpu")
-    )
+    cpu = torch.device("cpu")
+    drawn = Drawn(source, source)
+    batch, _ = batches(drawn, study.data, task=cases.task, batch=config.batch, seed=config.seed, device=cpu)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape)
     loss: Callable[..., Tensor] = DiceCELoss(to_onehot_y=True, softmax=True)
     return network, batch, loss

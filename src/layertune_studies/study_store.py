@@ -88,10 +88,10 @@ class StudyStore:
         Raises:
             DiskError: the disk is full; nothing of the result is left behind.
         """
-        network = result.pop("network", None)
-        if network is not None:
-            self.save_tensors(name, network)
-        self._write(self.results / f"{name}.json", (json.dumps(result) + "\n").encode())
+        if "network" in result:
+            self.save_tensors(name, result["network"])
+        plain = {key: value for key, value in result.items() if key != "network"}
+        self._write(self.results / f"{name}.json", (json.dumps(plain) + "\n").encode())
 
     def load_tensors(self, name: str) -> Any:
         """Tensors by name, or ``None`` where there are none yet."""

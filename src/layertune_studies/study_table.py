@@ -1,7 +1,7 @@
 """`layertune study table`: medians over seeds with intervals, and tests against the best baseline."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,9 +40,11 @@ class Row:
         method: its name.
         labelled: cases.
         values: of each metric, one a seed.
+        seeds: that are finished, which the values are of.
         settings: what was chosen, one a seed.
         passes: of one seed with its search, the mean.
-        p: of the first metric against the best baseline; ``None`` for that baseline, or with fewer than two seeds.
+        p: of the first metric against the best baseline; ``None`` for that baseline, with fewer than two seeds, or with
+            others than that baseline's.
     """
 
     method: str
@@ -51,6 +53,7 @@ class Row:
     settings: tuple[str, ...] = ()
     passes: float = 0.0
     p: float | None = None
+    seeds: tuple[int, ...] = ()
 
 
 def chosen_trials(workshop: Workshop) -> dict[tuple[str, int | str], list[Chosen]]:
@@ -98,7 +101,8 @@ def make_rows(study: Study, chosen: Mapping[tuple[str, int | str], Sequence[Chos
     for (method, labelled), ones in chosen.items():
         values = {name: [float(one.result[study.report][name]) for one in ones] for name in study.metrics}
         settings = tuple(_setting(one.trial) for one in ones)
-        rows.append(Row(method, labelled, values, settings, float(np.mean([one.passes for one in ones]))))
+        passes, seeds = float(np.mean([one.passes for one in ones])), tuple(one.trial.seed for one in ones)
+        rows.append(Row(method, labelled, values, settings, passes, seeds=seeds))
     return [_tested(row, rows, baselines, metric) for row in rows]
 
 
@@ -152,7 +156,7 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
 
 
 def p_value(values: Sequence[float], others: Sequence[float]) -> float:
-    """Two-sided paired permutation test on the mean difference over seeds, exact for up to 12 of them.
+    """Two-sided paired permutation test on the mean difference over seeds, exact for up to 13 of them.
 
     With n seeds it cannot come below 2 / 2 ** n: 0.0625 for 5.
 
@@ -206,9 +210,9 @@ def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> 
     if not rivals:
         return row
     best = max(rivals, key=lambda one: float(np.median(one.values[metric])))
-    paired = len(best.values[metric]) == len(row.values[metric]) > 1
+    paired = best.seeds == row.seeds and len(row.seeds) > 1
     p = p_value(row.values[metric], best.values[metric]) if paired and best is not row else None
-    return Row(row.method, row.labelled, row.values, row.settings, row.passes, p)
+    return replace(row, p=p)
 
 
 def _setting(trial: Trial) -> str:

@@ -20,6 +20,7 @@ from layertune import (
     LayerMap,
     MetaLR,
     freeze,
+    gammas,
     norm_only,
     param_groups,
 )
@@ -263,6 +264,8 @@ def _train_alchemy(training: Training, method: AlchemyMethod, steps: int) -> Tra
     with alchemy:
         if first:
             _steps(training, run, first, trained)
+            if not all(bool(gamma.isfinite().all()) for gamma in gammas(training.network).values()):
+                return trained  # it diverged, and scores nothing; of such gammas no kernel can be judged
             alchemy.update()
         else:
             alchemy.modify()

@@ -209,9 +209,10 @@ def test_volumes_are_segmented_in_patches_after_pretraining_on_other_cases(tmp_p
         draw(study_cases(config, tmp_path), 5, seed=0, reserved=2)
 
 
-def test_a_trial_that_diverged_scores_nothing(root: Path, tmp_path: Path) -> None:
-    run_study(study(lrs=[1e30]), tmp_path, root, console=QUIET)
-    (found,) = results(tmp_path, "flat")
+@pytest.mark.parametrize("method", [{"kind": "flat"}, {"kind": "alchemy", "identification": 0.5}])
+def test_a_trial_that_diverged_scores_nothing(root: Path, tmp_path: Path, method: dict[str, Any]) -> None:
+    run_study(study(lrs=[1e30], methods=[method]), tmp_path, root, console=QUIET)
+    (found,) = results(tmp_path, method["kind"])
     assert found["diverged"]
     assert set(found["validation"].values()) == {0.0}
 

@@ -97,6 +97,15 @@ def test_a_method_is_shown_on_the_seeds_that_are_finished(workshop: Workshop) ->
     assert rows["metalr-exact-cosine"].p is None, "not paired"
 
 
+def test_other_seeds_are_not_paired(workshop: Workshop) -> None:
+    for kind, seed in (("metalr", 2), ("flat", 0)):
+        for trial in (one for one in workshop.trials if one.method.kind == kind and one.seed == seed):
+            (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
+    rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
+    assert (rows["flat"].seeds, rows["metalr-exact-cosine"].seeds) == ((1, 2), (0, 1))
+    assert rows["metalr-exact-cosine"].p is None
+
+
 def test_starting_rates_with_the_worst_and_the_best(workshop: Workshop) -> None:
     rows = {row.method: row for row in start_rows(workshop)}
     flat = ["flat, from 0.01", "flat, from 0.1", "flat, worst", "flat, best"]
