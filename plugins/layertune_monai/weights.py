@@ -50,7 +50,8 @@ def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | Non
         return None
     weights = read_weights(file)
     loaded = load_weights(network, weights, rename=renaming(weights, network))
-    logger.info("%s: %s", file, loaded.summary())
+    # A partial load is told whatever the log is set to; `run` without a bundle's logging.conf shows warnings alone.
+    logger.log(logging.WARNING if loaded.missing else logging.INFO, "%s: %s", file, loaded.summary())
     last = list(named_parameters(network))[-1]
     if last in loaded.missing:
         logger.warning("The head keeps its fresh initialisation: %s, %s.", last, loaded.missing[last])

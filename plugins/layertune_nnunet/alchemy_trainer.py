@@ -86,7 +86,8 @@ class AlchemyMixin(BNScaleMixin):
         if self.identification >= self.num_epochs:
             raise AlchemyError(
                 f"an identification of {self.identification} epochs leaves none of the {self.num_epochs} for the "
-                f"rest; say fewer in the name, as in -tr {type(self).__name__.partition('_')[0]}_id5_20epochs"
+                "rest; say fewer in the name, as in -tr nnUNetTrainerAlchemy_id5_20epochs, or by `identification` in a "
+                "class of your own"
             )
         super().on_train_start()
 

@@ -1,6 +1,7 @@
 """What a command shows: tables and texts for a reader, JSON for a program, and hosts' chatter out of the way."""
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = ["Json", "aside", "cell", "print_json", "print_table", "show"]
+
+FILE_WIDTH = 200  # columns of a file or pipe, where a name that is cut cannot be searched for
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
@@ -44,8 +47,9 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
 
 
 def show(what: Table | Text) -> None:
-    """Print on the standard output; a text keeps its lines, however narrow the terminal."""
-    Console().print(what, soft_wrap=isinstance(what, Text))
+    """Print on the standard output; a text keeps its lines, however narrow the terminal, and a file is wide."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH
+    Console(width=width).print(what, soft_wrap=isinstance(what, Text))
 
 
 def print_json(value: Any) -> None:
