@@ -168,6 +168,14 @@ class AlchemyCallback(Callback):
             if self.alchemy.phase == "finished":
                 trainer.should_stop = True
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Tell of a fit in which the norms alone were trained."""
+        if self.alchemy is not None and self.alchemy.phase == "identification":
+            logger.warning(
+                "The fit ended within Network Alchemy's identification: the norms alone were trained. Train for more "
+                "epochs, or go on with ckpt_path."
+            )
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Unfreeze."""
         self._release()

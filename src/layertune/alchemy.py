@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layertune.convergence import Convergence, Progress, check_rules
-from layertune.errors import AlchemyError
+from layertune.errors import AlchemyError, OptimizerError
 from layertune.groups import Frozen
 from layertune.kernels import pair_kernels
-from layertune.norms import gammas, norm_only
+from layertune.norms import affine_norms, gamma_of, gammas, norm_only
 from layertune.penalty import GammaPenalty
 from layertune.redundancy import RedundantKernels, redundant_kernels
 from layertune.reinitialize import reinitialize
@@ -62,6 +62,7 @@ class Alchemy:
     Raises:
         ModelError: the network has no norm with a gamma, or refuses the example input.
         AlchemyError: a setting is out of range.
+        OptimizerError: the optimizer holds no gamma of the network: it is another network's, or trains its head alone.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -109,6 +110,7 @@ class Alchemy:
         self._penalty = GammaPenalty(model) if penalty is None else penalty
         self._trace = trace(model, *example_inputs)
         self._find(whole_layers=True)  # what would be refused after hours of training is refused now
+        _check_held(model, optimizer)
         self._frozen: Frozen | None = None
         self._freeze()
 
@@ -231,4 +233,13 @@ class Alchemy:
             quantile=self.quantile,
             whole_layers=whole_layers,
             found=self._trace,
+        )
+
+
+def _check_held(model: nn.Module, optimizer: Optimizer) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(gamma_of(norm)) in held for norm in affine_norms(model).values()):
+        raise OptimizerError(
+            "this optimizer holds no gamma of the network, so nothing would be identified; build it from "
+            "network.parameters(), after the network is complete"
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
-from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, ModelError, gammas
+from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, ModelError, OptimizerError, gammas
 from norm_networks import PreActivation
 
 EXAMPLE = torch.empty(2, 1, 8, 8)
@@ -331,3 +331,9 @@ def test_added_gradients_train_as_the_penalty_does() -> None:
         return net
 
     torch.testing.assert_close(train(True).state_dict(), train(False).state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("held", [network, lambda: network()[-1]], ids=["of another network", "of a head"])
+def test_an_optimizer_without_the_gammas_is_refused(held: Any) -> None:
+    with pytest.raises(OptimizerError, match="holds no gamma of the network"):
+        Alchemy(network(), Adam(held().parameters()), EXAMPLE)

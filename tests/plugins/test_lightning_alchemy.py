@@ -225,3 +225,8 @@ def test_mistakes_are_answered_plainly() -> None:
         fit(module, callback())
     with pytest.warns(UserWarning, match="GammaPenalty has no effect"):
         fit(module, GammaPenaltyCallback())
+
+
+def test_a_fit_that_ends_within_the_identification_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    fit(Validated(), callback(identification=Convergence(limit=9)))
+    assert "the norms alone were trained" in caplog.text
