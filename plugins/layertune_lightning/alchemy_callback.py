@@ -14,7 +14,7 @@ from layertune_lightning.gamma_penalty_callback import GammaPenaltyCallback, gra
 from layertune_lightning.host import Callback, callbacks_of
 from layertune_lightning.layers import example_inputs
 
-__all__ = ["AlchemyCallback"]
+__all__ = ["AlchemyCallback", "still_freezes"]
 
 logger = logging.getLogger("layertune_lightning")
 
@@ -211,3 +211,8 @@ class AlchemyCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: the settings and the state, not what is attached."""
         return {**vars(self), "alchemy": None, "_state": self.state_dict()}
+
+
+def still_freezes(trainer: pl.Trainer) -> bool:
+    """Whether Network Alchemy still freezes layers, or is about to give kernels a fresh start."""
+    return any(isinstance(callback, AlchemyCallback) and not callback.maximises for callback in callbacks_of(trainer))

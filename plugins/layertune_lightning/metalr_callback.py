@@ -18,8 +18,8 @@ from layertune.endless_data import Share, over_same_data
 from layertune.layers import parameters_by_layer
 from layertune.meta import kept_gradients
 from layertune.meta_batches import MetaBatches
-from layertune_lightning.alchemy_callback import AlchemyCallback
-from layertune_lightning.host import Callback, callbacks_of
+from layertune_lightning.alchemy_callback import still_freezes
+from layertune_lightning.host import Callback
 from layertune_lightning.layers import Layers, find_layers
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
 from layertune_lightning.report import check_figure, log_lrs, show_profile
@@ -143,7 +143,7 @@ class MetaLRCallback(Callback):
             check_meta_step(pl_module)
         self._left = []
         self._had_loss = False
-        if not _waits(trainer):
+        if not still_freezes(trainer):
             self._attach(trainer, pl_module)
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -168,7 +168,7 @@ class MetaLRCallback(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach now if Network Alchemy had phases before, in which not all layers trained."""
-        if self.metalr is None and not _waits(trainer):
+        if self.metalr is None and not still_freezes(trainer):
             self._attach(trainer, pl_module)
             self.on_train_start(trainer, pl_module)
 
@@ -294,8 +294,3 @@ class MetaLRCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: the settings, not what is attached."""
         return {**vars(self), "metalr": None, "_hook": None, "_batches": None, "_training_batch": None}
-
-
-def _waits(trainer: pl.Trainer) -> bool:
-    """Whether Network Alchemy still freezes layers, or is about to give kernels a fresh start."""
-    return any(isinstance(callback, AlchemyCallback) and not callback.maximises for callback in callbacks_of(trainer))
