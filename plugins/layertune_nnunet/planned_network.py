@@ -76,6 +76,7 @@ def build_network(
     if not isinstance(known, Mapping) or configuration not in known:
         listed = ", ".join(known) if isinstance(known, Mapping) else "none, so it is no plan"
         raise PlansError(f"{origin} has no configuration {configuration!r}; it has {listed}")
+    # A trainer is typed as any class here: nnU-Net, whose trainers have this method, has no types.
     build: Any = trainer.build_network_architecture  # type: ignore[attr-defined]
     if "plans_manager" not in inspect.signature(build).parameters:
         raise PlansError(
