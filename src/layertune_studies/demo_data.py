@@ -1,12 +1,14 @@
 """The demo's subjects: brains made from the MNI152 template, or cases of the Medical Segmentation Decathlon."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -248,9 +250,21 @@ def batch_of(subjects: Sequence[Subject], count: int, *, key: tuple[int, ...], a
     cases = [vars(subject) for subject in chosen]
     if augment is not None:
         augment.set_random_state(state=rng)
-        cases = [augment(case) for case in cases]
+        with _without_metadata():
+            cases = [augment(case) for case in cases]
     image, label = (torch.stack([_plain(case[key]) for case in cases]) for key in ("image", "label"))
     return image, label
+
+
+@contextlib.contextmanager
+def _without_metadata() -> Iterator[None]:
+    """Small images are augmented in half the time when MONAI keeps no record of it."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def _plain(array: Any) -> Tensor:
