@@ -30,6 +30,7 @@ except ModuleNotFoundError as error:
 __all__ = ["OnRay"]
 
 LOST = -1  # a trial whose worker or node is lost is run again, however often
+AGAIN = 20  # Tune does not tell a lost worker from an error of the trial, which would come back for ever
 
 
 class OnRay:
@@ -86,7 +87,7 @@ class OnRay:
             The results of the trials that were finished, and ``passes`` of all trials together with ``steps`` of each.
 
         Raises:
-            StudyError: no trial was finished.
+            StudyError: a trial failed, or none was finished.
         """
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
@@ -98,7 +99,11 @@ class OnRay:
         )
 
         def trainable(config: dict[str, Any]) -> None:
-            result = _trial(study, trials[config["number"]], root, ray.get(weights), tune.report)
+            try:
+                result = _trial(study, trials[config["number"]], root, ray.get(weights), tune.report)
+            except LayertuneError as error:  # it would be the same once more
+                tune.report({"steps": steps, "score": 0.0, "error": str(error)})
+                return
             score = ranking(study, result["validation"])
             tune.report({"steps": steps, "score": score, "result": json.dumps(result)})
 
@@ -109,10 +114,14 @@ class OnRay:
                 param_space={"number": tune.grid_search(list(range(len(trials))))},
                 tune_config=tune.TuneConfig(metric="score", mode="max", scheduler=scheduler, reuse_actors=True),
                 run_config=tune.RunConfig(
-                    storage_path=folder, verbose=0, failure_config=tune.FailureConfig(max_failures=LOST)
+                    storage_path=folder, verbose=0, failure_config=tune.FailureConfig(max_failures=AGAIN)
                 ),
             ).fit()
         metrics = [found[number].metrics or {} for number in range(len(found))]
+        errors = [one.get("error") or found[number].error for number, one in enumerate(metrics)]
+        for trial, told in zip(trials, errors, strict=True):
+            if told is not None:
+                raise StudyError(f"{trial.method.name} failed at {trial.setting.label}: {told}")
         results = {
             trials[one["config"]["number"]]: json.loads(one["result"])
             for one in metrics

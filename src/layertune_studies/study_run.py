@@ -118,6 +118,11 @@ class Workshop:
         """What is known of a trial."""
         return None if trial.lr is None else self.store.load(trial.name(self.study))
 
+    def holds(self, name: str) -> bool:
+        """Whether all that the study keeps of a trial is there, its network too where networks are kept."""
+        kept = not self.study.keep_networks or self.store.tensors(name).is_file()
+        return kept and self.store.load(name) is not None
+
     def tuned(self, trial: Trial) -> Trial | None:
         """The trial at the rate that the flat method chose on its seed; ``None`` while that is not known."""
         if trial.lr is not None:
@@ -194,7 +199,7 @@ def _run_stage(workshop: Workshop, executor: Executor, meter: Meter, stage: Sequ
     ready = [tuned for trial in stage if (tuned := workshop.tuned(trial)) is not None]
     # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
     named = {trial.name(workshop.study): trial for trial in ready}
-    missing = {name: trial for name, trial in named.items() if workshop.store.load(name) is None}
+    missing = {name: trial for name, trial in named.items() if not workshop.holds(name)}
     left_out = list(ready)
     for trial in missing.values():
         left_out.remove(trial)

@@ -93,9 +93,13 @@ class StudyStore:
         plain = {key: value for key, value in result.items() if key != "network"}
         self._write(self.results / f"{name}.json", (json.dumps(plain) + "\n").encode())
 
+    def tensors(self, name: str) -> Path:
+        """Where a trial's tensors lie, or would."""
+        return self.results / f"{name}.pt"
+
     def load_tensors(self, name: str) -> Any:
         """Tensors by name, or ``None`` where there are none yet."""
-        path = self.results / f"{name}.pt"
+        path = self.tensors(name)
         return torch.load(path, weights_only=True) if path.is_file() else None
 
     def save_tensors(self, name: str, tensors: Any) -> None:
@@ -106,7 +110,7 @@ class StudyStore:
         """
         content = io.BytesIO()
         torch.save(tensors, content)
-        self._write(self.results / f"{name}.pt", content.getvalue())
+        self._write(self.tensors(name), content.getvalue())
 
     def _write(self, path: Path, content: bytes) -> None:
         part = path.with_name(f"{path.name}.part")

@@ -144,7 +144,8 @@ def train_method(training: Training, method: Method, setting: Setting) -> Traine
         case LastThenAll():
             first = min(max(1, round(method.share * steps)), steps - 1) if steps > 1 else 1
             trained = _train_flat(training, LastLayer(), training.lr, first)
-            trained = _train_flat(training, AllLayers(), training.lr * method.drop, steps - first, trained)
+            if steps > first:
+                trained = _train_flat(training, AllLayers(), training.lr * method.drop, steps - first, trained)
         case AutoLRMethod():
             trained = _train_autolr(training, method, steps)
         case MetaLRMethod():

@@ -107,6 +107,17 @@ def test_successive_halving_stops_most_settings_early(root: Path, tmp_path: Path
     assert chosen.passes == cost["passes"] == sum(cost["steps"].values()) < 9 * 16
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("local")
+def test_a_search_ends_where_a_trial_fails(root: Path, tmp_path: Path) -> None:
+    from layertune_studies.study_ray import OnRay
+
+    method = {"kind": "bi-directional", "search": "asha", "settings": [[1, 1], [3, 6]], "lr": [0.01]}
+    too_many = study(methods=[method], data={"set": "pneumoniamnist", "classes": 3, "size": [16, 16], "labelled": [13]})
+    with pytest.raises(StudyError, match=r"bi-directional failed at m\d-n\d: 13 labelled cases"):
+        run_study(too_many, tmp_path, root, executor=OnRay("auto"), console=QUIET)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
 def test_no_cluster_answers(address: str) -> None:
     from layertune_studies.study_ray import OnRay

@@ -149,6 +149,22 @@ def test_networks_are_kept_where_they_are_asked_for(root: Path, tmp_path: Path) 
     assert "fc.weight" in store.load_tensors(name.removesuffix(".json"))
 
 
+def test_networks_that_are_asked_for_later_are_made_then(root: Path, tmp_path: Path) -> None:
+    run_study(study(lrs=[0.1]), tmp_path, root, console=QUIET)
+    (before,) = results(tmp_path, "flat")
+    store = run_study(study(lrs=[0.1], keep_networks=True), tmp_path, root, console=QUIET)
+    (name,) = names(tmp_path)
+    assert store.tensors(name.removesuffix(".json")).is_file()
+    (after,) = results(tmp_path, "flat")
+    assert {**after, "seconds": None} == {**before, "seconds": None}
+
+
+def test_the_last_layer_alone_takes_a_budget_of_one_step(root: Path, tmp_path: Path) -> None:
+    budget = {"unit": "steps", "amount": 1, "batch": 4}
+    run_study(study(methods=[{"kind": "last-then-all", "lr": [0.01]}], budget=budget), tmp_path, root, console=QUIET)
+    assert [one["steps"] for one in results(tmp_path, "last-then-all")] == [1]
+
+
 def test_validation_studies_do_not_look_at_the_test_cases(root: Path, tmp_path: Path) -> None:
     run_study(study(lrs=[0.1], report="validation"), tmp_path, root, console=QUIET)
     assert results(tmp_path, "flat")[0]["test"] is None
