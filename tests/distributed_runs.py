@@ -22,6 +22,7 @@ MODES: dict[str, dict[str, Any]] = {
     "exact": {},
     "proportional, every 2": {"rule": "proportional", "every": 2},
     "cosine": {"rule": "cosine"},
+    "joint": {"rule": "joint"},
     "streaming": {"streaming": True},
 }
 

@@ -109,6 +109,13 @@ class ReferenceMetaLR:
         self.alpha = {j: self._learned(j, g_meta, u) for j in self.layers}
         self.theta = self.move(self.alpha, u)
 
+    def _cosine(self, layers: list[str], g: Tensors, u: Tensors) -> Tensor:
+        """Of the meta gradient and the step alpha u over some layers."""
+        names = [(j, name) for j in layers for name in self.layers[j]]
+        gradient = torch.cat([g[name].flatten() for _, name in names])
+        step = torch.cat([(self.alpha[j] * u[name]).flatten() for j, name in names])
+        return torch.nn.functional.cosine_similarity(gradient, step, dim=0, eps=0)
+
     def _learned(self, j: str, g_meta: Tensors, u: Tensors) -> Tensor:
         alpha = self.alpha[j]
         if self.rule == "additive":
@@ -116,8 +123,9 @@ class ReferenceMetaLR:
         elif self.rule == "proportional":
             new = alpha * (1 - self.eta * self.h[j])
         else:
-            g = torch.cat([g_meta[name].flatten() for name in self.layers[j]])
-            direction = torch.cat([u[name].flatten() for name in self.layers[j]])
-            new = alpha * torch.exp(self.eta * torch.nn.functional.cosine_similarity(-g, -direction, dim=0, eps=0))
+            cosine = self._cosine([j], g_meta, u)
+            if self.rule == "joint":
+                cosine = cosine + 5 * self._cosine(list(self.layers), g_meta, u)
+            new = alpha * torch.exp(self.eta * cosine)
         new = min(max(new, alpha / self.max_change), alpha * self.max_change)
         return max(min(new, max(self.max_lr, alpha)), min(self.min_lr, alpha)).detach()

@@ -21,7 +21,7 @@ def callbacks() -> "list[Callback]":
 
     Returns:
         Nothing, unless the environment variable ``LAYERTUNE_LIGHTNING`` holds settings of ``MetaLRCallback``, as in
-        ``LAYERTUNE_LIGHTNING="hyper_lr=0.1,rule=proportional,streaming=true"``.
+        ``LAYERTUNE_LIGHTNING="hyper_lr=0.1,rule=joint,streaming=true"``.
 
     Raises:
         SettingError: it holds something else.

@@ -41,7 +41,7 @@ class MetaLRCallback(Callback):
 
     Args:
         hyper_lr: eta, the step size of the learning rates; 0 changes nothing, bit for bit.
-        rule: ``"proportional"``, ``"additive"`` (the paper's eq. 3) or ``"cosine"``.
+        rule: ``"joint"``, ``"cosine"``, ``"proportional"`` or ``"additive"`` (the paper's eq. 3).
         every: learn at each k-th optimizer step; a step costs 1 + 1/k passes.
         streaming: take the next training batch as the meta batch, at no extra pass.
         min_lr: floor of the learned rates.
@@ -72,7 +72,7 @@ class MetaLRCallback(Callback):
         self,
         *,
         hyper_lr: float = 0.1,
-        rule: str = "proportional",
+        rule: str = "joint",
         every: int = 1,
         streaming: bool = False,
         min_lr: float = 1e-6,

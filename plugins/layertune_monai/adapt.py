@@ -30,8 +30,8 @@ class Method:
         n: deepest frozen depth of ``"bidirectional"``.
         first: shallowest tuned depth of ``"layer_wise"``; by default the deeper half is tuned.
         hyper_lr: step size of learned rates.
-        rule: how they are learned: ``"proportional"``, ``"additive"`` or ``"cosine"``. Default and ``hyper_lr`` are
-            those of our own bundle: the scale of a loss, which other people choose, has no part in the cosine's step.
+        rule: how they are learned: ``"joint"``, ``"cosine"``, ``"proportional"`` or ``"additive"``. In the first two
+            the scale of a loss, which other people choose, has no part.
         every: learn at each k-th step.
 
     Raises:
@@ -43,8 +43,8 @@ class Method:
     m: int | None = None
     n: int | None = None
     first: int | None = None
-    hyper_lr: float = 0.05
-    rule: str = "cosine"
+    hyper_lr: float = 0.1
+    rule: str = "joint"
     every: int = 1
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Method:
         return self.name.startswith("metalr")
 
     def settings(self) -> dict[str, Any]:
-        """What the written configuration lets its user change on the command line, as ``--layertune#hyper_lr 0.05``."""
+        """What the written configuration lets its user change on the command line, as ``--layertune#hyper_lr 0.1``."""
         if self.learns:
             return {"method": self.name, "hyper_lr": self.hyper_lr, "rule": self.rule, "every": self.every}
         return {"method": self.name, "depth": self.depth, "m": self.m, "n": self.n, "first": self.first}

@@ -21,7 +21,8 @@ class LearnedRatesMixin(LayeredMixin):
 
     Attributes:
         hyper_lr: eta, the step size of the learning rates; suffix ``_hlr0p05``.
-        rule: ``"proportional"``, ``"additive"`` (the paper's eq. 3) or ``"cosine"``; these are the suffixes too.
+        rule: ``"proportional"``, ``"additive"`` (the paper's eq. 3), ``"cosine"`` or ``"joint"``; the suffixes are
+            called alike.
         every: learn at each k-th step; suffix ``_every5``.
         min_lr: floor of the learned rates; suffix ``_min1em6``.
         max_lr: ceiling, if any; suffix ``_max0p1``.
@@ -40,7 +41,7 @@ class LearnedRatesMixin(LayeredMixin):
     streaming: ClassVar[bool] = False
     suffixes: ClassVar[tuple[Suffix, ...]] = (
         Suffix("hyper_lr", f"hlr{NUMBER}", number, "hlr0p05", "step size of the learning rates 0.05"),
-        Suffix("rule", "proportional|additive|cosine", str, "cosine", "rule (or: proportional, additive)"),
+        Suffix("rule", "proportional|additive|cosine|joint", str, "cosine", "rule (or: proportional, additive, joint)"),
         Suffix("every", r"every([1-9]\d*)", int, "every5", "learn at each 5th step"),
         Suffix("min_lr", f"min{NUMBER}", number, "min1em6", "no learned rate below 0.000001"),
         Suffix("max_lr", f"max{NUMBER}", number, "max0p1", "no learned rate above 0.1"),

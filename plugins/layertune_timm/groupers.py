@@ -38,7 +38,7 @@ def all_layers(*, coarse: bool = False, fallback: Collection[str] = ()) -> Group
         >>> from layertune import MetaLR
         >>> model = timm.create_model("resnet18")
         >>> optimizer = create_optimizer_v2(model, "sgd", lr=1e-2, weight_decay=1e-4, param_group_fn=all_layers())
-        >>> metalr = MetaLR(optimizer, hyper_lr=0.1, rule="proportional", streaming=True)
+        >>> metalr = MetaLR(optimizer, streaming=True)
         >>> len(metalr.lrs)
         10
     """

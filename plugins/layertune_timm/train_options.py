@@ -49,7 +49,7 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
         >>> options.scheme, options.arguments
         (Scheme(factory='bidirectional', numbers=(3, 6), coarse=False), ('data',))
         >>> options.metalr
-        {'hyper_lr': 0.1, 'rule': 'proportional', 'streaming': True}
+        {'hyper_lr': 0.1, 'rule': 'joint', 'streaming': True}
     """
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, at no extra pass")
     learning = parser.add_argument_group("with --metalr")
     learning.add_argument("--hyper-lr", type=float, help="step size of the learning rates [0.1]")
-    learning.add_argument("--rule", choices=list(RULES), help="[proportional]")
+    learning.add_argument("--rule", choices=list(RULES), help="[joint]")
     learning.add_argument("--every", type=int, help="learn at each k-th step [1]")
     learning.add_argument("--min-lr", type=float, help="floor of the learned rates [1e-6]")
     learning.add_argument("--max-lr", type=float, help="ceiling [none]")
@@ -119,4 +119,4 @@ def _metalr(given: argparse.Namespace) -> dict[str, Any] | None:
         )
     if given.metalr not in (None, "streaming"):
         raise ValueError(f"--metalr takes streaming, not {given.metalr!r}")
-    return None if given.metalr is None else {"hyper_lr": 0.1, "rule": "proportional", "streaming": True, **settings}
+    return None if given.metalr is None else {"hyper_lr": 0.1, "rule": "joint", "streaming": True, **settings}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from layertune.displacement import pair_sums
 from layertune.layout import Layout
-from layertune.rules import RULES, alignment, bounded
+from layertune.rules import NEEDS_NORMS, RULES, alignment, bounded
 
 __all__ = ["Adaptation", "Limits", "Skipped", "adaptation"]
 
@@ -62,7 +62,7 @@ def adaptation(
     scales = layout.read_scales(groups)
     lrs = [groups[group].get("meta_step", {"lr": 0.0})["lr"] for group in layout.group_of]
     used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, lrs, strict=True)])
-    sums = pair_sums(groups, layout.sections, like=layout.members, norms=rule == "cosine")
+    sums = pair_sums(groups, layout.sections, like=layout.members, norms=rule in NEEDS_NORMS)
     meta = alignment(sums, used, layout.members, grad_scale)
     ratio = bounded(RULES[rule](hyper_lr, meta), meta.alpha, *limits)
     finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "Alignment", "alignment", "bounded"]
+__all__ = ["NEEDS_NORMS", "RULES", "Alignment", "alignment", "bounded"]
+
+TOGETHER = 5.0  # how much faster than its own cosine a layer follows that of all layers, in the rule "joint"
 
 
 class Alignment(NamedTuple):
@@ -16,11 +18,13 @@ class Alignment(NamedTuple):
         alpha: the learning rates that the step was made with.
         h: dL_meta/dalpha_j = -<g_j, u_j>, the derivative of the meta loss at the looked-ahead weights.
         cosine: cos(g_j, u_j), 0 where either vanishes.
+        joint: scalar, cos(g, u) over all layers that moved together.
     """
 
     alpha: Tensor
     h: Tensor
     cosine: Tensor
+    joint: Tensor
 
 
 def alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | Tensor) -> Alignment:
@@ -38,10 +42,15 @@ def alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | 
     """
     moved = members * alpha
     alpha = moved.gather(1, (moved > 0).to(torch.uint8).argmax(dim=1, keepdim=True)).squeeze(1)
-    dot, g_square, d_square = (members @ sums.T).T
-    h = torch.where(alpha > 0, dot / alpha, 0.0) / grad_scale
+    layers = (members @ sums.T).T
+    h = torch.where(alpha > 0, layers[0] / alpha, 0.0) / grad_scale
+    together = torch.where(alpha > 0, layers, 0.0).sum(dim=1)
+    return Alignment(alpha, h, _cosine(*layers), _cosine(*together))
+
+
+def _cosine(dot: Tensor, g_square: Tensor, d_square: Tensor) -> Tensor:
     lengths = (g_square * d_square).sqrt()
-    return Alignment(alpha, h, torch.where(lengths > 0, -dot / lengths, 0.0))
+    return torch.where(lengths > 0, -dot / lengths, 0.0)
 
 
 def additive(eta: float, meta: Alignment) -> Tensor:
@@ -59,8 +68,19 @@ def cosine(eta: float, meta: Alignment) -> Tensor:
     return torch.exp(eta * meta.cosine)
 
 
+def joint(eta: float, meta: Alignment) -> Tensor:
+    """alpha'_j/alpha_j for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, -u))), g and u of all layers.
+
+    Where the start is off by an order of magnitude, all layers say so together: then they move together, and fast.
+    Once the whole step neither falls short nor overshoots, what is left is each layer's own cosine.
+    """
+    return torch.exp(eta * (meta.cosine + TOGETHER * meta.joint))
+
+
 Rule = Callable[[float, Alignment], Tensor]
-RULES: dict[str, Rule] = {"additive": additive, "proportional": proportional, "cosine": cosine}
+RULES: dict[str, Rule] = {"additive": additive, "proportional": proportional, "cosine": cosine, "joint": joint}
+NEEDS_NORMS = ("cosine", "joint")
+"""Rules that ask for the lengths of gradient and step, not for their inner product alone."""
 
 
 def bounded(ratio: Tensor, alpha: Tensor, min_lr: float, max_lr: float, max_change: float) -> Tensor:

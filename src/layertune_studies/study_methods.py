@@ -200,7 +200,7 @@ class MetaLRMethod(Method):
     Attributes:
         mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
         every: for the mode of that name.
-        rule: ``"additive"``, ``"proportional"`` or ``"cosine"``.
+        rule: ``"additive"``, ``"proportional"``, ``"cosine"`` or ``"joint"``.
         hyper_lr: step size of the learning rates.
         min_lr: floor.
         max_lr: ceiling.
@@ -210,8 +210,8 @@ class MetaLRMethod(Method):
     kind: Literal["metalr"]
     mode: Literal["exact", "every", "streaming"] = "exact"
     every: Annotated[int, Field(ge=2)] = 10
-    rule: Literal["additive", "proportional", "cosine"] = "cosine"
-    hyper_lr: Annotated[float, Field(ge=0)] = 0.05
+    rule: Literal["additive", "proportional", "cosine", "joint"] = "joint"
+    hyper_lr: Annotated[float, Field(ge=0)] = 0.1
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     max_lr: Positive | None = None
     max_change: Annotated[float, Field(gt=1)] = 2.0

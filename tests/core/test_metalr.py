@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import warnings
 
 import pytest
@@ -20,7 +21,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, "adamw", {"weight_decay": 5e-2}),
     "lion": (timm.optim.Lion, "lion", {"weight_decay": 1e-2}),
 }
-HYPER_LR = {"additive": 1e-5, "proportional": 5e-2, "cosine": 5e-2}
+HYPER_LR = {"additive": 1e-5, "proportional": 5e-2, "cosine": 5e-2, "joint": 5e-2}
 
 
 def network() -> nn.Module:
@@ -70,7 +71,7 @@ def reference_for(net: nn.Module, metalr: MetaLR, optimizer: str, **settings) ->
 def test_h_is_the_derivative_by_autograd_and_by_finite_differences(optimizer: str) -> None:
     eta, train, meta = 1e-6, *batches(2)
     net = network()
-    built, metalr = attach(net, optimizer, hyper_lr=eta, max_change=1e6, min_lr=0.0)
+    built, metalr = attach(net, optimizer, hyper_lr=eta, rule="additive", max_change=1e6, min_lr=0.0)
     reference = reference_for(net, metalr, optimizer, eta=eta)
     before = metalr.lrs
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -89,6 +90,21 @@ def test_h_is_the_derivative_by_autograd_and_by_finite_differences(optimizer: st
             moved = {n: start[n] - alpha[j] * u[n] for j, names in reference.layers.items() for n in names}
             losses.append(reference.loss(moved, meta).item())
         assert value == pytest.approx((losses[0] - losses[1]) / (2 * shift), rel=1e-5)
+
+
+@pytest.mark.parametrize(("sign", "factor"), [(1, math.exp(0.6)), (-1, math.exp(-0.6))])
+def test_layers_that_agree_move_together_six_times_as_fast_as_one(sign: int, factor: float) -> None:
+    layers = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
+    optimizer = torch.optim.SGD([{"params": [layer], "lr": 1e-4} for layer in layers])
+    metalr = MetaLR(optimizer, hyper_lr=0.1, rule="joint")
+    for slope in (1, sign):  # of a linear loss: the meta gradient points as the training gradient does, or against it
+        optimizer.zero_grad()
+        sum(slope * layer.sum() for layer in layers).backward()
+        if metalr.due:
+            metalr.adapt()
+        else:
+            optimizer.step()
+    assert list(metalr.lrs.values()) == pytest.approx([1e-4 * factor] * 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", HYPER_LR)
@@ -377,7 +393,7 @@ def test_flattened_shards_are_refused() -> None:
     [
         ({"hyper_lr": -1.0}, "hyper_lr"),
         ({"hyper_lr": float("nan")}, "hyper_lr"),
-        ({"hyper_lr": 0.1, "rule": "linear"}, "additive, proportional, cosine"),
+        ({"hyper_lr": 0.1, "rule": "linear"}, "additive, proportional, cosine, joint"),
         ({"hyper_lr": 0.1, "min_lr": -1e-6}, "min_lr"),
         ({"hyper_lr": 0.1, "max_lr": 1e-7}, "max_lr"),
         ({"hyper_lr": 0.1, "max_change": 1.0}, "max_change"),
@@ -445,7 +461,7 @@ def test_complex_weights_learn_by_their_real_and_imaginary_parts() -> None:
     weights = [nn.Parameter(torch.randn(3, dtype=torch.complex128)) for _ in range(2)]
     start = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.1)
-    metalr = MetaLR(optimizer, hyper_lr=1e-6, max_change=1e6, min_lr=0.0)
+    metalr = MetaLR(optimizer, hyper_lr=1e-6, rule="additive", max_change=1e6, min_lr=0.0)
     (weights[0] * weights[1]).abs().sum().backward()
     u = [weight.grad.clone() for weight in weights]
     optimizer.step()

@@ -14,7 +14,7 @@ from layertune.history import History
 from small_runs import assert_same, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
-RULES = ["additive", "proportional", "cosine"]
+RULES = ["additive", "proportional", "cosine", "joint"]
 
 
 @pytest.mark.parametrize("mode", MODES)

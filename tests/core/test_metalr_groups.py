@@ -13,7 +13,7 @@ from layertune import MetaLR, OptimizerError
 from small_runs import Plain, assert_learned, assert_same, batch, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
-RULES = ["additive", "proportional", "cosine"]
+RULES = ["additive", "proportional", "cosine", "joint"]
 
 
 def by_layer(net, split):
@@ -63,7 +63,7 @@ def test_groups_of_different_lr_in_one_layer_keep_their_ratio_and_learn_by_the_c
 
     net = network()
     optimizer = SGD(by_layer(net, lambda weight, bias: [weight, {**bias, "lr": 0.1}]))
-    metalr = MetaLR(optimizer, hyper_lr=1e-3)
+    metalr = MetaLR(optimizer, hyper_lr=1e-3, rule="additive")
     start = [parameter.detach().clone() for parameter in net.parameters()]
     Plain().step(net, optimizer, batch(0))
     grads, lrs = [parameter.grad.clone() for parameter in net.parameters()], [0.05, 0.1] * 3
@@ -200,7 +200,7 @@ def test_layers_without_a_gradient_keep_their_rate(mode, rule):
 def test_a_gradient_that_is_missing_on_some_steps_is_no_harm(mode):
     net = network()
     optimizer = SGD(layer_groups(net))
-    metalr = MetaLR(optimizer, hyper_lr=0.02, **mode)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, rule="additive", **mode)
     for number in range(6):
         optimizer.zero_grad()
         Plain().backward(net, batch(number))

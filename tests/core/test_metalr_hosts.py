@@ -12,7 +12,7 @@ from layertune import MetaLR, OptimizerError
 from small_runs import Plain, Run, assert_learned, assert_same, batch, data, layer_groups, network, result, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
-RULES = ["additive", "proportional", "cosine"]
+RULES = ["additive", "proportional", "cosine", "joint"]
 
 
 class Scaled(Plain):
@@ -141,7 +141,7 @@ def test_adapt_after_a_skipped_step_leaves_the_gradients():
 def test_a_first_step_that_amp_skips_is_named_and_avoidable():
     net = network()
     optimizer = SGD(layer_groups(net))
-    metalr = MetaLR(optimizer, hyper_lr=0.02)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, rule="additive")
     loop = Scaled(overflow=(0,))
     loop.step(net, optimizer, batch(0))
     assert not metalr.due
@@ -180,7 +180,7 @@ def test_an_overflow_in_a_fused_step_teaches_nothing(mode, make):
 def test_the_direction_of_a_clipped_step_is_the_clipped_gradient(clip):
     net = network()
     optimizer = SGD(layer_groups(net))
-    metalr = MetaLR(optimizer, hyper_lr=0.02)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, rule="additive")
     Clipped(clip).step(net, optimizer, batch(0))
     u = [parameter.grad.clone() for parameter in net.parameters()]
     optimizer.zero_grad()
@@ -196,7 +196,7 @@ def test_streaming_learns_from_the_clipped_gradient():
     clip = partial(nn.utils.clip_grad_norm_, max_norm=0.3)
     net = network()
     optimizer = SGD(layer_groups(net))
-    metalr = MetaLR(optimizer, hyper_lr=0.02, streaming=True)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, rule="additive", streaming=True)
     grads = []
     for number in range(2):
         optimizer.zero_grad()

@@ -51,7 +51,7 @@ def test_second_order_learns_the_same_as_metalr_at_every_step(momentum: float, r
     slow, fast = (SGD(param_groups(net, layers, lr=0.05), momentum=momentum) for net in (first, second))
     settings = {"loss": mse_loss, "hyper_lr": 1e-3, "rates_only": rates_only}
     learner = SecondOrderMetaLR(lambda: small_net().double(), first, slow, **settings)
-    metalr = MetaLR(fast, hyper_lr=1e-3, max_change=1e6)  # eq. 3 has no such bound
+    metalr = MetaLR(fast, hyper_lr=1e-3, rule="additive", max_change=1e6)  # eq. 3 has no such bound
     for _ in range(6):
         (x, x_meta), (y, y_meta) = torch.randn(2, 4, 1, 8, 8).double(), torch.randn(2, 4, 3).double()
         before = [group["lr"] for group in slow.param_groups]
