@@ -21,7 +21,7 @@ from layertune import LayerMap
 from layertune_studies.demo_train import Task
 from layertune_studies.study_batches import batches
 from layertune_studies.study_config import Data, Study
-from layertune_studies.study_data import Cases, Drawn, draw, load_cases
+from layertune_studies.study_data import Cases, draw, load_cases
 from layertune_studies.study_methods import Method, Scratch
 from layertune_studies.study_metrics import evaluate
 from layertune_studies.study_network import adopt_weights, make_network, network_layers
@@ -29,7 +29,17 @@ from layertune_studies.study_pretraining import reserved_cases
 from layertune_studies.study_settings import Depths, Setting, settings_of
 from layertune_studies.study_training import Training, steps_of, train_method
 
-__all__ = ["RUNGS", "Trial", "all_trials", "device", "ranking", "run_trial", "study_cases", "study_layers"]
+__all__ = [
+    "RUNGS",
+    "Trial",
+    "all_trials",
+    "device",
+    "ranking",
+    "run_trial",
+    "study_cases",
+    "study_layers",
+    "training_of",
+]
 
 Weights = Mapping[str, Tensor]
 TIE = 1e-4  # below one case of ten thousand
@@ -163,26 +173,16 @@ def run_trial(
     Raises:
         DataError: the cases are not there, or cannot be used.
     """
-    torch.set_num_threads(study.threads)
-    cases = study_cases(study, root)
-    drawn = draw(cases, trial.labelled, seed=trial.seed, reserved=reserved_cases(study), holdout=study.data.holdout)
-    torch.manual_seed(trial.seed)
-    network = make_network(study.network, classes=cases.classes, shape=cases.shape)
-    layers = study_layers(study, cases)
-    if weights is not None and not isinstance(trial.method, Scratch):
-        adopt_weights(network, weights)
-    network.to(device())
+    training = training_of(study, trial, root, weights, tell, report)
+    network = training.network
     start = time.process_time()
     with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
         warnings.simplefilter("always", RuntimeWarning)
-        training = _training(
-            study, trial, cases, drawn, network, layers, _both(study, trial, cases, network, tell, report)
-        )
         trained = train_method(training, trial.method, trial.setting)
     seconds = time.process_time() - start
     result = {
         "identity": trial.identity(study),
-        **_scores(study, cases, network),
+        **_scores(study, study_cases(study, root), network),
         "steps": trained.steps,
         "passes": trained.passes,
         "seconds": round(seconds, 3),
@@ -196,16 +196,29 @@ def run_trial(
     return result
 
 
-def _training(
+def training_of(
     study: Study,
     trial: Trial,
-    cases: Cases,
-    drawn: Drawn,
-    network: nn.Module,
-    layers: LayerMap,
-    tell: Callable[[int], object],
+    root: Path | None,
+    weights: Weights | None,
+    tell: Callable[[int], object] = lambda _: None,
+    report: Report | None = None,
 ) -> Training:
+    """What a trial trains and on what, at its start; the arguments are those of ``run_trial``.
+
+    Raises:
+        DataError: the cases are not there, or cannot be used.
+    """
     assert trial.lr is not None
+    torch.set_num_threads(study.threads)
+    cases = study_cases(study, root)
+    drawn = draw(cases, trial.labelled, seed=trial.seed, reserved=reserved_cases(study), holdout=study.data.holdout)
+    torch.manual_seed(trial.seed)
+    network = make_network(study.network, classes=cases.classes, shape=cases.shape)
+    layers = study_layers(study, cases)
+    if weights is not None and not isinstance(trial.method, Scratch):
+        adopt_weights(network, weights)
+    network.to(device())
     batch, meta_batch = batches(
         drawn, study.data, task=cases.task, batch=study.budget.batch, seed=trial.seed, device=device()
     )
@@ -213,7 +226,8 @@ def _training(
         nn.CrossEntropyLoss() if cases.task == "classification" else DiceCELoss(to_onehot_y=True, softmax=True)
     )
     epoch_steps = math.ceil(len(drawn.train) / study.budget.batch)
-    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, tell)
+    told = _both(study, trial, cases, network, tell, report)
+    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, told)
 
 
 def _both(
