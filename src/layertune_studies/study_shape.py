@@ -29,7 +29,7 @@ from layertune_studies.study_store import StudyStore
 from layertune_studies.study_training import Training, steps_of
 from layertune_studies.study_trial import Trial, run_trial, training_of
 
-__all__ = ["Shape", "correlations", "draw", "measure", "shape_of", "table"]
+__all__ = ["Shape", "app", "correlations", "draw", "measure", "shape_of", "table"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,11 @@ def _geometric(rows: Sequence[Any]) -> Any:
     return np.exp(np.log(np.asarray(rows)).mean(axis=0))
 
 
-def _command(
+app = typer.Typer()
+
+
+@app.command()
+def main(
     study: Annotated[Path, typer.Argument(help="A study's YAML file.")],
     root: Annotated[Path, typer.Option(envvar="LAYERTUNE_DATA", help="The folder of all data.")],
     labelled: Annotated[int, typer.Option(help="How many labelled cases.")],
@@ -203,4 +207,4 @@ def _command(
 
 
 if __name__ == "__main__":
-    typer.run(_command)
+    app()
