@@ -8,6 +8,7 @@ import numpy as np
 
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_run import Workshop, best_of, search_name
+from layertune_studies.study_training import steps_of
 from layertune_studies.study_trial import Trial
 
 __all__ = ["Chosen", "Row", "chosen_trials", "interval", "make_rows", "p_value", "render", "start_rows"]
@@ -88,6 +89,9 @@ def _chosen(workshop: Workshop, trials: Sequence[Trial]) -> Chosen | None:
         if cost is None:
             return None
         passes = float(cost["passes"])
+        # Another method of the study may have trained what the search gave up: that is not its finding.
+        whole = steps_of(workshop.study, ready[0].method)
+        results = {trial: one for trial, one in results.items() if cost["steps"].get(trial.setting.label) == whole}
     elif len(results) < len(ready):
         return None
     best = best_of(workshop.study, results)

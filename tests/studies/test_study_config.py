@@ -15,7 +15,7 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "study.yaml", methods=[*METHODS, {"kind": "unet"}]))
     assert [method.kind for method in study.methods][:3] == ["flat", "last", "layer-wise"]
     assert [method.name for method in study.methods if method.learns] == [
-        "metalr-exact-cosine",
+        "metalr-exact-joint",
         "metalr-every-proportional",
         "metalr-streaming-additive",
     ]

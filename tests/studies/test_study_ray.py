@@ -106,6 +106,15 @@ def test_successive_halving_stops_most_settings_early(root: Path, tmp_path: Path
     (chosen,) = chosen_trials(Workshop(config, root, store))[("bi-directional", 8)]
     assert chosen.passes == cost["passes"] == sum(cost["steps"].values()) < 9 * 16
 
+    # The same settings all trained in the same folder change nothing in what the search has found.
+    exhaustive = {**method, "search": "grid", "title": "all settings"}
+    both = study(methods=[method, exhaustive], budget={"unit": "steps", "amount": 16, "batch": 4})
+    run_study(both, tmp_path, root, executor=OnRay("auto"), console=QUIET)
+    ones = chosen_trials(Workshop(both, root, run_store(tmp_path)))
+    assert [one.trial.setting for one in ones[("bi-directional", 8)]] == [chosen.trial.setting]
+    assert ones[("bi-directional", 8)][0].passes == chosen.passes
+    assert ones[("all settings", 8)][0].passes == 9 * 16
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local")

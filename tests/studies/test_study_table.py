@@ -67,7 +67,7 @@ def workshop(tmp_path: Path) -> Workshop:
 
 def test_validation_chooses_and_test_is_shown(workshop: Workshop) -> None:
     rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
-    assert list(rows) == ["flat", "bi-directional", "metalr-exact-cosine"]
+    assert list(rows) == ["flat", "bi-directional", "metalr-exact-joint"]
     assert rows["flat"].settings == ("all at 0.1",) * 3
     assert rows["flat"].values["accuracy"] == pytest.approx([0.85, 0.86, 0.87])
     assert rows["bi-directional"].settings == ("m2-n3 at 0.1",) * 3, "at the rate that the flat method chose"
@@ -78,7 +78,7 @@ def test_the_cost_is_that_of_all_settings(workshop: Workshop) -> None:
     assert {row.method: row.passes for row in make_rows(workshop.study, chosen_trials(workshop))} == {
         "flat": 8,
         "bi-directional": 8,
-        "metalr-exact-cosine": 8,
+        "metalr-exact-joint": 8,
     }
 
 
@@ -86,15 +86,15 @@ def test_tests_are_against_the_best_baseline(workshop: Workshop) -> None:
     rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
     assert rows["flat"].p is None, "the best baseline itself"
     # Three seeds whose differences are all the same: 2 / 2 ** 3.
-    assert rows["bi-directional"].p == rows["metalr-exact-cosine"].p == 0.25
+    assert rows["bi-directional"].p == rows["metalr-exact-joint"].p == 0.25
 
 
 def test_a_method_is_shown_on_the_seeds_that_are_finished(workshop: Workshop) -> None:
     trial = next(one for one in workshop.trials if one.method.kind == "metalr" and one.seed == 2)
     (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
     rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
-    assert len(rows["metalr-exact-cosine"].values["accuracy"]) == 2
-    assert rows["metalr-exact-cosine"].p is None, "not paired"
+    assert len(rows["metalr-exact-joint"].values["accuracy"]) == 2
+    assert rows["metalr-exact-joint"].p is None, "not paired"
 
 
 def test_other_seeds_are_not_paired(workshop: Workshop) -> None:
@@ -102,8 +102,8 @@ def test_other_seeds_are_not_paired(workshop: Workshop) -> None:
         for trial in (one for one in workshop.trials if one.method.kind == kind and one.seed == seed):
             (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
     rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
-    assert (rows["flat"].seeds, rows["metalr-exact-cosine"].seeds) == ((1, 2), (0, 1))
-    assert rows["metalr-exact-cosine"].p is None
+    assert (rows["flat"].seeds, rows["metalr-exact-joint"].seeds) == ((1, 2), (0, 1))
+    assert rows["metalr-exact-joint"].p is None
 
 
 def test_starting_rates_with_the_worst_and_the_best(workshop: Workshop) -> None:
