@@ -19,11 +19,11 @@ from small_runs import Batch, Plain, Run, data, layer_groups, network, train
 WORLD = 2
 STEPS = 5
 MODES: dict[str, dict[str, Any]] = {
-    "exact": {},
+    "exact": {"rule": "additive"},
     "proportional, every 2": {"rule": "proportional", "every": 2},
     "cosine": {"rule": "cosine"},
     "joint": {"rule": "joint"},
-    "streaming": {"streaming": True},
+    "streaming": {"rule": "additive", "streaming": True},
 }
 
 

@@ -63,7 +63,7 @@ def run(kind: str, size: int = SIZE, **options: Any) -> dict[str, Any]:
     seen.clear()
     torch.manual_seed(3)
     module = ByHand() if kind == "manual" else Numbered()
-    learner = MetaLRCallback(hyper_lr=0.3, streaming=kind == "streaming")
+    learner = MetaLRCallback(hyper_lr=0.1, streaming=kind == "streaming")
     callbacks: list[Any] = [learner]
     if kind == "alchemy":
         module.net[1] = nn.GroupNorm(3, 6)  # gammas, and no batch statistics

@@ -57,7 +57,7 @@ def run(kind: str, *, world: int = 1) -> dict[str, Any]:
     if settings.get("meta"):
         of_meta = DistributedSampler(items(1), shuffle=False) if world > 1 else None
         meta = DataLoader(items(1), batch_size=SIZE if world > 1 else SIZE * 2, sampler=of_meta)
-    handler = MetaLRHandler(optimizer, meta, hyper_lr=0.3, streaming=settings.get("streaming", False))
+    handler = MetaLRHandler(optimizer, meta, hyper_lr=0.1, streaming=settings.get("streaming", False))
     phases = [AlchemyHandler(optimizer, **PHASES)] if settings.get("alchemy") else []
     train(wrapped, optimizer, *phases, handler, loader=loader, seed=seed)
     return {"lrs": handler.lrs, "weights": [p.detach() for p in net.parameters()]}

@@ -40,7 +40,8 @@ class MetaLRCallback(Callback):
     step does outside the module, as writing to ``self.logger.experiment``, is not undone: write a ``meta_step`` then.
 
     Args:
-        hyper_lr: eta, the step size of the learning rates; 0 changes nothing, bit for bit.
+        hyper_lr: eta, the step size of the learning rates; 0 changes nothing, bit for bit. By default what suits the
+            rule; the additive one has no default.
         rule: ``"joint"``, ``"cosine"``, ``"proportional"`` or ``"additive"`` (the paper's eq. 3).
         every: learn at each k-th optimizer step; a step costs 1 + 1/k passes.
         streaming: take the next training batch as the meta batch, at no extra pass.
@@ -71,7 +72,7 @@ class MetaLRCallback(Callback):
     def __init__(
         self,
         *,
-        hyper_lr: float = 0.1,
+        hyper_lr: float | None = None,
         rule: str = "joint",
         every: int = 1,
         streaming: bool = False,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from layertune.requirements import check_settings
+from layertune.requirements import check_settings, usual_hyper_lr
 from layertune.schemes import METHODS, scheme
 from layertune_monai.errors import BundleError
 from layertune_monai.train_config import TrainConfig, inside, is_saver, read_train_config, train_files
@@ -29,7 +29,7 @@ class Method:
         m: shallowest frozen depth of ``"bidirectional"``; by default the middle third is frozen.
         n: deepest frozen depth of ``"bidirectional"``.
         first: shallowest tuned depth of ``"layer_wise"``; by default the deeper half is tuned.
-        hyper_lr: step size of learned rates.
+        hyper_lr: step size of learned rates; by default what suits the rule.
         rule: how they are learned: ``"joint"``, ``"cosine"``, ``"proportional"`` or ``"additive"``. In the first two
             the scale of a loss, which other people choose, has no part.
         every: learn at each k-th step.
@@ -43,7 +43,7 @@ class Method:
     m: int | None = None
     n: int | None = None
     first: int | None = None
-    hyper_lr: float = 0.1
+    hyper_lr: float | None = None
     rule: str = "joint"
     every: int = 1
 
@@ -54,7 +54,12 @@ class Method:
         if self.depth not in ("I1", "I2"):
             raise BundleError(f"depth is I1 (order of execution) or I2 (resolution level), not {self.depth!r}")
         check_settings(
-            hyper_lr=self.hyper_lr, rule=self.rule, min_lr=1e-6, max_lr=None, max_change=2.0, every=self.every
+            hyper_lr=usual_hyper_lr(self.hyper_lr, self.rule),
+            rule=self.rule,
+            min_lr=1e-6,
+            max_lr=None,
+            max_change=2.0,
+            every=self.every,
         )
 
     @property
@@ -63,7 +68,7 @@ class Method:
         return self.name.startswith("metalr")
 
     def settings(self) -> dict[str, Any]:
-        """What the written configuration lets its user change on the command line, as ``--layertune#hyper_lr 0.1``."""
+        """What the written configuration lets its user change on the command line, as ``--layertune#hyper_lr 0.05``."""
         if self.learns:
             return {"method": self.name, "hyper_lr": self.hyper_lr, "rule": self.rule, "every": self.every}
         return {"method": self.name, "depth": self.depth, "m": self.m, "n": self.n, "first": self.first}

@@ -42,7 +42,7 @@ def put_bundle(
 def adapt(
     bundle: Annotated[Path, typer.Argument(help="Root of anybody's bundle: the folder that holds configs/.")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "metalr",
-    hyper_lr: Annotated[float, typer.Option(help="Step size of learned rates.")] = 0.1,
+    hyper_lr: Annotated[float | None, typer.Option(help="Step size of learned rates. [what suits the rule]")] = None,
     rule: Annotated[str, typer.Option(help="joint, cosine, proportional or additive.")] = "joint",
     every: Annotated[int, typer.Option(help="Learn rates at each k-th step.")] = 1,
     depth: Annotated[str, typer.Option(help="I1 (order of execution) or I2 (resolution level of the U).")] = "I1",

@@ -17,7 +17,7 @@ from layertune import LayerMap, LRProfile, MetaLR, ModelError, OptimizerError, m
 from layertune.endless_data import ALONE, Share, over_same_data
 from layertune.meta import kept_gradients
 from layertune.meta_batches import MetaBatches
-from layertune.requirements import check_settings
+from layertune.requirements import check_settings, usual_hyper_lr
 from layertune_monai.meta_loss import MetaLoss, backward_of_meta_batch, check_engine, engine_loss, example_inputs
 from layertune_monai.randomness import kept_transforms, random_transforms
 from layertune_monai.report import publish_lrs, write_profile
@@ -49,7 +49,8 @@ class MetaLRHandler:
         optimizer: the engine's; its param groups stay as they are.
         meta_loader: where meta batches come from, again and again; by default the training data in an order of its
             own. Batches look like training batches.
-        hyper_lr: eta, the step size of the learning rates; 0 changes nothing, bit for bit.
+        hyper_lr: eta, the step size of the learning rates; 0 changes nothing, bit for bit. By default what suits the
+            rule; the additive one has no default.
         rule: ``"joint"``, ``"cosine"``, ``"proportional"`` or ``"additive"`` (the paper's eq. 3).
         every: learn at each k-th optimizer step; a step costs 1 + 1/k passes.
         streaming: take the next training batch as the meta batch, at no extra pass.
@@ -85,7 +86,7 @@ class MetaLRHandler:
         optimizer: Optimizer,
         meta_loader: Iterable[Any] | None = None,
         *,
-        hyper_lr: float = 0.1,
+        hyper_lr: float | None = None,
         rule: str = "joint",
         every: int = 1,
         streaming: bool = False,
@@ -99,7 +100,7 @@ class MetaLRHandler:
         output_dir: str | Path | None = None,
     ) -> None:
         self.settings: dict[str, Any] = {
-            "hyper_lr": hyper_lr,
+            "hyper_lr": usual_hyper_lr(hyper_lr, rule),
             "rule": rule,
             "every": every,
             "streaming": streaming,

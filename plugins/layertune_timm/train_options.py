@@ -49,7 +49,7 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
         >>> options.scheme, options.arguments
         (Scheme(factory='bidirectional', numbers=(3, 6), coarse=False), ('data',))
         >>> options.metalr
-        {'hyper_lr': 0.1, 'rule': 'joint', 'streaming': True}
+        {'streaming': True}
     """
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--coarse", action="store_true", help="layers are timm's coarse groups (stages)")
     parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, at no extra pass")
     learning = parser.add_argument_group("with --metalr")
-    learning.add_argument("--hyper-lr", type=float, help="step size of the learning rates [0.1]")
+    learning.add_argument("--hyper-lr", type=float, help="step size of the learning rates [what suits the rule]")
     learning.add_argument("--rule", choices=list(RULES), help="[joint]")
     learning.add_argument("--every", type=int, help="learn at each k-th step [1]")
     learning.add_argument("--min-lr", type=float, help="floor of the learned rates [1e-6]")
@@ -119,4 +119,4 @@ def _metalr(given: argparse.Namespace) -> dict[str, Any] | None:
         )
     if given.metalr not in (None, "streaming"):
         raise ValueError(f"--metalr takes streaming, not {given.metalr!r}")
-    return None if given.metalr is None else {"hyper_lr": 0.1, "rule": "joint", "streaming": True, **settings}
+    return None if given.metalr is None else {"streaming": True, **settings}

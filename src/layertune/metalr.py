@@ -13,7 +13,7 @@ from layertune.history import History
 from layertune.layout import Layers, Layout
 from layertune.lr_factors import multiply_lrs, restore_lrs
 from layertune.profile import LRProfile
-from layertune.requirements import check_layers, check_meta_gradient, check_optimizer, check_settings
+from layertune.requirements import check_layers, check_meta_gradient, check_optimizer, check_settings, usual_hyper_lr
 from layertune.step_closure import call_before_update
 
 __all__ = ["MetaLR"]
@@ -35,15 +35,15 @@ class MetaLR:
     the schedule keeps owning ``lr``, and what is learned is a factor on it, ``group["meta_scale"]``, which travels
     with the optimizer's own ``state_dict`` together with all else that resuming needs.
 
-    Groups of one ``"layer"`` share a factor; a group without that key goes by its ``"name"``, or is a layer of its
-    own. ``param_groups`` makes such groups.
+    Groups of one ``"layer"`` share a factor; a group without that key goes by its ``"name"``, or is a layer of its own.
 
     Args:
         optimizer: the host's optimizer; its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
-        hyper_lr: eta, the step size of the learning rates, >= 0; 0 changes nothing, bit for bit.
+        hyper_lr: eta, the step size of the learning rates, >= 0; 0 changes nothing, bit for bit. 0.1 by default, of the
+            cosine rule 0.05; the additive one has none.
         rule: ``"additive"`` (eq. 3), ``"proportional"`` (alpha' = alpha (1 - eta h)), ``"cosine"`` (alpha' = alpha
             exp(eta cos(-g, -u))) or ``"joint"`` (the same, and five times as fast by the cosine of all layers together,
-            which makes up for a start that is far off). Each has its own unit of ``hyper_lr``: see the README.
+            which makes up for a start that is far too low; from a hyper_lr of 0.12 up ``max_change`` cuts it).
         min_lr: floor of the learned rates; the paper's 1e-6.
         max_lr: ceiling, if any.
         max_change: largest factor, up or down, of one adaptation; ``float("inf")`` for eq. 3 as it stands.
@@ -84,7 +84,7 @@ class MetaLR:
         self,
         optimizer: Optimizer,
         *,
-        hyper_lr: float = 0.1,
+        hyper_lr: float | None = None,
         rule: str = "joint",
         min_lr: float = 1e-6,
         max_lr: float | None = None,
@@ -93,8 +93,10 @@ class MetaLR:
         streaming: bool = False,
         layers: Layers | None = None,
     ) -> None:
+        self.optimizer = optimizer
+        self.hyper_lr = usual_hyper_lr(hyper_lr, rule)
         check_settings(
-            hyper_lr=hyper_lr,
+            hyper_lr=self.hyper_lr,
             rule=rule,
             min_lr=min_lr,
             max_lr=max_lr,
@@ -102,8 +104,6 @@ class MetaLR:
             every=every,
             streaming=streaming,
         )
-        self.optimizer = optimizer
-        self.hyper_lr = hyper_lr
         self.rule = rule
         self.min_lr = min_lr
         self.max_lr = float("inf") if max_lr is None else max_lr

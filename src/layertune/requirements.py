@@ -7,9 +7,9 @@ from torch.optim import Optimizer
 from layertune.errors import OptimizerError
 from layertune.linearity import require_linear_step
 from layertune.lr_factors import require_single_multiplier
-from layertune.rules import RULES
+from layertune.rules import HYPER_LR, RULES
 
-__all__ = ["check_layers", "check_meta_gradient", "check_optimizer", "check_settings"]
+__all__ = ["check_layers", "check_meta_gradient", "check_optimizer", "check_settings", "usual_hyper_lr"]
 
 
 def check_settings(
@@ -43,6 +43,24 @@ def check_settings(
     for holds, message in checks:
         if not holds:
             raise OptimizerError(message())
+
+
+def usual_hyper_lr(hyper_lr: float | None, rule: str) -> float:
+    """The step size of the learning rates that was given, or else the one that suits the rule.
+
+    Raises:
+        OptimizerError: none was given, and for this rule there is no usual one.
+
+    Example:
+        >>> usual_hyper_lr(None, "cosine"), usual_hyper_lr(0.2, "cosine")
+        (0.05, 0.2)
+    """
+    if hyper_lr is None and rule == "additive":
+        raise OptimizerError(
+            'rule="additive" needs a hyper_lr that fits the scale of loss and gradients, as hyper_lr=1e-3; the other '
+            "rules have one of their own"
+        )
+    return HYPER_LR.get(rule, 0.0) if hyper_lr is None else hyper_lr
 
 
 def check_optimizer(optimizer: Optimizer) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["NEEDS_NORMS", "RULES", "Alignment", "alignment", "bounded"]
+__all__ = ["HYPER_LR", "NEEDS_NORMS", "RULES", "Alignment", "alignment", "bounded"]
 
 TOGETHER = 5.0  # how much faster than its own cosine a layer follows that of all layers, in the rule "joint"
 
@@ -18,7 +18,7 @@ class Alignment(NamedTuple):
         alpha: the learning rates that the step was made with.
         h: dL_meta/dalpha_j = -<g_j, u_j>, the derivative of the meta loss at the looked-ahead weights.
         cosine: cos(g_j, u_j), 0 where either vanishes.
-        joint: scalar, cos(g, u) over all layers that moved together.
+        joint: scalar, the cosine of g and the whole step, (alpha_j u_j)_j of all layers that moved.
     """
 
     alpha: Tensor
@@ -69,10 +69,11 @@ def cosine(eta: float, meta: Alignment) -> Tensor:
 
 
 def joint(eta: float, meta: Alignment) -> Tensor:
-    """alpha'_j/alpha_j for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, -u))), g and u of all layers.
+    """alpha'_j/alpha_j for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, -d))), d the step of all layers.
 
     Where the start is off by an order of magnitude, all layers say so together: then they move together, and fast.
-    Once the whole step neither falls short nor overshoots, what is left is each layer's own cosine.
+    Once the whole step neither falls short nor overshoots, what is left is each layer's own cosine. A layer that moved
+    and has no meta gradient follows the others.
     """
     return torch.exp(eta * (meta.cosine + TOGETHER * meta.joint))
 
@@ -81,6 +82,8 @@ Rule = Callable[[float, Alignment], Tensor]
 RULES: dict[str, Rule] = {"additive": additive, "proportional": proportional, "cosine": cosine, "joint": joint}
 NEEDS_NORMS = ("cosine", "joint")
 """Rules that ask for the lengths of gradient and step, not for their inner product alone."""
+HYPER_LR = {"joint": 0.1, "cosine": 0.05, "proportional": 0.1}
+"""eta where none is given. That of the additive rule has a unit, rate squared over loss, so nobody can know it."""
 
 
 def bounded(ratio: Tensor, alpha: Tensor, min_lr: float, max_lr: float, max_change: float) -> Tensor:

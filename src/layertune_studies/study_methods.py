@@ -1,8 +1,11 @@
 """The methods that a study compares: what each can be told."""
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from layertune.requirements import usual_hyper_lr
 
 __all__ = [
     "METHOD_KINDS",
@@ -201,7 +204,7 @@ class MetaLRMethod(Method):
         mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
         every: for the mode of that name.
         rule: ``"additive"``, ``"proportional"``, ``"cosine"`` or ``"joint"``.
-        hyper_lr: step size of the learning rates.
+        hyper_lr: step size of the learning rates; by default what suits the rule.
         min_lr: floor.
         max_lr: ceiling.
         max_change: largest factor of one adaptation.
@@ -211,10 +214,18 @@ class MetaLRMethod(Method):
     mode: Literal["exact", "every", "streaming"] = "exact"
     every: Annotated[int, Field(ge=2)] = 10
     rule: Literal["additive", "proportional", "cosine", "joint"] = "joint"
-    hyper_lr: Annotated[float, Field(ge=0)] = 0.1
+    hyper_lr: Annotated[float, Field(ge=0)]
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     max_lr: Positive | None = None
     max_change: Annotated[float, Field(gt=1)] = 2.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: Any) -> Any:
+        """The number itself is part of what a trial is known by, so that it is found when a default changes."""
+        if isinstance(given, Mapping) and given.get("hyper_lr") is None:
+            return {**given, "hyper_lr": usual_hyper_lr(None, str(given.get("rule", "joint")))}
+        return given
 
     @property
     def name(self) -> str:

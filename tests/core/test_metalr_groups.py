@@ -233,7 +233,7 @@ def test_bfloat16_parameters_learn_about_the_rates_of_float64(mode, rule):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rule", ["additive", "cosine"])
+@pytest.mark.parametrize("rule", ["additive", "cosine", "joint"])
 def test_sparse_gradients_equal_dense_ones(mode, rule):
     def learned(*, sparse):
         torch.manual_seed(0)

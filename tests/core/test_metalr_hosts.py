@@ -246,7 +246,7 @@ def test_a_closure_gives_the_same_run(mode, keyword, make):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("make", "options"), [(SGD, {"momentum": 0.9}), (Adam, {}), (AdamW, {"weight_decay": 0.1})])
 def test_foreach_and_fused_equal_the_plain_loop(mode, make, options):
-    settings = {"make": make, "lr": 0.01, "hyper_lr": 1e-3, **mode}
+    settings = {"make": make, "lr": 0.01, "hyper_lr": 1e-3, "rule": "additive", **mode}
     loop = run(**settings, options=options | {"foreach": False})
     assert_learned(loop, 0.01)
     for variant in ({"foreach": True}, {"fused": True}):

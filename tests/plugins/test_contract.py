@@ -173,15 +173,15 @@ def test_a_hyper_lr_of_0_gives_the_hosts_own_run_bit_for_bit(host: Host, tmp_pat
     train = run_of(host)
     with_it, without = train(tmp_path, hyper_lr=0.0), train(tmp_path, hyper_lr=None)
     torch.testing.assert_close(weights(with_it.model), weights(without.model), rtol=0, atol=0)
-    moved = train(tmp_path, hyper_lr=0.5)
+    moved = train(tmp_path, hyper_lr=0.1)
     assert any(not torch.equal(a, b) for a, b in zip(weights(moved.model), weights(without.model), strict=True))
 
 
 def test_a_run_resumes_bit_for_bit(host: Host, tmp_path: Path) -> None:
     train = run_of(host)
-    whole = train(tmp_path, hyper_lr=0.5)
-    train(tmp_path, hyper_lr=0.5, last=2)
-    resumed = train(tmp_path, hyper_lr=0.5, first=2)
+    whole = train(tmp_path, hyper_lr=0.1)
+    train(tmp_path, hyper_lr=0.1, last=2)
+    resumed = train(tmp_path, hyper_lr=0.1, first=2)
     assert resumed.lrs == whole.lrs
     torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=0, atol=0)
     assert len(set(whole.lrs.values())) == len(whole.lrs) > 1
@@ -189,6 +189,6 @@ def test_a_run_resumes_bit_for_bit(host: Host, tmp_path: Path) -> None:
 
 def test_nothing_is_left_behind(host: Host, tmp_path: Path) -> None:
     train = run_of(host)
-    end = train(tmp_path, hyper_lr=0.5)
+    end = train(tmp_path, hyper_lr=0.1)
     assert not left_behind(end)
     assert set(vars(end.model)) == set(vars(train(tmp_path, hyper_lr=None).model))

@@ -43,7 +43,7 @@ def test_a_bundle_is_fine_tuned_by_monais_own_command(manner: str, method: str, 
     told = CliRunner().invoke(app, ["monai", "adapt", str(bundle), "--method", method, "--json"])
     assert told.exit_code == 0, told.output
     (files,) = json.loads(told.output)["config_files"]
-    overrides = [] if method == "bidirectional" else ["--layertune#hyper_lr", "0.5"]
+    overrides = [] if method == "bidirectional" else ["--layertune#hyper_lr", "0.05"]
     said = run_bundle(bundle, files, *overrides)
     after = files_of(bundle)
     assert {name: after[name] for name in before} == before  # nothing of theirs changed, their weights neither

@@ -65,7 +65,7 @@ def test_bnscale_asks_the_gammas_to_be_large(bundle: Path, data: Path) -> None:
 
 def test_a_run_in_phases_goes_on_as_if_it_had_not_stopped(bundle: Path, data: Path, tmp_path: Path) -> None:
     """Rates are learned from the maximisation on. MONAI's own epochs stop it, here in the identification."""
-    options = {"method": "alchemy_metalr", "hyper_lr": 0.3, **PHASES, "lr_scheduler#epochs": 3}
+    options = {"method": "alchemy_metalr", "hyper_lr": 0.1, **PHASES, "lr_scheduler#epochs": 3}
     flow(bundle, data, **options)
     end = state(bundle, 3)
     assert end["alchemy"]["phase"] == "maximisation"

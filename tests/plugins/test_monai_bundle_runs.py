@@ -85,11 +85,11 @@ def answer(error: BaseException) -> BaseException:
 def test_a_killed_run_ends_as_an_uninterrupted_one(
     bundle: Path, data: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    flow(bundle, data, hyper_lr=0.3, **options)
+    flow(bundle, data, hyper_lr=0.1, **options)
     other = write_bundle(tmp_path / "other")
-    stopped(other, data, 3, hyper_lr=0.3, **options)
+    stopped(other, data, 3, hyper_lr=0.1, **options)
     assert not list(other.glob("models/*epoch=2.pt"))
-    flow(other, data, hyper_lr=0.3, resume=True, **options)
+    flow(other, data, hyper_lr=0.1, resume=True, **options)
     assert_same(state(bundle), state(other))
     assert len(set(factors(state(bundle)))) > 2, "rates were learned"
     assert torch.load(bundle / "models/model.pt", weights_only=True).keys() == state(bundle)["network"].keys()
@@ -102,21 +102,21 @@ def test_a_hyper_lr_of_0_is_the_bundle_without_the_handler(bundle: Path, data: P
     flow(bundle, data, method="metalr", hyper_lr=0)
     learned = state(bundle)
     assert all(torch.equal(without["network"][name], learned["network"][name]) for name in without["network"])
-    flow(bundle, data, method="metalr", hyper_lr=0.3)
+    flow(bundle, data, method="metalr", hyper_lr=0.1)
     moved = state(bundle)["network"]
     assert any(not torch.equal(without["network"][name], moved[name]) for name in moved)
 
 
 def test_the_python_workflow_is_the_configuration(bundle: Path, data: Path, tmp_path: Path) -> None:
-    flow(bundle, data, hyper_lr=0.3)
+    flow(bundle, data, hyper_lr=0.1)
     other = write_bundle(tmp_path / "other")
-    options = {"bundle_root": str(other), "data_dir": str(data), "hyper_lr": 0.3, "logging_file": False, **SMALL}
+    options = {"bundle_root": str(other), "data_dir": str(data), "hyper_lr": 0.1, "logging_file": False, **SMALL}
     run_workflow("layertune_monai.Training", **options)
     assert_same(state(bundle), state(other))
     best = [torch.load(folder / "models/model.pt", weights_only=True) for folder in (bundle, other)]
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
     run_workflow("layertune_monai.Training", **{**options, "epochs": 3, "resume": True})
-    flow(bundle, data, hyper_lr=0.3, epochs=3, resume=True)
+    flow(bundle, data, hyper_lr=0.1, epochs=3, resume=True)
     assert_same(state(bundle, 3), state(other, 3))
     rates = [group["lr"] for group in state(bundle, 2)["optimizer"]["param_groups"]]
     assert set(rates) == {0.0}
@@ -177,7 +177,7 @@ def test_what_was_learned_is_shown_as_monai_users_get_their_metrics(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    flow(bundle, data, method="metalr_streaming", hyper_lr=0.3, tracking="mlflow")
+    flow(bundle, data, method="metalr_streaming", hyper_lr=0.1, tracking="mlflow")
     profile = LRProfile.load(bundle / "eval/learned_rates.json")
     assert (bundle / "eval/learned_rates.png").stat().st_size > 1000
     mlflow.set_tracking_uri(f"sqlite:///{bundle}/eval/mlruns.db")

@@ -92,7 +92,10 @@ def test_a_meta_loss_of_the_users_own() -> None:
     seen: list[int] = []
     one, two = network(), network()
     first, second = sgd(one), sgd(two)
-    plain, doubled = MetaLRHandler(first, META, **LEARN), MetaLRHandler(second, META, meta_loss=twice, hyper_lr=0.15)
+    plain, doubled = (
+        MetaLRHandler(first, META, **LEARN),
+        MetaLRHandler(second, META, meta_loss=twice, **(LEARN | {"hyper_lr": 0.15})),
+    )
     train(one, first, plain)
     train(two, second, doubled)
     assert seen == list(range(1, 9))
@@ -250,7 +253,7 @@ def test_an_optimizer_with_layers_of_its_own_keeps_them() -> None:
     net = network()
     layers = map_layers(net, torch.zeros(2, 1, 8, 8))
     optimizer = AdamW(param_groups(net, layers, lr=1e-2), lr=1e-2)
-    handler = MetaLRHandler(optimizer, META, hyper_lr=0.5)
+    handler = MetaLRHandler(optimizer, META, hyper_lr=0.5, rule="proportional")
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
     train(net, optimizer, handler, LrScheduleHandler(schedule, print_lr=False))
     assert [group["lr"] for group in optimizer.param_groups] == [0.0025] * 3
