@@ -126,7 +126,7 @@ def exact_step(
     every: int = 1,
 ) -> Step:
     """The ordinary loop with MetaLR's meta pass at each ``every``-th step."""
-    metalr = MetaLR(optimizer, hyper_lr=HYPER_LR, rule="additive", every=every)
+    metalr = MetaLR(optimizer, hyper_lr=HYPER_LR, every=every)
     train = plain_step(spec, model, optimizer, batch)
     images, target = meta_batch
 
@@ -153,7 +153,7 @@ def _contenders(spec: StepNetwork, seed: int) -> dict[str, Step]:
         return model, spec.optimizer(param_groups(model, layers, lr=spec.lr))
 
     model, optimizer = fresh()
-    MetaLR(optimizer, hyper_lr=HYPER_LR, rule="additive", streaming=True)
+    MetaLR(optimizer, hyper_lr=HYPER_LR, streaming=True)
     steps = {"streaming": plain_step(spec, model, optimizer, batch)}
     steps["plain"] = plain_step(spec, *fresh(), batch)
     steps["every10"] = exact_step(spec, *fresh(), batch, meta_batch, every=CYCLE)

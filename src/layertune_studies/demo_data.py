@@ -258,7 +258,10 @@ def batch_of(subjects: Sequence[Subject], count: int, *, key: tuple[int, ...], a
 
 @contextlib.contextmanager
 def _without_metadata() -> Iterator[None]:
-    """Small images are augmented in half the time when MONAI keeps no record of it."""
+    """Small images are augmented in half the time when MONAI keeps no record of it.
+
+    The switch is one for the process: other threads of it are without records meanwhile.
+    """
     before = get_track_meta()
     set_track_meta(False)
     try:

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["OnRay"]
 
-LOST = -1  # a trial whose worker or node is lost is run again, however often
+LOST = -1  # a trial outside a search, whose worker or node is lost, is run again, however often
 AGAIN = 20  # Tune does not tell a lost worker from an error of the trial, which would come back for ever
 
 
@@ -118,10 +118,11 @@ class OnRay:
                 ),
             ).fit()
         metrics = [found[number].metrics or {} for number in range(len(found))]
-        errors = [one.get("error") or found[number].error for number, one in enumerate(metrics)]
-        for trial, told in zip(trials, errors, strict=True):
+        for number, one in enumerate(metrics):
+            told = one.get("error") or found[number].error
             if told is not None:
-                raise StudyError(f"{trial.method.name} failed at {trial.setting.label}: {told}")
+                trial = trials[one["config"]["number"]] if "config" in one else trials[number]
+                raise StudyError(f"{trial.method.name} failed at {trial.setting.label}: {str(told).splitlines()[-1]}")
         results = {
             trials[one["config"]["number"]]: json.loads(one["result"])
             for one in metrics

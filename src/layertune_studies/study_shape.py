@@ -4,8 +4,8 @@
 
 The meta gradient of a layer's rate is a product, h_j = -<g_j, u_j> = -|g_j| |u_j| cos(g_j, u_j). Rules that follow h
 (eq. 3 of MetaLR, and its proportional form) learn from both factors, those that follow the cosine from the second one
-alone. This measures both factors in a training at one rate, and sets beside them what the study's methods of kind
-metalr learned from the same start.
+alone, as far as layers differ. This measures both factors in a training at one rate, and sets beside them what the
+study's methods of kind metalr learned from the same start.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def shape_of(workshop: Workshop, *, labelled: int, lr: float, seeds: int) -> Sha
         seeds: how many, counted from 0.
 
     Raises:
-        StudyError: the study has no method of kind metalr.
+        StudyError: the study has no method of kind metalr, a layer has no gradient, or the training diverged.
         DataError: the cases are not there, or are too few.
     """
     study = workshop.study.model_copy(update={"report": "validation"})
@@ -74,9 +74,12 @@ def shape_of(workshop: Workshop, *, labelled: int, lr: float, seeds: int) -> Sha
         found.append(measure(training_of(study, flat, workshop.root, workshop.weights), study))
         for method in methods:
             trial = Trial(method, Setting("all"), lr, labelled, seed)
-            lrs = run_trial(study, trial, workshop.root, workshop.weights)["lrs"]
-            learned[method.name].append([lrs[name] / lr for name in names])
+            result = run_trial(study, trial, workshop.root, workshop.weights)
+            factors = dict(zip(result["profile"]["layers"], result["profile"]["scales"][-1], strict=True))
+            learned[method.name].append([factors[name] for name in names])
     lengths = _geometric([lengths for lengths, _ in found])
+    if not np.isfinite(np.log(lengths)).all():
+        raise StudyError(f"a layer has no gradient, or the training diverged at {lr:g}; take another rate")
     return Shape(
         names,
         (lengths / np.exp(np.log(lengths).mean())).tolist(),
@@ -96,8 +99,7 @@ def measure(training: Training, study: Study) -> tuple[np.ndarray, np.ndarray]:
         The geometric mean of the lengths over the steps, and the mean of the cosines, one entry a layer.
     """
     optimizer = training.optimizer(AllLayers(), training.lr)
-    parameters = list(training.layers.parameters_of(training.network).values())
-    pairs = list(_pairs(training, optimizer, parameters, steps_of(study, Flat(kind="flat"))))
+    pairs = list(_pairs(training, optimizer, steps_of(study, Flat(kind="flat"))))
     lengths = _geometric([[float(g.norm() * u.norm()) for g, u in layers] for layers in pairs])
     cosines = [[float((g @ u) / (g.norm() * u.norm())) for g, u in layers] for layers in pairs]
     return lengths, np.mean(cosines, axis=0)
@@ -152,11 +154,12 @@ def draw(shape: Shape) -> Figure:
     return figure
 
 
-def _pairs(
-    training: Training, optimizer: Any, parameters: Sequence[Sequence[Tensor]], steps: int
-) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def _pairs(training: Training, optimizer: Any, steps: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Gradient of the batch that follows a step, and the step over its rate, layer by layer."""
-    moved: list[Tensor] = []
+    layers = training.layers.parameters_of(training.network)
+    parameters, moved = list(layers.values()), list[Tensor]()
+    rate_of = {group["layer"]: group["lr"] for group in optimizer.param_groups}  # the head may have one of its own
+    lrs = [rate_of[name] for name in layers]
     for step in range(steps + 1):
         image, label = training.task.batch(step)
         training.network.train()
@@ -166,7 +169,7 @@ def _pairs(
             yield list(zip(_flat(parameters, gradients=True), moved, strict=True))
         before = _flat(parameters)
         optimizer.step()
-        moved = [(old - new) / training.lr for old, new in zip(before, _flat(parameters), strict=True)]
+        moved = [(old - new) / lr for old, new, lr in zip(before, _flat(parameters), lrs, strict=True)]
 
 
 def _flat(layers: Sequence[Sequence[Tensor]], *, gradients: bool = False) -> list[Tensor]:
@@ -201,7 +204,7 @@ def main(
         shape = shape_of(workshop, labelled=labelled, lr=lr, seeds=seeds)
     except LayertuneError as error:
         typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(2) from error
     draw(shape).savefig(out / "shape.png", dpi=200)
     typer.echo(table(shape), nl=False)
 

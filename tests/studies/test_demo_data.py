@@ -1,13 +1,17 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor, get_track_meta
+from monai.transforms import Compose, Lambdad
 
 from layertune_studies.demo_data import (
     SOURCE,
     TARGET,
     Cohort,
     DataError,
+    Subject,
     augmentation,
     batch_of,
     make_brain,
@@ -108,3 +112,19 @@ def test_decathlon_cases_have_inverted_sources(data_dir: Path) -> None:
 def test_too_few_decathlon_cases_are_refused(data_dir: Path) -> None:
     with pytest.raises(DataError, match=r"needs 10005 labelled cases of Task04_Hippocampus, and .* holds"):
         make_cohort("Task04_Hippocampus", root=data_dir, size=SIZE, source=10000, shots=1, seeds=1, held_out=1, seed=0)
+
+
+def test_augmenting_without_metadata_gives_the_same_bits_and_leaves_the_switch_as_it_was() -> None:
+    subjects = [Subject(torch.rand(1, 6, 6, 6), torch.randint(3, (1, 6, 6, 6), dtype=torch.uint8)) for _ in range(4)]
+    image, label = batch_of(subjects, 4, key=(0,), augment=augmentation())
+    assert get_track_meta()
+    rng = np.random.RandomState(int(np.random.SeedSequence((0,)).generate_state(1)[0]))
+    order = rng.choice(4, 4, replace=False)
+    recorded = augmentation().set_random_state(state=rng)
+    cases = [recorded(vars(subjects[int(index)])) for index in order]
+    assert isinstance(cases[0]["image"], MetaTensor)
+    assert torch.equal(image, torch.stack([case["image"].as_tensor() for case in cases]))
+    assert torch.equal(label, torch.stack([case["label"].as_tensor() for case in cases]))
+    with pytest.raises(RuntimeError):
+        batch_of(subjects, 4, key=(0,), augment=Compose([Lambdad("image", lambda _: 1 / 0)]))
+    assert get_track_meta()

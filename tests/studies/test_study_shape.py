@@ -83,5 +83,5 @@ def test_the_command_prints_the_table_and_draws_the_figure(root: Path, tmp_path:
     assert "rank correlation with cosine" in ran.stdout
     assert (out / "shape.png").stat().st_size > 10_000
     missing = CliRunner().invoke(app, [str(study), *options, "--labelled", "99"])
-    assert missing.exit_code == 1
+    assert missing.exit_code == 2
     assert "99 labelled cases were asked for" in missing.stderr
