@@ -112,7 +112,7 @@ def test_two_processes_learn_the_same_rates(tmp_path: Path) -> None:
         )
     )
     files = "['configs/train.json','configs/multi_gpu_train.json','configs/tell.json']"
-    arguments = as_arguments(data_dir=str(data), hyper_lr=0.3)
+    arguments = as_arguments(data_dir=str(data), hyper_lr=0.1)
     text = monai(bundle, "run", "--config_file", files, *arguments, ranks=2)
     first, second = (json.loads((bundle / f"rates{rank}.json").read_text()) for rank in range(2))
     assert first == second
