@@ -39,8 +39,7 @@ class MetaLR:
 
     Args:
         optimizer: the host's optimizer; its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
-        hyper_lr: eta, the step size of the learning rates, >= 0; 0 changes nothing, bit for bit. 0.1 by default, of the
-            cosine rule 0.05; the additive one has none.
+        hyper_lr: eta, >= 0; 0 changes nothing, bit for bit. 0.1 unless given, cosine 0.05; additive has to be given.
         rule: ``"additive"`` (eq. 3), ``"proportional"`` (alpha' = alpha (1 - eta h)), ``"cosine"`` (alpha' = alpha
             exp(eta cos(-g, -u))) or ``"joint"`` (the same, and five times as fast by the cosine of all layers together,
             which makes up for a start that is far too low; from a hyper_lr of 0.12 up ``max_change`` cuts it).
