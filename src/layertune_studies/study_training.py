@@ -209,19 +209,22 @@ def _train_autolr(training: Training, method: AutoLRMethod, steps: int) -> Train
         max_trials=method.max_trials,
         also=[schedule] if schedule else [],
     )
-    while _left(training.study, trained, autolr, steps, training.epoch_steps) > 0:
+
+    def left() -> int:
+        return steps - (
+            trained.steps if training.study.budget.unit == "passes" else autolr.epochs * training.epoch_steps
+        )
+
+    while left() > 0:
         for _ in autolr.epoch():
-            left = _left(training.study, trained, autolr, steps, training.epoch_steps)
-            if left <= 0:
-                break  # the budget ended with a rejected trial: what the last accepted one left is kept
-            _steps(training, run, min(training.epoch_steps, left), trained)
+            if left() <= 0:
+                break  # it ended with a trial that diverged, and the epoch's start is kept
+            _steps(training, run, min(training.epoch_steps, left()), trained)
+            if left() <= 0 and math.isfinite(trained.losses[-1]):
+                break  # what the last trial left is kept, judged or not: an epoch may be longer than the budget
     trained.lrs = autolr.lrs
     trained.trials = [(one.epoch, one.number, one.quality, one.accepted) for one in autolr.trials]
     return trained
-
-
-def _left(study: Study, trained: Trained, autolr: AutoLR, steps: int, epoch_steps: int) -> int:
-    return steps - (trained.steps if study.budget.unit == "passes" else autolr.epochs * epoch_steps)
 
 
 def _train_prodigy(training: Training, steps: int) -> Trained:

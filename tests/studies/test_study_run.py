@@ -16,9 +16,11 @@ from layertune_studies.demo_store import FolderError
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_data import draw
 from layertune_studies.study_run import Here, Workshop, run_study
+from layertune_studies.study_settings import Setting
 from layertune_studies.study_store import DiskError, StudyStore
 from layertune_studies.study_table import chosen_trials
-from layertune_studies.study_trial import run_trial, study_cases
+from layertune_studies.study_training import train_method
+from layertune_studies.study_trial import Trial, run_trial, study_cases, training_of
 from study_runs import METHODS, study_of, volumes, write_images
 
 QUIET = Console(quiet=True)
@@ -33,6 +35,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def study(**changes: Any) -> Study:
     return Study.model_validate(study_of(**changes))
+
+
+def budget_of(amount: int) -> dict[str, Any]:
+    return {"unit": "passes", "amount": amount, "batch": 4}
 
 
 def names(out: Path) -> list[str]:
@@ -163,6 +169,19 @@ def test_the_last_layer_alone_takes_a_budget_of_one_step(root: Path, tmp_path: P
     budget = {"unit": "steps", "amount": 1, "batch": 4}
     run_study(study(methods=[{"kind": "last-then-all", "lr": [0.01]}], budget=budget), tmp_path, root, console=QUIET)
     assert [one["steps"] for one in results(tmp_path, "last-then-all")] == [1]
+
+
+def test_autolr_keeps_its_last_trial_where_the_budget_ends_within_an_epoch(root: Path) -> None:
+    # One pass of an epoch of two steps; then an epoch whose trial of equal rates (threshold 1) is rejected at the end.
+    for amount in (1, 2):
+        config = study(methods=[{"kind": "autolr", "lr": [0.01], "threshold": 1.0}], budget=budget_of(amount))
+        (method,) = config.methods
+        training = training_of(config, Trial(method, Setting("all"), 0.01, 8, 0), root, None)
+        before = {name: weight.clone() for name, weight in training.network.named_parameters()}
+        trained = train_method(training, method, Setting("all"))
+        assert trained.steps == amount
+        after = dict(training.network.named_parameters())
+        assert all(not torch.equal(before[name], after[name]) for name in after if after[name].ndim > 1)
 
 
 def test_validation_studies_do_not_look_at_the_test_cases(root: Path, tmp_path: Path) -> None:
