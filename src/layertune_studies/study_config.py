@@ -224,9 +224,6 @@ class Study(Section):
         needs = [method.name for method in self.methods if method.lr == "tuned"]
         if needs and not tunes:
             raise ValueError(f"{needs[0]} takes the tuned rate, which a method of kind flat finds; add one")
-        searched = [method.name for method in self.methods if getattr(method, "search", "grid") == "asha"]
-        if searched and self.keep_networks:
-            raise ValueError(f"keep_networks keeps none of a search with asha, as of {searched[0]}; take search: grid")
         return self
 
 

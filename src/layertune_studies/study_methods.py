@@ -96,12 +96,12 @@ class BiDirectionalMethod(Method):
 
     Attributes:
         settings: pairs (m, n); by default all d(d-1)/2.
-        search: ``"grid"``, or ``"asha"``: successive halving with Ray Tune, for which ``--ray`` is needed.
+        search: ``"grid"``: all of them to the end; or ``"halving"``: successive halving, a fifth of the passes.
     """
 
     kind: Literal["bi-directional"]
     settings: tuple[tuple[int, int], ...] | None = None
-    search: Literal["grid", "asha"] = "grid"
+    search: Literal["grid", "halving"] = "grid"
 
 
 class Decay(Method):

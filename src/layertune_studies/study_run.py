@@ -15,34 +15,25 @@ from torch import Tensor
 from layertune import LayerMap
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_data import Cases
-from layertune_studies.study_methods import BiDirectionalMethod, Flat
+from layertune_studies.study_methods import Flat
 from layertune_studies.study_metrics import CLASSIFICATION, SEGMENTATION
 from layertune_studies.study_pretraining import pretrain
 from layertune_studies.study_progress import Meter, study_progress
+from layertune_studies.study_search import Finding, is_searched, successive_halving
 from layertune_studies.study_settings import Depths
 from layertune_studies.study_store import StudyStore
 from layertune_studies.study_trial import Trial, all_trials, ranking, run_trial, study_cases, study_layers
 
-__all__ = ["Executor", "Here", "Workshop", "best_of", "run_study", "search_name"]
+__all__ = ["Executor", "Here", "Workshop", "best_of", "run_study"]
 
 Result = dict[str, Any]
 
 
 class Executor(Protocol):
-    """Runs trials in any order, on this machine or on many.
-
-    Attributes:
-        searches: whether ``search`` can be called.
-    """
-
-    searches: bool
+    """Runs trials in any order, on this machine or on many."""
 
     def run(self, workshop: "Workshop", trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
         """Give each trial with its result as it is finished, once."""
-        ...
-
-    def search(self, workshop: "Workshop", trials: Sequence[Trial]) -> tuple[dict[Trial, Result], Result]:
-        """Find the best of several settings without finishing all: those that were finished, and what it cost."""
         ...
 
 
@@ -123,6 +114,15 @@ class Workshop:
         kept = not self.study.keep_networks or self.store.tensors(name).is_file()
         return kept and self.store.load(name) is not None
 
+    def found(self, trials: Sequence[Trial]) -> Finding | None:
+        """What a search among trials has come to; ``None`` while it is not finished."""
+
+        def stored(study: Study, trials: Sequence[Trial]) -> dict[Trial, Result] | None:
+            results = {trial: result for trial in trials if (result := self.store.load(trial.name(study))) is not None}
+            return results if len(results) == len(trials) else None
+
+        return successive_halving(self.study, trials, stored)
+
     def tuned(self, trial: Trial) -> Trial | None:
         """The trial at the rate that the flat method chose on its seed; ``None`` while that is not known."""
         if trial.lr is not None:
@@ -159,7 +159,6 @@ def run_study(
     Raises:
         DataError: data or weights are not there, or cannot be used.
         FolderError: another run of the study is at work, or the folder cannot be used; a full disk.
-        StudyError: a method needs what this run has not.
         SystemExit: with code 130, interrupted by Ctrl-C.
     """
     console = console or Console(stderr=True)
@@ -182,11 +181,6 @@ def run_study(
 
 def _run(workshop: Workshop, executor: Executor, meter: Meter) -> None:
     searched, plain = _parted(workshop.trials)
-    if searched and not executor.searches:
-        raise StudyError(
-            f"{searched[0].method.name} is searched with ASHA, which Ray Tune brings: add --ray auto, or let its "
-            "search be grid"
-        )
     meter.expect(workshop.trials)
     _ = workshop.cases, workshop.weights  # before any trial, and where data or weights are missing, before any work
     for stage in ([one for one in plain if one.lr is not None], [one for one in plain if one.lr is None]):
@@ -197,45 +191,49 @@ def _run(workshop: Workshop, executor: Executor, meter: Meter) -> None:
 
 def _run_stage(workshop: Workshop, executor: Executor, meter: Meter, stage: Sequence[Trial]) -> None:
     ready = [tuned for trial in stage if (tuned := workshop.tuned(trial)) is not None]
-    # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
-    named = {trial.name(workshop.study): trial for trial in ready}
-    missing = {name: trial for name, trial in named.items() if not workshop.holds(name)}
+    missing = _missing(workshop, ready)
     left_out = list(ready)
-    for trial in missing.values():
+    for trial in missing:
         left_out.remove(trial)
     meter.leave_out(left_out)
-    for trial, result in executor.run(workshop, list(missing.values())):
-        workshop.store.save(trial.name(workshop.study), result)
+    for trial in _train(workshop, executor, missing):
         meter.finish(trial)
 
 
+def _missing(workshop: Workshop, trials: Sequence[Trial]) -> list[Trial]:
+    # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
+    named = {trial.name(workshop.study): trial for trial in trials}
+    return [trial for name, trial in named.items() if not workshop.holds(name)]
+
+
+def _train(workshop: Workshop, executor: Executor, trials: Sequence[Trial]) -> Iterator[Trial]:
+    for trial, result in executor.run(workshop, trials):
+        workshop.store.save(trial.name(workshop.study), result)
+        yield trial
+
+
 def _search(workshop: Workshop, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
-    """Let Tune find the best setting of one method on one seed; a search that is finished is not run again."""
+    """Find the best setting of one method on one seed; what is there of its rounds is not run again."""
     ready = [tuned for trial in trials if (tuned := workshop.tuned(trial)) is not None]
-    name = search_name(workshop.study, ready)
-    if workshop.store.load(name) is None:
-        results, cost = executor.search(workshop, ready)
-        for trial, result in results.items():
-            workshop.store.save(trial.name(workshop.study), result)
-        workshop.store.save(name, cost)
+    trained: list[Trial] = []
+
+    def train_round(study: Study, trials: Sequence[Trial]) -> dict[Trial, Result]:
+        rounds = Workshop(study, workshop.root, workshop.store, workshop.tell)
+        trained.extend(_train(rounds, executor, _missing(rounds, trials)))
+        return {trial: result for trial in trials if (result := rounds.result(trial)) is not None}
+
+    successive_halving(workshop.study, ready, train_round)
+    if trained:
         meter.finish(*ready)
     else:
         meter.leave_out(ready)
-
-
-def search_name(study: Study, trials: Sequence[Trial]) -> str:
-    """The file of a search's cost."""
-    method, labelled, seed = trials[0].group
-    digest = _digest(" ".join(trial.name(study) for trial in trials))
-    return f"search_{_plain(method)}_n{labelled}_seed{seed}_{digest}"
 
 
 def _parted(trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:
     searched: list[Trial] = []
     plain: list[Trial] = []
     for trial in trials:
-        asha = isinstance(trial.method, BiDirectionalMethod) and trial.method.search == "asha"
-        (searched if asha else plain).append(trial)
+        (searched if is_searched(trial.method) else plain).append(trial)
     return searched, plain
 
 
@@ -249,8 +247,6 @@ def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
 class Here:
     """Runs trials in this process, one after the other."""
 
-    searches = False
-
     def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
         """Give each trial with its result as it is finished."""
         for trial in trials:
@@ -261,18 +257,6 @@ class Here:
 
             yield trial, run_trial(workshop.study, trial, workshop.root, workshop.weights, tell)
 
-    def search(self, workshop: Workshop, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], Result]:
-        """Tune searches on Ray alone.
-
-        Raises:
-            StudyError: always.
-        """
-        raise StudyError(f"{trials[0].method.name} of {workshop.study.name} is searched on Ray: add --ray auto")
-
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())

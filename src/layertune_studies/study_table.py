@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from layertune_studies.study_config import Study, StudyError
-from layertune_studies.study_run import Workshop, best_of, search_name
-from layertune_studies.study_training import steps_of
+from layertune_studies.study_run import Workshop, best_of
+from layertune_studies.study_search import is_searched
 from layertune_studies.study_trial import Trial
 
 __all__ = ["Chosen", "Row", "chosen_trials", "interval", "make_rows", "p_value", "render", "start_rows"]
@@ -82,18 +82,17 @@ def _chosen(workshop: Workshop, trials: Sequence[Trial]) -> Chosen | None:
     ready = [tuned for trial in trials if (tuned := workshop.tuned(trial)) is not None]
     if len(ready) < len(trials):
         return None
-    results = {trial: result for trial in ready if (result := workshop.result(trial)) is not None}
-    passes = sum(float(result["passes"]) for result in results.values())
-    if getattr(ready[0].method, "search", "grid") == "asha":
-        cost = workshop.store.load(search_name(workshop.study, ready))
-        if cost is None:
+    if is_searched(ready[0].method):
+        found = workshop.found(ready)
+        if found is None:
             return None
-        passes = float(cost["passes"])
         # Another method of the study may have trained what the search gave up: that is not its finding.
-        whole = steps_of(workshop.study, ready[0].method)
-        results = {trial: one for trial, one in results.items() if cost["steps"].get(trial.setting.label) == whole}
-    elif len(results) < len(ready):
-        return None
+        results, passes = found
+    else:
+        results = {trial: result for trial in ready if (result := workshop.result(trial)) is not None}
+        if len(results) < len(ready):
+            return None
+        passes = sum(float(result["passes"]) for result in results.values())
     best = best_of(workshop.study, results)
     return Chosen(best, results[best], passes)
 

@@ -27,10 +27,9 @@ from layertune_studies.study_metrics import evaluate
 from layertune_studies.study_network import adopt_weights, make_network, network_layers
 from layertune_studies.study_pretraining import reserved_cases
 from layertune_studies.study_settings import Depths, Setting, settings_of
-from layertune_studies.study_training import Training, steps_of, train_method
+from layertune_studies.study_training import Training, train_method
 
 __all__ = [
-    "RUNGS",
     "Trial",
     "all_trials",
     "device",
@@ -43,9 +42,6 @@ __all__ = [
 
 Weights = Mapping[str, Tensor]
 TIE = 1e-4  # below one case of ten thousand
-Report = Callable[[int, float], object]
-RUNGS = (16, 4)
-"""Where a search compares its trials, as parts of their steps: at each, the better quarter goes on."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ def rates_of(study: Study, method: Method) -> tuple[float | None, ...]:
 def ranking(study: Study, scores: Mapping[str, float]) -> float:
     """One number to compare trials by: the study's first metric, and of equals its second.
 
-    Accuracies on few validation cases are often equal, and a search that stops nobody of equals would stop nobody.
+    Accuracies on few validation cases are often equal.
     """
     first, *others = (scores[metric] for metric in study.metrics[:2])
     return first + TIE * sum(others)
@@ -152,7 +148,6 @@ def run_trial(
     root: Path | None,
     weights: Weights | None,
     tell: Callable[[int], object] = lambda _: None,
-    report: Report | None = None,
 ) -> dict[str, Any]:
     """Train and measure.
 
@@ -162,8 +157,6 @@ def run_trial(
         root: the folder of all data.
         weights: what it starts from, if anything.
         tell: told the steps done.
-        report: told (steps done, first metric on the validation cases) at the rungs of a search: a sixteenth and a
-            quarter of the steps.
 
     Returns:
         Plain values: ``identity``, ``validation``, ``test`` (``None`` where the study does not look), ``diverged``,
@@ -173,7 +166,7 @@ def run_trial(
     Raises:
         DataError: the cases are not there, or cannot be used.
     """
-    training = training_of(study, trial, root, weights, tell, report)
+    training = training_of(study, trial, root, weights, tell)
     network = training.network
     start = time.process_time()
     with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
@@ -202,7 +195,6 @@ def training_of(
     root: Path | None,
     weights: Weights | None,
     tell: Callable[[int], object] = lambda _: None,
-    report: Report | None = None,
 ) -> Training:
     """What a trial trains and on what, at its start; the arguments are those of ``run_trial``.
 
@@ -226,26 +218,7 @@ def training_of(
         nn.CrossEntropyLoss() if cases.task == "classification" else DiceCELoss(to_onehot_y=True, softmax=True)
     )
     epoch_steps = math.ceil(len(drawn.train) / study.budget.batch)
-    told = _both(study, trial, cases, network, tell, report)
-    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, told)
-
-
-def _both(
-    study: Study, trial: Trial, cases: Cases, network: nn.Module, tell: Callable[[int], object], report: Report | None
-) -> Callable[[int], object]:
-    """Tell each step, and report at the rungs of a search."""
-    if report is None:
-        return tell
-    steps = steps_of(study, trial.method)
-    rungs = {max(1, steps // part) for part in RUNGS}
-
-    def told(step: int) -> None:
-        tell(step)
-        if step in rungs:
-            scores = evaluate(network, cases.validation, classes=cases.classes, patch=study.data.patch)
-            report(step, ranking(study, scores))
-
-    return told
+    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, tell)
 
 
 def _scores(study: Study, cases: Cases, network: nn.Module) -> dict[str, Any]:

@@ -49,10 +49,6 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
             {"methods": [{"kind": "flat", "lr": "tuned"}]},
             "flat takes the tuned rate, which a method of kind flat finds",
         ),
-        (
-            {"methods": [{"kind": "bi-directional", "search": "asha"}], "keep_networks": True},
-            "keep_networks keeps none of a search with asha, as of bi-directional",
-        ),
         ({"compare": ["flaat"]}, "compare names no method: flaat; the methods are flat"),
         ({"data": {"set": "pneumoniamnst"}}, r"'pneumoniamnst' is no data set; did you mean pneumoniamnist\?"),
         ({"data": {"set": "images"}}, "images does not say how many classes there are; give data.classes"),

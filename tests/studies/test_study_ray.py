@@ -1,4 +1,4 @@
-"""Studies on Ray: a lost node loses no trial, successive halving, and everything else without Ray."""
+"""Studies on Ray: a lost node loses no trial, a search, and everything else without Ray."""
 
 import subprocess
 import sys
@@ -89,42 +89,16 @@ def test_a_node_that_is_lost_in_the_middle_loses_no_trial(root: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local")
-def test_successive_halving_stops_most_settings_early(root: Path, tmp_path: Path) -> None:
+def test_a_search_on_ray_finds_what_it_finds_here(root: Path, tmp_path: Path) -> None:
     from layertune_studies.study_ray import OnRay
 
-    settings = [[m, n] for m in range(1, 6) for n in range(m, 6)][:9]
-    method = {"kind": "bi-directional", "search": "asha", "settings": settings, "lr": [0.01]}
-    config = study(methods=[method], budget={"unit": "steps", "amount": 16, "batch": 4})
-    run_study(config, tmp_path, root, executor=OnRay("auto"), console=QUIET)
-    store = run_store(tmp_path)
-    (cost,) = (store.load(path.stem) for path in store.results.glob("search_*.json"))
-    assert cost is not None
-    finished = list(store.results.glob("bi-directional_*.json"))
-    assert len(cost["steps"]) == 9
-    assert sum(steps == 16 for steps in cost["steps"].values()) == len(finished)
-    assert 0 < len(finished) < 9
-    (chosen,) = chosen_trials(Workshop(config, root, store))[("bi-directional", 8)]
-    assert chosen.passes == cost["passes"] == sum(cost["steps"].values()) < 9 * 16
-
-    # The same settings all trained in the same folder change nothing in what the search has found.
-    exhaustive = {**method, "search": "grid", "title": "all settings"}
-    both = study(methods=[method, exhaustive], budget={"unit": "steps", "amount": 16, "batch": 4})
-    run_study(both, tmp_path, root, executor=OnRay("auto"), console=QUIET)
-    ones = chosen_trials(Workshop(both, root, run_store(tmp_path)))
-    assert [one.trial.setting for one in ones[("bi-directional", 8)]] == [chosen.trial.setting]
-    assert ones[("bi-directional", 8)][0].passes == chosen.passes
-    assert ones[("all settings", 8)][0].passes == 9 * 16
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local")
-def test_a_search_ends_where_a_trial_fails(root: Path, tmp_path: Path) -> None:
-    from layertune_studies.study_ray import OnRay
-
-    method = {"kind": "bi-directional", "search": "asha", "settings": [[1, 1], [3, 6]], "lr": [0.01]}
-    too_many = study(methods=[method], data={"set": "pneumoniamnist", "classes": 3, "size": [16, 16], "labelled": [13]})
-    with pytest.raises(StudyError, match=r"bi-directional failed at m\d-n\d: 13 labelled cases"):
-        run_study(too_many, tmp_path, root, executor=OnRay("auto"), console=QUIET)
+    method = {"kind": "bi-directional", "search": "halving", "settings": [[1, 1], [1, 4], [2, 2], [3, 5], [5, 5]]}
+    config = study(methods=[{**method, "lr": [0.01]}], budget={"unit": "steps", "amount": 16, "batch": 4})
+    run_study(config, tmp_path / "ray", root, executor=OnRay("auto"), console=QUIET)
+    run_study(config, tmp_path / "here", root, console=QUIET)
+    files = [sorted(path.name for path in (tmp_path / part / "results").glob("bi-*")) for part in ("ray", "here")]
+    assert files[0] == files[1]
+    assert len(files[0]) == 5 + 2 + 1
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])

@@ -15,7 +15,7 @@ from layertune_studies.demo_data import DataError
 from layertune_studies.demo_store import FolderError
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_data import draw
-from layertune_studies.study_run import Here, Workshop, run_study
+from layertune_studies.study_run import Workshop, run_study
 from layertune_studies.study_settings import Setting
 from layertune_studies.study_store import DiskError, StudyStore
 from layertune_studies.study_table import chosen_trials
@@ -356,11 +356,6 @@ def test_a_damaged_result_is_named(root: Path, tmp_path: Path) -> None:
         ({"pretraining": {"task": "inverted"}}, StudyError, "for images take digits"),
         ({"pretraining": {"task": "genesis"}}, StudyError, "task genesis is for volumes"),
         ({"pretraining": {"task": "digits"}}, StudyError, "gives 3 classes, and digits have 10"),
-        (
-            {"methods": [{"kind": "bi-directional", "search": "asha", "lr": [0.1]}]},
-            StudyError,
-            "searched with ASHA, which Ray Tune brings: add --ray auto",
-        ),
     ],
 )
 def test_what_cannot_be_run_is_said_before_much_is_done(
@@ -385,7 +380,3 @@ def test_a_part_without_a_case(tmp_path: Path) -> None:
 def test_a_table_of_nothing(root: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no trial of small is finished; run it with `layertune study run`"):
         chosen_trials(Workshop(study(), root, StudyStore(tmp_path)))
-
-
-def test_trials_of_one_process_search_nothing() -> None:
-    assert not Here().searches
