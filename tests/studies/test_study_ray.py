@@ -98,7 +98,7 @@ def test_a_search_on_ray_finds_what_it_finds_here(root: Path, tmp_path: Path) ->
     run_study(config, tmp_path / "here", root, console=QUIET)
     files = [sorted(path.name for path in (tmp_path / part / "results").glob("bi-*")) for part in ("ray", "here")]
     assert files[0] == files[1]
-    assert len(files[0]) == 5 + 2 + 1
+    assert len(files[0]) == 5 + 1
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
