@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -78,7 +79,8 @@ class AutoLR:
         f_min: the first target's shallow end, over the least variation.
         f_max: the first target's deep end, over the largest variation.
         stem_factor: rate of the stem over that of the layer after it.
-        max_trials: trials of one epoch, at least 1.
+        max_trials: trials of one epoch, at least 1; as an attribute it may be lowered while an epoch runs, where a
+            budget ends.
         also: what else is put back with model and optimizer, for instance a schedule that moves within the epoch.
 
     Raises:
@@ -173,7 +175,7 @@ class AutoLR:
         start = self._snapshot()
         before = {name: [weight.detach().clone() for weight in self._weights[name]] for name in self._between}
         best, best_quality, target = None, -math.inf, None
-        for number in range(1, self.max_trials + 1):
+        for number in count(1):
             yield number
             trial = self._tried(before, number, target)
             self.trials.append(trial)
@@ -185,8 +187,9 @@ class AutoLR:
             scales = self._adjusted(trial)
             self._load(start)
             self._write(scales)
-        else:
-            self._keep(best, best_quality)
+            if number >= self.max_trials:
+                self._keep(best, best_quality)
+                break
         self._count_epoch()
 
     def detach(self) -> None:

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from layertune import AllLayers, LayertuneError
 from layertune.figure_style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, short_names
-from layertune_studies.study_config import Study, StudyError, load_study
+from layertune_studies.study_config import StudyError, load_study
+from layertune_studies.study_loop import Training
 from layertune_studies.study_methods import Flat, MetaLRMethod
 from layertune_studies.study_run import Workshop
 from layertune_studies.study_settings import Setting
 from layertune_studies.study_store import StudyStore
-from layertune_studies.study_training import Training, steps_of
+from layertune_studies.study_training import steps_of
 from layertune_studies.study_trial import Trial, run_trial, training_of
 
 __all__ = ["Shape", "app", "correlations", "draw", "measure", "shape_of", "table"]
@@ -71,10 +72,12 @@ def shape_of(workshop: Workshop, *, labelled: int, lr: float, seeds: int) -> Sha
     learned: dict[str, list[list[float]]] = {method.name: [] for method in methods}
     for seed in range(seeds):
         flat = Trial(Flat(kind="flat"), Setting("all"), lr, labelled, seed)
-        found.append(measure(training_of(study, flat, workshop.root, workshop.weights), study))
+        found.append(measure(training_of(study, flat, workshop.root, workshop.weights)))
         for method in methods:
             trial = Trial(method, Setting("all"), lr, labelled, seed)
             result = run_trial(study, trial, workshop.root, workshop.weights)
+            if result["profile"] is None:
+                raise StudyError(f"{method.name} learned nothing in {result['steps']} step; give the study more")
             factors = dict(zip(result["profile"]["layers"], result["profile"]["scales"][-1], strict=True))
             learned[method.name].append([factors[name] for name in names])
     lengths = _geometric([lengths for lengths, _ in found])
@@ -88,18 +91,17 @@ def shape_of(workshop: Workshop, *, labelled: int, lr: float, seeds: int) -> Sha
     )
 
 
-def measure(training: Training, study: Study) -> tuple[np.ndarray, np.ndarray]:
+def measure(training: Training) -> tuple[np.ndarray, np.ndarray]:
     """|g_j| |u_j| and cos(g_j, u_j) of each layer along a training at one rate, the next batch's gradient as g.
 
     Args:
-        training: at its start; trained as far as the study's budget goes.
-        study: says how long.
+        training: at its start; trained as far as its study's budget goes.
 
     Returns:
         The geometric mean of the lengths over the steps, and the mean of the cosines, one entry a layer.
     """
     optimizer = training.optimizer(AllLayers(), training.lr)
-    pairs = list(_pairs(training, optimizer, steps_of(study, Flat(kind="flat"))))
+    pairs = list(_pairs(training, optimizer, steps_of(training.study, Flat(kind="flat"))))
     lengths = _geometric([[float(g.norm() * u.norm()) for g, u in layers] for layers in pairs])
     cosines = [[float((g @ u) / (g.norm() * u.norm())) for g, u in layers] for layers in pairs]
     return lengths, np.mean(cosines, axis=0)

@@ -1,14 +1,10 @@
-"""How each method trains within its budget: the loop that users write, and nothing that they could not."""
+"""How each method trains within its budget."""
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW
-from torch.optim import Optimizer as TorchOptimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from layertune import (
     Alchemy,
@@ -17,7 +13,6 @@ from layertune import (
     Convergence,
     GammaPenalty,
     LastLayer,
-    LayerMap,
     MetaLR,
     freeze,
     gammas,
@@ -25,8 +20,9 @@ from layertune import (
     param_groups,
 )
 from layertune.policies import Policy
-from layertune_studies.demo_train import Run, Task, train_step
+from layertune_studies.demo_train import Run
 from layertune_studies.study_config import Study
+from layertune_studies.study_loop import Trained, Training, train_steps
 from layertune_studies.study_methods import (
     AlchemyMethod,
     AutoLRMethod,
@@ -38,79 +34,7 @@ from layertune_studies.study_methods import (
 )
 from layertune_studies.study_settings import Setting, policy_of
 
-__all__ = ["Trained", "Training", "passes_of_step", "steps_of", "train_method"]
-
-
-@dataclass
-class Trained:
-    """What a training left behind.
-
-    Attributes:
-        steps: of the optimizer, those of rejected trials included.
-        passes: forward and backward passes.
-        losses: of each step.
-        profile: fields of the learned ``LRProfile``, if any.
-        lrs: the layers' rates at the end, where a method adjusts them.
-        trials: of AutoLR: (epoch, trial, quality, accepted).
-    """
-
-    steps: int = 0
-    passes: float = 0
-    losses: list[float] = field(default_factory=list)
-    profile: dict[str, Any] | None = None
-    lrs: dict[str, float] | None = None
-    trials: list[tuple[int, int, float, bool]] | None = None
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a method trains on.
-
-    Attributes:
-        study: as its file says.
-        network: what is trained.
-        layers: its layers.
-        task: its batches.
-        loss_of: its loss.
-        epoch_steps: steps in which all labelled cases are seen once.
-        lr: base learning rate.
-        tell: told the steps done.
-    """
-
-    study: Study
-    network: nn.Module
-    layers: LayerMap
-    task: Task
-    loss_of: nn.Module
-    epoch_steps: int
-    lr: float
-    tell: Callable[[int], object]
-
-    def optimizer(self, policy: Policy, lr: float) -> TorchOptimizer:
-        """The study's optimizer of the layers that a policy tunes."""
-        config = self.study.optimizer
-        groups = param_groups(
-            self.network,
-            self.layers,
-            lr=lr,
-            policy=policy,
-            head_lr=lr * config.head_factor,
-            weight_decay=config.weight_decay,
-        )
-        if config.name == "sgd":
-            return SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
-        return (Adam if config.name == "adam" else AdamW)(groups, lr=lr)
-
-    def schedule(self, optimizer: TorchOptimizer, steps: int) -> LRScheduler | None:
-        """The study's schedule over a number of steps."""
-        match self.study.optimizer.schedule:
-            case "cosine":
-                return CosineAnnealingLR(optimizer, steps)
-            case "one-cycle":
-                rates = [group["lr"] for group in optimizer.param_groups]
-                return OneCycleLR(optimizer, rates, total_steps=steps + 1)
-            case _:
-                return None
+__all__ = ["passes_of_step", "steps_of", "train_method"]
 
 
 def passes_of_step(method: Method) -> float:
@@ -167,10 +91,10 @@ def _train_flat(training: Training, policy: Policy, lr: float, steps: int, befor
     optimizer = training.optimizer(policy, lr)
     run = Run(training.network, optimizer, training.schedule(optimizer, steps))
     if all(policy(training.layers)):
-        _steps(training, run, steps, trained)
+        train_steps(training, run, steps, trained)
     else:
         with freeze(training.network, training.layers, policy):
-            _steps(training, run, steps, trained)
+            train_steps(training, run, steps, trained)
     return trained
 
 
@@ -188,7 +112,7 @@ def _train_metalr(training: Training, method: MetaLRMethod, steps: int) -> Train
         streaming=method.mode == "streaming",
     )
     run = Run(training.network, optimizer, training.schedule(optimizer, steps), metalr)
-    _steps(training, run, steps, trained)
+    train_steps(training, run, steps, trained)
     trained.lrs = metalr.lrs
     trained.profile = asdict(metalr.profile()) if metalr.history else None
     return trained
@@ -196,10 +120,9 @@ def _train_metalr(training: Training, method: MetaLRMethod, steps: int) -> Train
 
 def _train_autolr(training: Training, method: AutoLRMethod, steps: int) -> Trained:
     """Epochs until the budget is spent: by passes with rejected trials, by steps without them."""
-    trained = Trained()
+    trained, by_passes = Trained(), training.study.budget.unit == "passes"
     optimizer = training.optimizer(AllLayers(), training.lr)
     schedule = training.schedule(optimizer, steps)
-    run = Run(training.network, optimizer, schedule)
     autolr = AutoLR(
         training.network,
         optimizer,
@@ -207,24 +130,37 @@ def _train_autolr(training: Training, method: AutoLRMethod, steps: int) -> Train
         f_min=method.f_min,
         f_max=method.f_max,
         max_trials=method.max_trials,
-        also=[schedule] if schedule else [],
+        also=[] if schedule is None else [_GoesOn(schedule) if by_passes else schedule],
     )
+    run = Run(training.network, optimizer, schedule)
 
     def left() -> int:
-        return steps - (
-            trained.steps if training.study.budget.unit == "passes" else autolr.epochs * training.epoch_steps
-        )
+        return steps - (trained.steps if by_passes else autolr.epochs * training.epoch_steps)
 
     while left() > 0:
-        for _ in autolr.epoch():
-            if left() <= 0:
-                break  # it ended with a trial that diverged, and the epoch's start is kept
-            _steps(training, run, min(training.epoch_steps, left()), trained)
-            if left() <= 0 and math.isfinite(trained.losses[-1]):
-                break  # what the last trial left is kept, judged or not: an epoch may be longer than the budget
+        autolr.max_trials = method.max_trials
+        for number in autolr.epoch():
+            if by_passes and left() <= training.epoch_steps:
+                autolr.max_trials = number  # the budget ends with this trial, and the best one of the epoch is kept
+            train_steps(training, run, min(training.epoch_steps, left()), trained)
     trained.lrs = autolr.lrs
     trained.trials = [(one.epoch, one.number, one.quality, one.accepted) for one in autolr.trials]
     return trained
+
+
+class _GoesOn:
+    """A schedule that a rejected trial does not put back: it falls with the passes, as every other method's does."""
+
+    def __init__(self, schedule: LRScheduler) -> None:
+        self.schedule = schedule
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, _: Any) -> None:
+        """The optimizer has its rates of the epoch's start again."""
+        for group, lr in zip(self.schedule.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = lr
 
 
 def _train_prodigy(training: Training, steps: int) -> Trained:
@@ -236,7 +172,7 @@ def _train_prodigy(training: Training, steps: int) -> Trained:
         training.network, training.layers, lr=training.lr, weight_decay=training.study.optimizer.weight_decay
     )
     optimizer = Prodigy(groups, lr=training.lr)
-    _steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
+    train_steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
     trained.lrs = {"all": float(optimizer.param_groups[0]["d"]) * training.lr}
     return trained
 
@@ -245,7 +181,7 @@ def _train_norms(training: Training, method: NormOnly, steps: int) -> Trained:
     trained = Trained()
     optimizer = training.optimizer(AllLayers(), training.lr)
     with norm_only(training.network, head=training.layers.head.parameters if method.head else ()):
-        _steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
+        train_steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
     return trained
 
 
@@ -267,14 +203,14 @@ def _train_alchemy(training: Training, method: AlchemyMethod, steps: int) -> Tra
     run = Run(training.network, optimizer, training.schedule(optimizer, steps))
     with alchemy:
         if first:
-            _steps(training, run, first, trained)
+            train_steps(training, run, first, trained)
             if not all(bool(gamma.isfinite().all()) for gamma in gammas(training.network).values()):
                 return trained  # it diverged, and scores nothing; of such gammas no kernel can be judged
             alchemy.update()
         else:
             alchemy.modify()
         penalised = replace(training, loss_of=_WithPenalty(training.loss_of, alchemy))
-        _steps(penalised, run, steps - first, trained)
+        train_steps(penalised, run, steps - first, trained)
     return trained
 
 
@@ -289,13 +225,3 @@ class _WithPenalty(nn.Module):
     def forward(self, output: Tensor, label: Tensor) -> Tensor:
         loss: Tensor = self.loss_of(output, label)
         return loss + self.alchemy.penalty().to(loss.device)
-
-
-def _steps(training: Training, run: Run, steps: int, trained: Trained) -> None:
-    for _ in range(steps):
-        train_step(run, training.task, training.loss_of, trained.steps)
-        trained.steps += 1
-        trained.losses.append(run.log.losses[-1])
-        training.tell(trained.steps)
-        if not math.isfinite(trained.losses[-1]):
-            break  # it will not come back; AutoLR puts such a trial back itself

@@ -35,7 +35,7 @@ def test_lengths_and_cosines_of_one_step_are_those_of_its_two_gradients(root: Pa
     steps = {"optimizer": {"momentum": 0.0}, "budget": {"unit": "steps", "amount": 1, "batch": 4}}
     study = Study.model_validate(study_of(**steps))
     trial = Trial(Flat(kind="flat"), Setting("all"), 0.01, 8, 0)
-    lengths, cosines = measure(training_of(study, trial, root, None), study)
+    lengths, cosines = measure(training_of(study, trial, root, None))
     by_hand = training_of(study, trial, root, None)
     layers = by_hand.layers.parameters_of(by_hand.network)
     everything = [p for parameters in layers.values() for p in parameters]
