@@ -38,18 +38,20 @@ WEIGHTS: dict[str, tuple[str, str]] = {
 }
 
 
-def make_network(config: Network, *, classes: int, shape: tuple[int, ...]) -> nn.Module:
-    """Make a study's network with random weights.
+def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretrained: bool = True) -> nn.Module:
+    """Make a study's network, with random weights unless its arguments ask the constructor for others.
 
     Args:
         config: its name and arguments.
         classes: channels of its output.
         shape: of an image, channels first.
+        pretrained: ``False`` for random weights whatever the arguments say, as in ``pretrained: true`` for timm.
 
     Raises:
         ModelError: the name is unknown, or the constructor refuses the arguments.
     """
-    arguments = {**_usual(config.name, classes, shape), **config.arguments}
+    given = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
+    arguments = {**_usual(config.name, classes, shape), **given}
     return named_network(config.name, shape=(2, *shape), arguments=arguments).network
 
 

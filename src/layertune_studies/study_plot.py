@@ -15,8 +15,8 @@ from layertune.plots import plot_lrs_over_depth, plot_lrs_over_time
 from layertune_studies.study_config import StudyError
 from layertune_studies.study_methods import BiDirectionalMethod
 from layertune_studies.study_network import make_network
-from layertune_studies.study_run import Workshop
-from layertune_studies.study_table import Chosen, chosen_trials
+from layertune_studies.study_run import Workshop, best_of
+from layertune_studies.study_table import Chosen, chosen_trials, rows_by_start
 from layertune_studies.study_trial import Trial
 
 __all__ = ["FIGURES", "plot_study"]
@@ -57,19 +57,17 @@ def heat_map(workshop: Workshop, labelled: int | str) -> Figure:
     The best rate of each setting is chosen on the validation cases.
     """
     study, metric = workshop.study, workshop.study.metrics[0]
-    found: dict[tuple[int, int], dict[int, tuple[float, float]]] = {}
-    for trial in _trials(workshop, labelled):
-        result = workshop.result(trial)
-        if result is not None and isinstance(trial.method, BiDirectionalMethod):
-            score = float(result["validation"][metric]), float(result[study.report][metric])
-            seeds = found.setdefault(trial.setting.numbers[:2], {})
-            seeds[trial.seed] = max(seeds.get(trial.seed, score), score)
+    found: dict[tuple[int, int], dict[int, dict[Trial, Any]]] = {}
+    for trial, result in workshop.results(_trials(workshop, labelled)).items():
+        if isinstance(trial.method, BiDirectionalMethod):
+            found.setdefault(trial.setting.numbers[:2], {}).setdefault(trial.seed, {})[trial] = result
     if not found:
         raise StudyError("no bi-directional trial is finished, so there is no heat map; add the method, and run it")
     d = workshop.depths.d
     values = np.full((d - 1, d - 1), np.nan)
     for (m, n), seeds in found.items():
-        values[n - 1, m - 1] = 100 * np.median([reported for _, reported in seeds.values()])
+        best = [results[best_of(study, results)] for results in seeds.values()]
+        values[n - 1, m - 1] = 100 * np.median([float(one[study.report][metric]) for one in best])
     axes = new_axes(COLUMN, 3.1)
     image = axes.imshow(values, origin="lower", extent=(0.5, d - 0.5, 0.5, d - 0.5), cmap="viridis")
     for m, n in found:
@@ -97,20 +95,14 @@ def rates_over_time(workshop: Workshop, labelled: int | str) -> Figure:
 
 def starting_rates(workshop: Workshop, labelled: int | str) -> Figure:
     """The first metric over the learning rate that each method starts from, medians over seeds."""
-    study, metric = workshop.study, workshop.study.metrics[0]
-    found: dict[str, dict[float, list[float]]] = {}
-    for trial in _trials(workshop, labelled):
-        result = workshop.result(trial)
-        if result is not None and trial.lr is not None and trial.method.lr != "tuned":
-            scores = found.setdefault(trial.method.name, {}).setdefault(trial.lr, [])
-            scores.append(100 * float(result[study.report][metric]))
-    several = {name: rates for name, rates in found.items() if len(rates) > 1}
-    if not several:
+    metric = workshop.study.metrics[0]
+    found = {name: rows for (name, count), rows in rows_by_start(workshop).items() if count == labelled}
+    if not found:
         raise StudyError("no method has finished trials from two rates, so there is nothing to compare")
     axes = new_axes(COLUMN, 2.6)
-    for number, (name, rates) in enumerate(several.items()):
-        medians = [float(np.median(rates[lr])) for lr in sorted(rates)]
-        axes.plot(sorted(rates), medians, marker="o", ms=3, color=LINE_COLORS[number % len(LINE_COLORS)], label=name)
+    for number, (name, rows) in enumerate(found.items()):
+        medians = [100 * float(np.median(row.values[metric])) for row in rows.values()]
+        axes.plot(list(rows), medians, marker="o", ms=3, color=LINE_COLORS[number % len(LINE_COLORS)], label=name)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate at the start")
     axes.set_ylabel(f"{metric}, %")
@@ -172,13 +164,16 @@ def _middle(ones: Sequence[Chosen], workshop: Workshop) -> Chosen:
 
 
 def _network_of(workshop: Workshop, labelled: int | str, key: str) -> dict[str, Tensor]:
-    """The network of the first seed's chosen trial of a method, or of a setting, by name."""
-    for trial in _trials(workshop, labelled):
-        if key in (trial.method.kind, trial.setting.label):
-            held: dict[str, Tensor] | None = workshop.store.load_tensors(trial.name(workshop.study))
-            if held is not None:
-                return held
-    raise StudyError(f"no network of {key} is kept; add the method or setting, and run the study with keep_networks")
+    """The network of a method, or of a setting, by name: on the first seed, at the rate that validation chose."""
+    ours = [one for one in _trials(workshop, labelled) if key in (one.method.kind, one.setting.label) and one.seed == 0]
+    results = workshop.results(ours)
+    name = best_of(workshop.study, results).name(workshop.study) if results else ""
+    held: dict[str, Tensor] | None = workshop.store.load_tensors(name) if name else None
+    if held is None:
+        raise StudyError(
+            f"no network of {key} is kept; add the method or setting, and run the study with keep_networks"
+        )
+    return held
 
 
 def _first_maps(workshop: Workshop, tensors: dict[str, Tensor], image: Tensor) -> Tensor:

@@ -17,36 +17,37 @@ class Meter:
 
     Args:
         progress: where it is shown.
-        study: whose trials are counted.
     """
 
-    def __init__(self, progress: Progress, study: Study) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.study = study
         self.bar = progress.add_task("", total=None)
+        self.total = 0
         self.done = 0
 
-    def expect(self, trials: Sequence[Trial]) -> None:
-        """Say how much there is to do."""
-        self.progress.update(self.bar, total=self._steps(trials))
+    def expect(self, study: Study, trials: Sequence[Trial]) -> None:
+        """Say how much more there is to do."""
+        self.total += _steps(study, trials)
+        self.progress.update(self.bar, total=self.total)
 
     def __call__(self, title: str, step: int) -> None:
         """Show where the present trial is; pre-training is not counted."""
         ahead = 0 if title == "pre-training" else step
         self.progress.update(self.bar, completed=self.done + ahead, description=title)
 
-    def finish(self, *trials: Trial) -> None:
-        """Count trials that are done."""
-        self.done += self._steps(trials)
+    def finish(self, study: Study, trial: Trial) -> None:
+        """Count a trial that is done."""
+        self.done += _steps(study, [trial])
         self.progress.update(self.bar, completed=self.done)
 
-    def leave_out(self, trials: Sequence[Trial]) -> None:
+    def leave_out(self, study: Study, trials: Sequence[Trial]) -> None:
         """Trials that need not be run have no part in the time that is left."""
-        (task,) = (task for task in self.progress.tasks if task.id == self.bar)
-        self.progress.update(self.bar, total=(task.total or 0) - self._steps(trials))
+        self.total -= _steps(study, trials)
+        self.progress.update(self.bar, total=self.total)
 
-    def _steps(self, trials: Sequence[Trial]) -> int:
-        return sum(steps_of(self.study, trial.method) for trial in trials)
+
+def _steps(study: Study, trials: Sequence[Trial]) -> int:
+    return sum(steps_of(study, trial.method) for trial in trials)
 
 
 def study_progress(console: Console) -> Progress:

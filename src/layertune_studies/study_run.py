@@ -14,15 +14,23 @@ from torch import Tensor
 
 from layertune import LayerMap
 from layertune_studies.study_config import Study, StudyError
-from layertune_studies.study_data import Cases
+from layertune_studies.study_data import Cases, draw
 from layertune_studies.study_methods import Flat
 from layertune_studies.study_metrics import CLASSIFICATION, SEGMENTATION
-from layertune_studies.study_pretraining import pretrain
+from layertune_studies.study_pretraining import pretrain, reserved_cases
 from layertune_studies.study_progress import Meter, study_progress
-from layertune_studies.study_search import Finding, is_searched, successive_halving
-from layertune_studies.study_settings import Depths
+from layertune_studies.study_search import better, is_searched, rounds, survivors
+from layertune_studies.study_settings import Depths, policy_of
 from layertune_studies.study_store import StudyStore
-from layertune_studies.study_trial import Trial, all_trials, ranking, run_trial, study_cases, study_layers
+from layertune_studies.study_trial import (
+    Trial,
+    all_trials,
+    ranking,
+    run_trial,
+    study_cases,
+    study_layers,
+    what_data_are,
+)
 
 __all__ = ["Executor", "Here", "Workshop", "best_of", "run_study"]
 
@@ -57,7 +65,7 @@ class Workshop:
 
     @cached_property
     def cases(self) -> Cases:
-        """All cases, read and checked.
+        """All cases; each is read, and checked, when it is asked for.
 
         Raises:
             StudyError: a metric is asked for that the task has not.
@@ -90,9 +98,8 @@ class Workshop:
         """What trials start from; made once, and kept in the folder where it was made here."""
         if self.study.pretraining.task is None:
             return pretrain(self.study, self.cases, self.root, lambda _: None)
-        parts = self.study.model_dump(mode="json", include={"network", "pretraining", "data"})
-        for key in ("labelled", "holdout", "folder", "validation", "test"):
-            del parts["data"][key]
+        parts = self.study.model_dump(mode="json", include={"network", "pretraining"})
+        parts["data"] = what_data_are(self.study.data, "holdout", "validation", "test")
         name = f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
         held: Mapping[str, Tensor] | None = self.store.load_tensors(name)
         if held is None:
@@ -109,19 +116,33 @@ class Workshop:
         """What is known of a trial."""
         return None if trial.lr is None else self.store.load(trial.name(self.study))
 
+    def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
+        """What is known of trials; those that are not finished are left out."""
+        return {trial: result for trial in trials if (result := self.result(trial)) is not None}
+
     def holds(self, name: str) -> bool:
         """Whether all that the study keeps of a trial is there, its network too where networks are kept."""
         kept = not self.study.keep_networks or self.store.tensors(name).is_file()
         return kept and self.store.load(name) is not None
 
-    def found(self, trials: Sequence[Trial]) -> Finding | None:
-        """What a search among trials has come to; ``None`` while it is not finished."""
+    def found(self, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], float] | None:
+        """What a search among trials has come to: results of those that had the whole budget, and all its passes.
 
-        def stored(study: Study, trials: Sequence[Trial]) -> dict[Trial, Result] | None:
-            results = {trial: result for trial in trials if (result := self.store.load(trial.name(study))) is not None}
-            return results if len(results) == len(trials) else None
+        ``None`` while it is not finished.
+        """
+        passes: dict[str, float] = {}
+        results: dict[Trial, Result] = {}
+        for study in rounds(self.study):
+            trials = better(study, results) if results else trials
+            results = Workshop(study, self.root, self.store).results(trials)
+            if len(results) < len(trials):
+                return None
+            passes |= {trial.name(study): float(result["passes"]) for trial, result in results.items()}
+        return results, sum(passes.values())
 
-        return successive_halving(self.study, trials, stored)
+    def ready(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those of the trials whose rate is known."""
+        return [tuned for trial in trials if (tuned := self.tuned(trial)) is not None]
 
     def tuned(self, trial: Trial) -> Trial | None:
         """The trial at the rate that the flat method chose on its seed; ``None`` while that is not known."""
@@ -167,7 +188,7 @@ def run_study(
     threads = torch.get_num_threads()
     try:
         with store.locked(), study_progress(console) as progress:
-            meter = Meter(progress, study)
+            meter = Meter(progress)
             workshop = Workshop(study, root, store, meter)
             _run(workshop, executor, meter)
     except KeyboardInterrupt:
@@ -181,52 +202,56 @@ def run_study(
 
 def _run(workshop: Workshop, executor: Executor, meter: Meter) -> None:
     searched, plain = _parted(workshop.trials)
-    meter.expect(workshop.trials)
-    _ = workshop.cases, workshop.weights  # before any trial, and where data or weights are missing, before any work
+    groups = _groups(searched)
+    _expect(workshop.study, meter, plain, groups)
+    _require_fitting(workshop)
+    _ = workshop.weights  # before any trial, and where they are missing, before any work
     for stage in ([one for one in plain if one.lr is not None], [one for one in plain if one.lr is None]):
-        _run_stage(workshop, executor, meter, stage)
-    for trials in _groups(searched):
-        _search(workshop, executor, meter, trials)
+        _run_stage(workshop, executor, meter, workshop.ready(stage))
+    _search(workshop, executor, meter, [workshop.ready(trials) for trials in groups])
 
 
-def _run_stage(workshop: Workshop, executor: Executor, meter: Meter, stage: Sequence[Trial]) -> None:
-    ready = [tuned for trial in stage if (tuned := workshop.tuned(trial)) is not None]
-    missing = _missing(workshop, ready)
-    left_out = list(ready)
-    for trial in missing:
-        left_out.remove(trial)
-    meter.leave_out(left_out)
-    for trial in _train(workshop, executor, missing):
-        meter.finish(trial)
+def _expect(study: Study, meter: Meter, plain: Sequence[Trial], groups: Sequence[Sequence[Trial]]) -> None:
+    meter.expect(study, plain)
+    for part in rounds(study):
+        meter.expect(part, [trial for trials in groups for trial in trials])
+        groups = [trials[: survivors(len(trials))] for trials in groups]  # so many go on; which ones, nobody knows yet
 
 
-def _missing(workshop: Workshop, trials: Sequence[Trial]) -> list[Trial]:
+def _require_fitting(workshop: Workshop) -> None:
+    """Find what cannot be trained or drawn before anything is.
+
+    Raises:
+        DataError: there are not as many labelled cases as are asked for.
+        PolicyError: a setting does not fit the network.
+    """
+    study = workshop.study
+    for labelled in study.data.labelled:
+        draw(workshop.cases, labelled, seed=0, reserved=reserved_cases(study), holdout=study.data.holdout)
+    for setting in {trial.setting: None for trial in workshop.trials}:
+        policy_of(setting)(workshop.layers)
+
+
+def _run_stage(workshop: Workshop, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
+    """Run what is not there yet."""
     # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
     named = {trial.name(workshop.study): trial for trial in trials}
-    return [trial for name, trial in named.items() if not workshop.holds(name)]
-
-
-def _train(workshop: Workshop, executor: Executor, trials: Sequence[Trial]) -> Iterator[Trial]:
-    for trial, result in executor.run(workshop, trials):
+    missing = [trial for name, trial in named.items() if not workshop.holds(name)]
+    left_out = list(trials)
+    for trial in missing:
+        left_out.remove(trial)
+    meter.leave_out(workshop.study, left_out)
+    for trial, result in executor.run(workshop, missing):
         workshop.store.save(trial.name(workshop.study), result)
-        yield trial
+        meter.finish(workshop.study, trial)
 
 
-def _search(workshop: Workshop, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
-    """Find the best setting of one method on one seed; what is there of its rounds is not run again."""
-    ready = [tuned for trial in trials if (tuned := workshop.tuned(trial)) is not None]
-    trained: list[Trial] = []
-
-    def train_round(study: Study, trials: Sequence[Trial]) -> dict[Trial, Result]:
-        rounds = Workshop(study, workshop.root, workshop.store, workshop.tell)
-        trained.extend(_train(rounds, executor, _missing(rounds, trials)))
-        return {trial: result for trial in trials if (result := rounds.result(trial)) is not None}
-
-    successive_halving(workshop.study, ready, train_round)
-    if trained:
-        meter.finish(*ready)
-    else:
-        meter.leave_out(ready)
+def _search(workshop: Workshop, executor: Executor, meter: Meter, groups: Sequence[Sequence[Trial]]) -> None:
+    """Find the best setting of each group, round by round; all groups of a round together keep many machines busy."""
+    for study in rounds(workshop.study):
+        part = Workshop(study, workshop.root, workshop.store, workshop.tell)
+        _run_stage(part, executor, meter, [trial for trials in groups for trial in trials])
+        groups = [better(study, part.results(trials)) for trials in groups]
 
 
 def _parted(trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:

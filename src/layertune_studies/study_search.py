@@ -1,30 +1,24 @@
-"""Successive halving: all settings of a method for a part of the budget, the better ones of them for more."""
+"""Successive halving: all settings of a method for a part of the budget, the better ones of them for all of it.
+
+Jamieson and Talwalkar (AISTATS 2016), in two rounds. All settings are trained with a sixteenth of the budget, and the
+better eighth of them with all of it, each time from the beginning and through a whole schedule: a network in the middle
+of a long schedule says little of how it would end. Compared is by validation cases. That costs a fifth of training all
+settings to the end, and depends on nothing but the seed, on one machine or many. With more rounds fewer settings have
+the whole budget at the same cost; in development that found worse ones.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from layertune_studies.study_config import Study
 from layertune_studies.study_methods import BiDirectionalMethod, Method
 from layertune_studies.study_trial import Trial, ranking
 
-__all__ = ["Finding", "is_searched", "successive_halving"]
+__all__ = ["better", "is_searched", "rounds", "survivors"]
 
-Results = Mapping[Trial, dict[str, Any]]
-ROUNDS = (16, 1)  # what the budget is divided by
+PARTS = (16, 1)  # what the budget is divided by in each round
 KEPT = 8  # one of so many goes on
-
-
-class Finding(NamedTuple):
-    """What a search comes to.
-
-    Attributes:
-        results: of the trials that had the whole budget.
-        passes: forward and backward passes of all rounds together.
-    """
-
-    results: Results
-    passes: float
 
 
 def is_searched(method: Method) -> bool:
@@ -32,46 +26,34 @@ def is_searched(method: Method) -> bool:
     return isinstance(method, BiDirectionalMethod) and method.search == "halving"
 
 
-def successive_halving(
-    study: Study, trials: Sequence[Trial], results_of: Callable[[Study, Sequence[Trial]], Results | None]
-) -> Finding | None:
-    """Search the settings of one method on one seed (Jamieson and Talwalkar, AISTATS 2016).
+def rounds(study: Study) -> list[Study]:
+    """The study with the budget of each round; networks are kept of the last one alone.
 
-    All are trained with a sixteenth of the budget, and the better eighth of them with all of it, each time from the
-    beginning and through a whole schedule: a network in the middle of a long schedule says little of how it would end.
-    Compared is by validation cases. That costs a fifth of training every setting to the end, and depends on nothing but
-    the seed, on one machine or many. With more rounds fewer settings have the whole budget at the same cost; in
-    development that found worse ones.
-
-    Args:
-        study: as its file says.
-        trials: one for each setting; their rate is known.
-        results_of: the results of trials under a round's study; ``None`` where they are not there.
-
-    Returns:
-        What was found, or ``None`` as soon as ``results_of`` gives none.
+    Example:
+        >>> from layertune_studies.study_config import Budget
+        >>> study = Study.model_construct(budget=Budget(amount=240), keep_networks=False)
+        >>> [one.budget.amount for one in rounds(study)]
+        [15, 240]
     """
-    passes: dict[str, float] = {}
-    results: Results | None = None
-    for part in ROUNDS:
-        if part > 1 and len(trials) == 1:
-            continue  # nothing to choose from
-        round_study = _with_part(study, part)
-        results = results_of(round_study, trials)
-        if results is None:
-            return None
-        passes |= {trial.name(round_study): float(results[trial]["passes"]) for trial in trials}
-        trials = _best(study, results) if part > 1 else trials
-    assert results is not None  # the last round is never left out
-    return Finding(results, sum(passes.values()))
+    amounts = [max(1, study.budget.amount // part) for part in PARTS]
+    budgets = [study.budget.model_copy(update={"amount": amount}) for amount in amounts]
+    return [
+        study.model_copy(update={"budget": budget, "keep_networks": study.keep_networks and budget == budgets[-1]})
+        for budget in budgets
+    ]
 
 
-def _with_part(study: Study, part: int) -> Study:
-    """The study with a part of its budget; only networks that had all of it are kept."""
-    budget = study.budget.model_copy(update={"amount": max(1, study.budget.amount // part)})
-    return study.model_copy(update={"budget": budget, "keep_networks": study.keep_networks and part == 1})
+def survivors(count: int) -> int:
+    """How many of so many trials go on, at least one.
+
+    Example:
+        >>> survivors(45), survivors(3)
+        (6, 1)
+    """
+    return math.ceil(count / KEPT)
 
 
-def _best(study: Study, results: Results) -> list[Trial]:
+def better(study: Study, results: Mapping[Trial, Mapping[str, Any]]) -> list[Trial]:
+    """The trials that go on, the best first."""
     ranked = sorted(results, key=lambda trial: ranking(study, results[trial]["validation"]), reverse=True)
-    return ranked[: math.ceil(len(ranked) / KEPT)]
+    return ranked[: survivors(len(ranked))]

@@ -11,7 +11,17 @@ from layertune_studies.study_run import Workshop, best_of
 from layertune_studies.study_search import is_searched
 from layertune_studies.study_trial import Trial
 
-__all__ = ["Chosen", "Row", "chosen_trials", "interval", "make_rows", "p_value", "render", "start_rows"]
+__all__ = [
+    "Chosen",
+    "Row",
+    "chosen_trials",
+    "interval",
+    "make_rows",
+    "p_value",
+    "render",
+    "rows_by_start",
+    "start_rows",
+]
 
 Format = Literal["markdown", "latex", "csv"]
 RESAMPLES = 9999
@@ -43,7 +53,7 @@ class Row:
         values: of each metric, one a seed.
         seeds: that are finished, which the values are of.
         settings: what was chosen, one a seed.
-        passes: of one seed with its search, the mean.
+        passes: of one seed with all settings that were tried, the mean; what the tuned rate cost is flat's.
         p: of the first metric against the best baseline; ``None`` for that baseline, with fewer than two seeds, or with
             others than that baseline's.
     """
@@ -79,7 +89,7 @@ def chosen_trials(workshop: Workshop) -> dict[tuple[str, int | str], list[Chosen
 
 def _chosen(workshop: Workshop, trials: Sequence[Trial]) -> Chosen | None:
     """The best of a method's trials on one seed, once all are there or their search is finished."""
-    ready = [tuned for trial in trials if (tuned := workshop.tuned(trial)) is not None]
+    ready = workshop.ready(trials)
     if len(ready) < len(trials):
         return None
     if is_searched(ready[0].method):
@@ -89,7 +99,7 @@ def _chosen(workshop: Workshop, trials: Sequence[Trial]) -> Chosen | None:
         # Another method of the study may have trained what the search gave up: that is not its finding.
         results, passes = found
     else:
-        results = {trial: result for trial in ready if (result := workshop.result(trial)) is not None}
+        results = workshop.results(ready)
         if len(results) < len(ready):
             return None
         passes = sum(float(result["passes"]) for result in results.values())
@@ -109,30 +119,58 @@ def make_rows(study: Study, chosen: Mapping[tuple[str, int | str], Sequence[Chos
     return [_tested(row, rows, baselines, metric) for row in rows]
 
 
-def start_rows(workshop: Workshop) -> list[Row]:
-    """A row for each method, rate and number of labelled cases, and for each method its worst and its best rate.
+def rows_by_start(workshop: Workshop) -> dict[tuple[str, int | str], dict[float, Row]]:
+    """For each method that starts from several rates, and each number of labelled cases, a row by rate.
 
-    Methods whose settings are searched show the setting that is best on the validation cases at each rate.
+    Seeds count that are finished at every rate. Of several settings the one that is best on the validation cases is
+    shown; methods that search theirs are left out, since what they gave up is not known to the end.
     """
-    study, rows = workshop.study, []
-    groups: dict[tuple[str, int | str], dict[float, dict[int, dict[Trial, Any]]]] = {}
-    for trial in workshop.trials:
-        result = workshop.result(trial)
-        if result is not None and trial.lr is not None:
-            by_rate = groups.setdefault((trial.method.name, trial.labelled), {})
-            by_rate.setdefault(trial.lr, {}).setdefault(trial.seed, {})[trial] = result
-    for (method, labelled), by_rate in groups.items():
-        if len(by_rate) < 2:
-            continue
-        own = []
-        for lr, seeds in sorted(by_rate.items()):
-            best = [results[best_of(study, results)] for results in seeds.values()]
-            values = {name: [float(one[study.report][name]) for one in best] for name in study.metrics}
-            own.append(Row(f"{method}, from {lr:g}", labelled, values))
-        ranked = sorted(own, key=lambda row: float(np.median(row.values[study.metrics[0]])))
+    found: dict[tuple[str, int | str], dict[float, Row]] = {}
+    for (method, labelled), by_rate in _trials_by_start(workshop.trials).items():
+        results = {
+            lr: {seed: workshop.results(trials) for seed, trials in seeds.items()} for lr, seeds in by_rate.items()
+        }
+        whole = [
+            seed
+            for seed in range(workshop.study.seeds)
+            if all(len(results[lr][seed]) == len(seeds[seed]) for lr, seeds in by_rate.items())
+        ]
+        if len(by_rate) > 1 and whole:
+            found[method, labelled] = {
+                lr: _start_row(
+                    workshop.study, f"{method}, from {lr:g}", labelled, {seed: results[lr][seed] for seed in whole}
+                )
+                for lr in sorted(by_rate)
+            }
+    return found
+
+
+def start_rows(workshop: Workshop) -> list[Row]:
+    """The rows of ``rows_by_start``, and for each method its worst and its best rate."""
+    rows: list[Row] = []
+    for (method, labelled), by_rate in rows_by_start(workshop).items():
+        own = list(by_rate.values())
+        ranked = sorted(own, key=lambda row: float(np.median(row.values[workshop.study.metrics[0]])))
         ends = ((f"{method}, worst", ranked[0]), (f"{method}, best", ranked[-1]))
         rows += [*own, *(Row(title, labelled, row.values, (row.method,)) for title, row in ends)]
     return rows
+
+
+def _trials_by_start(
+    trials: Iterable[Trial],
+) -> dict[tuple[str, int | str], dict[float, dict[int, list[Trial]]]]:
+    groups: dict[tuple[str, int | str], dict[float, dict[int, list[Trial]]]] = {}
+    for trial in trials:
+        if trial.lr is not None and not is_searched(trial.method):
+            by_rate = groups.setdefault((trial.method.name, trial.labelled), {})
+            by_rate.setdefault(trial.lr, {}).setdefault(trial.seed, []).append(trial)
+    return groups
+
+
+def _start_row(study: Study, title: str, labelled: int | str, seeds: Mapping[int, Mapping[Trial, Any]]) -> Row:
+    best = [results[best_of(study, results)] for results in seeds.values()]
+    values = {name: [float(one[study.report][name]) for one in best] for name in study.metrics}
+    return Row(title, labelled, values, seeds=tuple(seeds))
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:

@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from layertune import LayerMap
 from layertune_studies.demo_train import Task
 from layertune_studies.study_batches import batches
-from layertune_studies.study_config import Data, Study
+from layertune_studies.study_config import Data, Study, StudyError
 from layertune_studies.study_data import Cases, draw, load_cases
+from layertune_studies.study_loop import Training
 from layertune_studies.study_methods import Method, Scratch
 from layertune_studies.study_metrics import evaluate
 from layertune_studies.study_network import adopt_weights, make_network, network_layers
 from layertune_studies.study_pretraining import reserved_cases
+from layertune_studies.study_sets import SETS
 from layertune_studies.study_settings import Depths, Setting, settings_of
-from layertune_studies.study_training import Training, train_method
+from layertune_studies.study_training import train_method
 
 __all__ = [
     "Trial",
@@ -38,6 +40,7 @@ __all__ = [
     "study_cases",
     "study_layers",
     "training_of",
+    "what_data_are",
 ]
 
 Weights = Mapping[str, Tensor]
@@ -65,7 +68,7 @@ class Trial:
     def identity(self, study: Study) -> dict[str, Any]:
         """All that the result depends on; what only concerns other trials or the table is left out."""
         parts = study.model_dump(mode="json", include={"network", "pretraining", "optimizer", "budget", "report"})
-        parts["data"] = study.data.model_dump(mode="json", exclude={"labelled", "folder"})
+        parts["data"] = what_data_are(study.data)
         method = self.method.model_dump(mode="json", exclude={"title", "lr"})
         choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
         parts["method"] = {key: value for key, value in method.items() if key not in choices}
@@ -83,6 +86,15 @@ class Trial:
     def group(self) -> tuple[str, int | str, int]:
         """Method, labelled cases and seed: of its trials one is reported."""
         return self.method.name, self.labelled, self.seed
+
+
+def what_data_are(data: Data, *left_out: str) -> dict[str, Any]:
+    """A study's data as part of a file's name. A known set may lie anywhere; a folder of one's own says what it is."""
+    own = SETS[data.set].classes is None
+    whole: dict[str, Any] = data.model_dump(mode="json", exclude={"labelled", *left_out})
+    if not own:
+        del whole["folder"]
+    return whole
 
 
 def all_trials(study: Study, depths: Depths) -> list[Trial]:
@@ -113,7 +125,13 @@ def ranking(study: Study, scores: Mapping[str, float]) -> float:
     """One number to compare trials by: the study's first metric, and of equals its second.
 
     Accuracies on few validation cases are often equal.
+
+    Raises:
+        StudyError: the study asks for a metric that was not measured.
     """
+    unknown = [metric for metric in study.metrics if metric not in scores]
+    if unknown:
+        raise StudyError(f"metrics: {unknown[0]} was not measured on these cases; there are {', '.join(scores)}")
     first, *others = (scores[metric] for metric in study.metrics[:2])
     return first + TIE * sum(others)
 
@@ -206,9 +224,10 @@ def training_of(
     cases = study_cases(study, root)
     drawn = draw(cases, trial.labelled, seed=trial.seed, reserved=reserved_cases(study), holdout=study.data.holdout)
     torch.manual_seed(trial.seed)
-    network = make_network(study.network, classes=cases.classes, shape=cases.shape)
+    scratch = isinstance(trial.method, Scratch)
+    network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
     layers = study_layers(study, cases)
-    if weights is not None and not isinstance(trial.method, Scratch):
+    if weights is not None and not scratch:
         adopt_weights(network, weights)
     network.to(device())
     batch, meta_batch = batches(

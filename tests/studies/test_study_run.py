@@ -10,11 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from layertune_studies import study_run
+from layertune_studies import study_network, study_run
 from layertune_studies.demo_data import DataError
 from layertune_studies.demo_store import FolderError
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_data import draw
+from layertune_studies.study_loop import Trained, Training
 from layertune_studies.study_run import Workshop, run_study
 from layertune_studies.study_settings import Setting
 from layertune_studies.study_store import DiskError, StudyStore
@@ -171,17 +172,51 @@ def test_the_last_layer_alone_takes_a_budget_of_one_step(root: Path, tmp_path: P
     assert [one["steps"] for one in results(tmp_path, "last-then-all")] == [1]
 
 
-def test_autolr_keeps_its_last_trial_where_the_budget_ends_within_an_epoch(root: Path) -> None:
-    # One pass of an epoch of two steps; then an epoch whose trial of equal rates (threshold 1) is rejected at the end.
-    for amount in (1, 2):
-        config = study(methods=[{"kind": "autolr", "lr": [0.01], "threshold": 1.0}], budget=budget_of(amount))
-        (method,) = config.methods
-        training = training_of(config, Trial(method, Setting("all"), 0.01, 8, 0), root, None)
-        before = {name: weight.clone() for name, weight in training.network.named_parameters()}
+def trained_by_autolr(root: Path, amount: int, **changes: Any) -> tuple[Training, Trained, dict[str, torch.Tensor]]:
+    """An epoch has two steps, and no trial is good enough for a threshold of 1; the weights before are given too."""
+    config = study(methods=[{"kind": "autolr", "lr": [0.01], "threshold": 1.0}], budget=budget_of(amount), **changes)
+    (method,) = config.methods
+    training = training_of(config, Trial(method, Setting("all"), 0.01, 8, 0), root, None)
+    before = {name: weight.clone() for name, weight in training.network.named_parameters()}
+    with pytest.warns(RuntimeWarning, match="the best trial is kept"):
         trained = train_method(training, method, Setting("all"))
-        assert trained.steps == amount
-        after = dict(training.network.named_parameters())
-        assert all(not torch.equal(before[name], after[name]) for name in after if after[name].ndim > 1)
+    return training, trained, before
+
+
+@pytest.mark.parametrize(("amount", "trials"), [(1, 1), (2, 1), (3, 2)])
+def test_autolr_keeps_the_best_trial_where_the_budget_ends(root: Path, amount: int, trials: int) -> None:
+    training, trained, before = trained_by_autolr(root, amount)
+    assert trained.steps == amount
+    assert trained.trials is not None
+    assert [number for _, number, *_ in trained.trials] == list(range(1, trials + 1))
+    assert not any(accepted for *_, accepted in trained.trials)
+    after = dict(training.network.named_parameters())
+    assert all(not torch.equal(before[name], after[name]) for name in after if after[name].ndim > 1)
+
+
+def test_autolrs_rates_fall_with_the_passes_as_all_methods_do(root: Path) -> None:
+    _, trained, _ = trained_by_autolr(root, 6, optimizer={"name": "sgd", "schedule": "cosine"})
+    assert trained.trials is not None
+    assert len(trained.trials) == 3, "all of one epoch"
+    assert trained.lrs is not None
+    assert max(trained.lrs.values()) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_scratch_is_random_whatever_the_network_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    asked: list[Any] = []
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, **given: (asked.append(given.pop("pretrained", False)), create(name, **given))[1],
+    )
+    config = study(network={"name": "test_resnet", "arguments": {"pretrained": True}}, methods=[{"kind": "scratch"}])
+    (method,) = config.methods
+    study_network._layers.cache_clear()
+    training_of(config, Trial(method, Setting("all"), 0.01, 8, 0), root, None)
+    assert asked == [False, True], "the network itself; its layers are looked at in one as the file says"
 
 
 def test_validation_studies_do_not_look_at_the_test_cases(root: Path, tmp_path: Path) -> None:
@@ -353,9 +388,11 @@ def test_a_damaged_result_is_named(root: Path, tmp_path: Path) -> None:
         ({"methods": [{"kind": "unet", "schemes": ["left"], "lr": [0.1]}]}, ValueError, "'left' is no U-Net scheme"),
         ({"pretraining": {"weights": "no.pt"}}, DataError, "pretraining.weights no.pt: there is no .*no.pt"),
         ({"pretraining": {"weights": "genesis-chest-ct"}}, DataError, "there is no .* Models Genesis.*https://"),
-        ({"pretraining": {"task": "inverted"}}, StudyError, "for images take digits"),
-        ({"pretraining": {"task": "genesis"}}, StudyError, "task genesis is for volumes"),
+        ({"pretraining": {"task": "inverted", "cases": 2}}, StudyError, "for images take digits"),
+        ({"pretraining": {"task": "genesis", "cases": 2}}, StudyError, "task genesis is for volumes"),
         ({"pretraining": {"task": "digits"}}, StudyError, "gives 3 classes, and digits have 10"),
+        ({"methods": [{"kind": "layer-wise", "first": [5, 11], "lr": [0.1]}]}, ValueError, "has depths 1 to 10"),
+        ({"data": {"set": "pneumoniamnist", "classes": 3, "labelled": [8, 13]}}, DataError, "13 labelled cases"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_much_is_done(

@@ -1,6 +1,6 @@
 """Successive halving: who goes on, what it costs, and that it goes on where it stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from layertune_studies import study_run
 from layertune_studies.study_config import Study, StudyError
 from layertune_studies.study_run import Workshop, run_study
-from layertune_studies.study_search import successive_halving
+from layertune_studies.study_search import rounds
 from layertune_studies.study_settings import Depths
 from layertune_studies.study_store import StudyStore
 from layertune_studies.study_table import chosen_trials
-from layertune_studies.study_trial import Trial, all_trials, run_trial
+from layertune_studies.study_trial import Trial, run_trial
 from study_runs import study_of, write_images
 
 QUIET = Console(quiet=True)
@@ -27,40 +27,44 @@ def study(**changes: Any) -> Study:
     return Study.model_validate(study_of(network={"name": "test_resnet"}, methods=[method], budget=budget) | changes)
 
 
-def scored(score: float, passes: float) -> dict[str, Any]:
-    return {"validation": {"accuracy": score, "auc": 0.5}, "passes": passes}
+def finished(workshop: Workshop, score: Callable[[Trial], float], amounts: Sequence[int]) -> None:
+    """Write results of made-up scores for all trials, at some of the budgets."""
+    for part in rounds(workshop.study):
+        for trial in workshop.trials if part.budget.amount in amounts else ():
+            scores = {"accuracy": score(trial), "auc": 0.5}
+            held = {"validation": scores, "test": scores, "passes": part.budget.amount}
+            workshop.store.save(trial.name(part), held)
 
 
-def test_the_better_eighth_goes_on_and_every_pass_is_counted() -> None:
-    config = study(budget={"unit": "passes", "amount": 240, "batch": 4})
-    trials = all_trials(config, Depths(6, 0))
-    asked: list[tuple[int, list[str]]] = []
+def made_up(tmp_path: Path, settings: Sequence[Any] = GRID) -> Workshop:
+    method = {"kind": "bi-directional", "search": "halving", "settings": list(settings), "lr": [0.01]}
+    config = study(budget={"unit": "passes", "amount": 240, "batch": 4}, methods=[method])
+    workshop = Workshop(config, None, StudyStore(tmp_path))
+    workshop.__dict__["depths"] = Depths(6, 0)
+    return workshop
 
-    def results_of(part: Study, trials: Sequence[Trial]) -> dict[Trial, dict[str, Any]]:
-        asked.append((part.budget.amount, [trial.setting.label for trial in trials]))
-        order = sorted(trial.setting.numbers for trial in trials)  # the last ones are the best
-        return {trial: scored(order.index(trial.setting.numbers), part.budget.amount) for trial in trials}
 
-    found = successive_halving(config, trials, results_of)
-    assert [amount for amount, _ in asked] == [15, 240]
-    assert len(asked[0][1]) == 15
-    assert asked[1][1] == ["m5-n5", "m4-n5"]
+def test_the_better_eighth_goes_on_and_every_pass_is_counted(tmp_path: Path) -> None:
+    workshop = made_up(tmp_path)
+    finished(workshop, lambda trial: sum(trial.setting.numbers), [15])
+    assert workshop.found(workshop.trials) is None
+    # At the end m1-n1 would be the best, but it is not among the two that go on.
+    finished(workshop, lambda trial: -sum(trial.setting.numbers), [240])
+    found = workshop.found(workshop.trials)
     assert found is not None
-    assert [trial.setting.label for trial in found.results] == ["m5-n5", "m4-n5"]
-    assert found.passes == 15 * 15 + 2 * 240
+    results, passes = found
+    assert {trial.setting.label for trial in results} == {"m5-n5", "m4-n5"}
+    assert passes == 15 * 15 + 2 * 240
+    (chosen,) = chosen_trials(workshop)["bi-directional", 8]
+    assert (chosen.trial.setting.label, chosen.passes) == ("m4-n5", passes)
 
 
-def test_two_settings_are_compared_once_and_one_not_at_all() -> None:
-    for count, budgets in ((2, [15, 240]), (1, [240])):
-        config = study(budget={"unit": "passes", "amount": 240, "batch": 4})
-        asked = []
-
-        def results_of(part: Study, trials: Sequence[Trial], asked: list[int] = asked) -> dict[Trial, dict[str, Any]]:
-            asked.append(part.budget.amount)
-            return {trial: scored(0.5, 1) for trial in trials}
-
-        successive_halving(config, all_trials(config, Depths(6, 0))[:count], results_of)
-        assert asked == budgets
+def test_of_few_settings_one_goes_on(tmp_path: Path) -> None:
+    workshop = made_up(tmp_path, [[1, 1], [2, 2], [3, 3]])
+    finished(workshop, lambda trial: trial.setting.numbers[0], [15, 240])
+    found = workshop.found(workshop.trials)
+    assert found is not None
+    assert [trial.setting.label for trial in found[0]] == ["m3-n3"]
 
 
 @pytest.mark.slow

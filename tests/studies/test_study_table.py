@@ -114,6 +114,44 @@ def test_starting_rates_with_the_worst_and_the_best(workshop: Workshop) -> None:
     assert rows["flat, best"].values == rows["flat, from 0.01"].values
 
 
+def test_starting_rates_are_compared_on_the_same_seeds(workshop: Workshop) -> None:
+    trial = next(one for one in workshop.trials if one.method.kind == "flat" and one.lr == 0.1 and one.seed == 1)
+    (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
+    rows = {row.method: row for row in start_rows(workshop)}
+    assert rows["flat, from 0.01"].seeds == rows["flat, from 0.1"].seeds == (0, 2)
+    assert rows["metalr-exact-joint, from 0.01"].seeds == (0, 1, 2)
+
+
+def test_the_figure_of_starting_rates_shows_the_table(workshop: Workshop) -> None:
+    rows = {row.method: row for row in start_rows(workshop)}
+    (axes,) = FIGURES["starting-rates"](workshop, 8).axes
+    for line in axes.lines:
+        title = str(line.get_label())
+        wanted = [np.median(rows[f"{title}, from {lr:g}"].values["accuracy"]) for lr in (0.01, 0.1)]
+        assert np.asarray(line.get_ydata()) == pytest.approx(100 * np.array(wanted))
+
+
+def test_of_rates_alike_on_validation_the_heat_map_does_not_ask_the_test_cases(tmp_path: Path) -> None:
+    method = {"kind": "bi-directional", "settings": [[1, 1]], "lr": [0.01, 0.1]}
+    config = Study.model_validate(study_of(methods=[method], seeds=1))
+    shop = Workshop(config, None, StudyStore(tmp_path))
+    shop.__dict__["depths"] = Depths(3, 1)
+    for trial in shop.trials:
+        test = {"accuracy": 0.3 if trial.lr == 0.01 else 0.9, "auc": 0.5}
+        same = {"accuracy": 0.8, "auc": 0.5}
+        shop.store.save(trial.name(config), {"validation": same, "test": test, "passes": 4})
+    (chosen,) = chosen_trials(shop)["bi-directional", 8]
+    (text,) = FIGURES["heat-map"](shop, 8).axes[0].texts
+    assert float(text.get_text()) == 100 * chosen.result["test"]["accuracy"] == 30
+
+
+def test_a_metric_that_was_not_measured_is_named(workshop: Workshop) -> None:
+    wrong = Workshop(workshop.study.model_copy(update={"metrics": ("acuracy",)}), None, workshop.store)
+    wrong.__dict__["depths"] = workshop.depths
+    with pytest.raises(StudyError, match="metrics: acuracy was not measured on these cases; there are accuracy, auc"):
+        chosen_trials(wrong)
+
+
 def test_the_interval_is_the_bootstraps() -> None:
     values = [0.71, 0.74, 0.75, 0.79, 0.86]
     low, high = interval(values)
