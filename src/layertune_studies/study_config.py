@@ -1,7 +1,6 @@
 """A study as a YAML file says it: data, network, methods, budget, seeds; checked before anything runs."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,85 +9,26 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from layertune.depth import Granularity
 from layertune.errors import LayertuneError
-from layertune_studies.study_methods import METHOD_KINDS, MethodConfig, Rates, Section
-from layertune_studies.study_sets import SETS
+from layertune_studies.study_data_section import Data, Split
+from layertune_studies.study_methods import METHOD_KINDS, MethodConfig, Rates
+from layertune_studies.study_section import Count, Positive, Section, Several, Some, nearest
 
-__all__ = ["Budget", "Data", "Network", "Optimizer", "Pretraining", "Study", "StudyError", "load_study"]
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+__all__ = [
+    "Budget",
+    "Data",
+    "Network",
+    "Optimizer",
+    "Pretraining",
+    "Split",
+    "Study",
+    "StudyError",
+    "load_study",
+    "nearest",
+]
 
 
 class StudyError(LayertuneError, ValueError):
     """A study cannot be run as it is written."""
-
-
-class Split(Section):
-    """How cases are split where the data set comes without a split of its own.
-
-    Attributes:
-        folds: as many parts; one is the test set, the next one validation, the rest training.
-        fold: which part is the test set, from 0.
-        seed: what the cases are shuffled with.
-        group: a regular expression; cases in whose path its first group matches alike (a patient's, a video's) stay
-            in one part.
-    """
-
-    folds: Annotated[int, Field(ge=3)] = 5
-    fold: Annotated[int, Field(ge=0)] = 0
-    seed: Annotated[int, Field(ge=0)] = 0
-    group: str | None = None
-
-    @model_validator(mode="after")
-    def _fold_exists(self) -> "Split":
-        if self.fold >= self.folds:
-            raise ValueError(f"fold is {self.fold}, and the {self.folds} folds are counted from 0 to {self.folds - 1}")
-        return self
-
-
-class Data(Section):
-    """Images, and what is done to them.
-
-    Attributes:
-        set: a data set by name, or a kind of folder for one's own.
-        folder: where it lies below the folder of all data; by default where the set's page says.
-        size: pixels or voxels that an image is brought to; by default it is left as it is.
-        spacing: millimetres that a volume is resampled to.
-        window: intensities that are scaled to [0, 1]; by default mean 0 and variance 1.
-        patch: training sees crops of this size, validation and test slide it over the volume.
-        classes: number of classes, background included, where the set's page does not say.
-        labelled: sizes of the training set that are compared, ``"all"`` for all of it.
-        holdout: share of the training cases that meta batches alone see; by default meta batches are fresh batches of
-            the training cases, without augmentation. Validation and test cases never are in one.
-        validation: cases used of the validation set; by default all.
-        test: cases used of the test set; by default all.
-        split: of cases that come without one.
-        augment: whether training batches are flipped, changed in contrast and brightness, and made noisy.
-        binary: whether all classes but the first count as one.
-    """
-
-    set: str
-    folder: str | None = None
-    size: tuple[Count, ...] | None = None
-    spacing: tuple[float, ...] | None = None
-    window: tuple[float, float] | None = None
-    patch: tuple[Count, ...] | None = None
-    classes: Annotated[int, Field(ge=2)] | None = None
-    labelled: tuple[Count | Literal["all"], ...] = ("all",)
-    holdout: Fraction | None = None
-    validation: Count | None = None
-    test: Count | None = None
-    split: Split = Split()
-    augment: bool = True
-    binary: bool = False
-
-    @model_validator(mode="after")
-    def _known(self) -> "Data":
-        if self.set not in SETS:
-            raise ValueError(f"{self.set!r} is no data set{nearest(self.set, SETS)}; there are {', '.join(SETS)}")
-        if self.classes is None and SETS[self.set].classes is None:
-            raise ValueError(f"data.set {self.set} does not say how many classes there are; give data.classes")
-        return self
 
 
 class Network(Section):
@@ -127,7 +67,7 @@ class Pretraining(Section):
     cases: Count = 100
     steps: Count = 200
     batch: Count = 16
-    lr: Annotated[float, Field(gt=0)] = 5e-3
+    lr: Positive = 5e-3
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -153,7 +93,7 @@ class Optimizer(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    head_factor: Annotated[float, Field(gt=0)] = 1.0
+    head_factor: Positive = 1.0
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
 
 
@@ -203,11 +143,11 @@ class Study(Section):
     optimizer: Optimizer = Optimizer()
     budget: Budget
     lrs: Rates
-    methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
+    methods: Some[MethodConfig]
     seeds: Count = 5
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    metrics: Several[str]
     report: Literal["test", "validation"] = "test"
-    compare: tuple[str, ...] | None = None
+    compare: Several[str] | None = None
     keep_networks: bool = False
     threads: Count = 1
 
@@ -248,20 +188,9 @@ def load_study(path: Path) -> Study:
         raise StudyError(f"{path}: {problems}") from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at what was meant.
-
-    Example:
-        >>> nearest("sedes", ["seeds", "name"])
-        '; did you mean seeds?'
-    """
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
 def _told(problem: Any) -> str:
     place, kind = problem["loc"], problem["type"]
-    where = ".".join(str(part) for part in place if part not in METHOD_KINDS) or "the study"
+    where = ".".join(str(part) for part in place if not _is_kind(part)) or "the study"
     if kind == "extra_forbidden":
         key = str(place[-1])
         known = _fields_at(place[:-1])
@@ -275,6 +204,11 @@ def _told(problem: Any) -> str:
     if kind == "missing":
         return f"{where} is missing"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_kind(part: str | int) -> bool:
+    """Whether a part of a place is no key but which of the possible kinds a value was read as."""
+    return part in METHOD_KINDS or "[" in str(part) or str(part).startswith("constrained-")
 
 
 def _fields_at(place: tuple[Any, ...]) -> list[str]:

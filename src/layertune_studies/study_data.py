@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from layertune_studies.demo_data import DataError, Subject
 from layertune_studies.study_config import Data, Split
@@ -19,7 +18,9 @@ __all__ = ["Cases", "Drawn", "LazyCases", "checked", "draw", "load_cases", "spli
 
 Task = Literal["classification", "segmentation"]
 PARTS = ("train", "val", "test")
-HELD = 4096  # cases that stay in memory, of those that are read when they are asked for
+# Bytes of cases that stay in memory, of those that are read when they are asked for: two data sets of a process, which
+# is what the trials of a study may hold, then leave half of a small machine's 8 GiB to networks and to reading.
+HELD = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Drawn:
 
 
 class LazyCases(Sequence[Subject]):
-    """Cases that are read when they are asked for, and checked then; the most recent ones stay in memory.
+    """Cases that are read when they are asked for, and checked then; the most recent ones may stay in memory.
 
     Args:
         read: a case by its number.
@@ -89,8 +90,9 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         root: the folder of all data.
 
     Raises:
-        DataError: the data are not there (the message is the set's page), a part has no case, an image has another
-            size or number of channels than the others or holds what is no number, or a label is out of range.
+        DataError: the data are not there (the message is the set's page), a part has no case, a file cannot be read, an
+            image has another size or number of channels than the others or holds what is no number, or a label is out
+            of range.
     """
     found = SETS[data.set]
     place = require_folder(data.set, root, data.folder)
@@ -100,25 +102,25 @@ def load_cases(data: Data, root: Path | None) -> Cases:
     read = getattr(study_readers, f"read_{found.kind}")
     case_of, paths, parts = read(data, place, found)
     check = _Check(data, classes, place)
+    numbers = parts or split_cases([str(path) for path in paths], data.split)
+    for name, part in zip(PARTS, numbers, strict=True):
+        if not part:
+            raise DataError(f"the {name} part of {data.set} has no case, of {len(paths)}; choose fewer folds")
 
-    @lru_cache(maxsize=HELD)
-    def case(number: int) -> Subject:
+    def read_case(number: int) -> Subject:
         return check(case_of(number), paths[number])
 
-    numbers = parts or split_cases([str(path) for path in paths], data.split)
+    first = read_case(numbers[0][0])
+    case = lru_cache(maxsize=max(1, HELD // _bytes(first)))(read_case)
     train, validation, test = (LazyCases(case, part) for part in numbers)
-    cases = Cases(
+    return Cases(
         train,
         validation[: data.validation],
         test[: data.test],
         classes,
         "classification" if found.kind in ("medmnist", "images") else "segmentation",
-        _shape(train, data) if len(train) else (),
+        (first.image.shape[0], *(data.patch or first.image.shape[1:])),
     )
-    for name, part in zip(PARTS, (cases.train, cases.validation, cases.test), strict=True):
-        if not len(part):
-            raise DataError(f"the {name} part of {data.set} has no case, of {len(paths)}; choose fewer folds")
-    return cases
 
 
 def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int], list[int]]:
@@ -237,11 +239,11 @@ def _group(path: str, pattern: str | None) -> str:
     if pattern is None:
         return path
     found = re.search(pattern, path)
-    if found is None or not found.groups():
+    if found is None or not found.groups() or found[1] is None:
         raise DataError(f"data.split.group {pattern!r} has no group in {path}; write one, as in (patient[0-9]+)")
     return found[1]
 
 
-def _shape(train: Sequence[Subject], data: Data) -> tuple[int, ...]:
-    image: Tensor = train[0].image
-    return (image.shape[0], *data.patch) if data.patch else tuple(image.shape)
+def _bytes(case: Subject) -> int:
+    """That it takes in memory; a crop keeps the whole that it was cut from."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in (case.image, case.label))

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from layertune.requirements import usual_hyper_lr
+from layertune_studies.study_section import Fraction, Positive, Section, Several
 
 __all__ = [
     "METHOD_KINDS",
@@ -28,14 +29,7 @@ __all__ = [
     "UNet",
 ]
 
-Positive = Annotated[float, Field(gt=0)]
-Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of a study's file: keys that are not known are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Rates: TypeAlias = Several[Positive]
 
 
 class Method(Section):
@@ -88,7 +82,7 @@ class LayerWiseMethod(Method):
     """
 
     kind: Literal["layer-wise"]
-    first: tuple[int, ...] | None = None
+    first: Several[int] | None = None
 
 
 class BiDirectionalMethod(Method):
@@ -100,7 +94,7 @@ class BiDirectionalMethod(Method):
     """
 
     kind: Literal["bi-directional"]
-    settings: tuple[tuple[int, int], ...] | None = None
+    settings: Several[tuple[int, int]] | None = None
     search: Literal["grid", "halving"] = "grid"
 
 
@@ -112,7 +106,7 @@ class Decay(Method):
     """
 
     kind: Literal["layer-decay"]
-    rates: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.75,)
+    rates: Several[Annotated[float, Field(gt=0, le=1)]] = (0.75,)
 
 
 class LastThenAll(Method):
@@ -124,7 +118,7 @@ class LastThenAll(Method):
     """
 
     kind: Literal["last-then-all"]
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    share: Fraction = 0.3
     drop: Positive = 0.1
 
 
@@ -137,7 +131,7 @@ class UNet(Method):
     """
 
     kind: Literal["unet"]
-    schemes: tuple[str, ...] | None = None
+    schemes: Several[str] | None = None
 
 
 class AutoLRMethod(Method):
@@ -182,7 +176,7 @@ class AlchemyMethod(Method):
         identification: share of the steps in which the norms alone are trained; with 0 the gammas are judged as they
             are.
         modification: whether redundant kernels start afresh.
-        threshold: a kernel whose gamma lies below it is redundant.
+        threshold: a kernel whose gamma lies below it is redundant; 0.05 where neither it nor a quantile is given.
         quantile: in its place, the share of kernels to start afresh.
         penalty: lambda of the BNScale regularisation.
         head: whether the last layer is trained in the identification too.
@@ -192,9 +186,15 @@ class AlchemyMethod(Method):
     identification: Annotated[float, Field(ge=0, lt=1)] = 0.3
     modification: bool = True
     threshold: Positive | None = None
-    quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+    quantile: Fraction | None = None
     penalty: Annotated[float, Field(ge=0)] = 1e-4
     head: bool = False
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "AlchemyMethod":
+        if self.threshold is not None and self.quantile is not None:
+            raise ValueError("threshold and quantile both say which kernels are redundant; leave one of them out")
+        return self
 
 
 class MetaLRMethod(Method):
@@ -206,8 +206,8 @@ class MetaLRMethod(Method):
         rule: ``"additive"``, ``"proportional"``, ``"cosine"`` or ``"joint"``.
         hyper_lr: step size of the learning rates; by default what suits the rule.
         min_lr: floor.
-        max_lr: ceiling.
-        max_change: largest factor of one adaptation.
+        max_lr: ceiling, above the floor.
+        max_change: largest factor of one adaptation; ``.inf`` for none.
     """
 
     kind: Literal["metalr"]
@@ -217,7 +217,7 @@ class MetaLRMethod(Method):
     hyper_lr: Annotated[float, Field(ge=0)]
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     max_lr: Positive | None = None
-    max_change: Annotated[float, Field(gt=1)] = 2.0
+    max_change: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 2.0
 
     @model_validator(mode="before")
     @classmethod
@@ -226,6 +226,12 @@ class MetaLRMethod(Method):
         if isinstance(given, Mapping) and given.get("hyper_lr") is None:
             return {**given, "hyper_lr": usual_hyper_lr(None, str(given.get("rule", "joint")))}
         return given
+
+    @model_validator(mode="after")
+    def _floor_below_ceiling(self) -> "MetaLRMethod":
+        if self.max_lr is not None and self.max_lr <= self.min_lr:
+            raise ValueError(f"max_lr is {self.max_lr:g}, and has to be above min_lr, {self.min_lr:g}")
+        return self
 
     @property
     def name(self) -> str:

@@ -32,6 +32,9 @@ def reserved_cases(study: Study) -> int:
 def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int], object]) -> Weights | None:
     """The weights that all trials start from.
 
+    They are learned with as many threads as the trials, for sums over threads depend on how many there are; torch
+    keeps that number afterwards.
+
     Args:
         study: as its file says.
         cases: of the study; validation and test cases are not looked at.
@@ -50,6 +53,7 @@ def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int]
         return pretrained_weights(config.weights, root)
     if config.task is None:
         return None
+    torch.set_num_threads(study.threads)
     torch.manual_seed(config.seed)
     make = {"digits": _digits, "inverted": _inverted, "genesis": _genesis}[config.task]
     network, batch_of_step, loss_of = make(study, cases)

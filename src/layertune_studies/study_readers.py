@@ -1,8 +1,10 @@
 """How each kind of data set is read: a case by its number, the paths, and the split that the set comes with."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -29,24 +31,33 @@ __all__ = ["read_decathlon", "read_images", "read_medmnist", "read_volumes"]
 Parts = tuple[list[int], list[int], list[int]]
 Read = tuple[Callable[[int], Subject], list[Path], Parts | None]
 KEYS = ("image", "label")
+# What readers raise of a file that is damaged, holds something else, or has a part missing.
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, BadZipFile, zlib.error)
 
 
 def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
     """Through MedMNIST's own dataset class, with its own split; intensities in [-1, 1]."""
     import medmnist
 
-    flag = place.stem.partition("_")[0]
-    if flag not in medmnist.INFO:
+    flag, _, size = place.stem.partition("_")
+    known = getattr(medmnist, medmnist.INFO[flag]["python_class"]) if flag in medmnist.INFO else None
+    if known is None or place.suffix != ".npz" or size not in ("", *map(str, known.available_sizes)):
         raise DataError(f"{place} is none of MedMNIST's files: {', '.join(medmnist.INFO)}. {found.page()}")
-    dataset = getattr(medmnist, medmnist.INFO[flag]["python_class"])
+    if not is_zipfile(place):
+        raise DataError(f"{place} cannot be read (it is cut off, or no .npz file); get it again. {found.page()}")
+    number_of = _numbers(medmnist.INFO[flag]["label"], found)
     images: list[Any] = []
     labels: list[int] = []
     parts: list[list[int]] = []
     for split in ("train", "val", "test"):
-        one = dataset(split=split, root=str(place.parent), download=False)
-        parts.append(list(range(len(images), len(images) + len(one.imgs))))
-        images += list(one.imgs)
-        labels += [int(label) for label in one.labels[:, 0]]
+        try:
+            one = known(split=split, root=str(place.parent), download=False, size=int(size) if size else None)
+            pairs = list(zip(one.imgs, one.labels[:, 0].tolist(), strict=True))
+        except UNREADABLE as error:
+            raise DataError(f"{place} cannot be read ({error}); get it again. {found.page()}") from error
+        parts.append(list(range(len(images), len(images) + len(pairs))))
+        images += [image for image, _ in pairs]
+        labels += [number_of.get(int(label), int(label)) for _, label in pairs]
 
     def case(number: int) -> Subject:
         image = torch.from_numpy(images[number].copy()).float()
@@ -64,15 +75,18 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
     from torchvision.datasets import ImageFolder
 
     names = [name for name in ("train", "val", "test") if (place / name).is_dir()]
-    samples: list[tuple[str, int]] = []
-    ends: dict[str, list[int]] = {}
+    folders: dict[str, Any] = {}
     for name in names if {"train", "test"} <= set(names) else [""]:
         try:
-            folder = ImageFolder(str(place / name))
-        except FileNotFoundError as error:
+            folders[name] = ImageFolder(str(place / name))
+        except OSError as error:
             raise DataError(f"{place / name} holds no images in folders of classes ({error}). {found.page()}") from None
+    classes = _classes({name for folder in folders.values() for name in folder.classes}, data, place, found)
+    samples: list[tuple[str, int]] = []
+    ends: dict[str, list[int]] = {}
+    for name, folder in folders.items():
         ends[name] = list(range(len(samples), len(samples) + len(folder.samples)))
-        samples += [(path, _label(folder.classes[label], label, found)) for path, label in folder.samples]
+        samples += [(path, classes.index(folder.classes[label])) for path, label in folder.samples]
     paths = [Path(path) for path, _ in samples]
 
     def case(number: int) -> Subject:
@@ -94,16 +108,20 @@ def read_decathlon(data: Data, place: Path, found: DataSet) -> Read:
     """Through MONAI's DecathlonDataset, the labelled cases of its training section."""
     if not (place / "dataset.json").is_file():
         raise DataError(f"there is no dataset.json in {place}. {found.page()}")
-    cases = DecathlonDataset(
-        root_dir=place.parent,
-        task=place.name,
-        section="training",
-        val_frac=0.0,
-        cache_rate=0.0,
-        download=False,
-        transform=_volume_transform(data),
-    )
-    return (lambda number: _subject(cases[number])), [Path(one["image"]) for one in cases.data], None
+    try:
+        cases = DecathlonDataset(
+            root_dir=place.parent,
+            task=place.name,
+            section="training",
+            val_frac=0.0,
+            cache_rate=0.0,
+            download=False,
+            transform=_volume_transform(data),
+        )
+    except UNREADABLE as error:
+        raise DataError(f"{place / 'dataset.json'} is of no task of the Decathlon ({error}). {found.page()}") from error
+    paths = [Path(one["image"]) for one in cases.data]
+    return (lambda number: _volume(lambda: cases[number], paths[number])), paths, None
 
 
 def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
@@ -117,7 +135,7 @@ def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
 
     def case(number: int) -> Subject:
         path = images[number]
-        return _subject(transform({"image": path, "label": place / "labelsTr" / path.name}))
+        return _volume(lambda: transform({"image": path, "label": place / "labelsTr" / path.name}), path)
 
     return case, images, None
 
@@ -139,18 +157,34 @@ def _volume_transform(data: Data) -> Any:
     return Compose(steps)
 
 
-def _subject(case: Any) -> Subject:
+def _volume(read: Callable[[], Any], path: Path) -> Subject:
+    try:
+        case = read()
+    except RuntimeError as error:  # MONAI's, whatever its transforms met
+        raise DataError(f"{path} or its label cannot be read: {error.__cause__ or error}; mend the files") from error
     image, label = (convert_to_tensor(case[key], track_meta=False) for key in KEYS)
     return Subject(image.float(), label.round().to(torch.int16))
 
 
-def _label(name: str, number: int, found: DataSet) -> int:
-    """The set's own number of a class; a folder of one's own counts them in order of their names."""
-    if found.classes is None:
-        return number
-    if name not in found.classes:
-        raise DataError(f"the folder {name} is no class of {found.folder}: {', '.join(found.classes)}. {found.page()}")
-    return found.classes.index(name)
+def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:
+    """The set's own number of each of MedMNIST's, where its classes are those of the file."""
+    classes = found.classes or ()
+    if set(names.values()) != set(classes):
+        return {}
+    return {int(number): classes.index(name) for number, name in names.items()}
+
+
+def _classes(there: set[str], data: Data, place: Path, found: DataSet) -> list[str]:
+    """In the set's own order; of a folder of one's own the normal finding, then the others in order of their names."""
+    unknown = sorted(there - set(found.classes or there))
+    if unknown:
+        known = ", ".join(found.classes or ())
+        raise DataError(f"the folder {unknown[0]} is no class of {found.folder}: {known}. {found.page()}")
+    if found.classes is not None:
+        return list(found.classes)
+    if data.normal is not None and data.normal not in there:
+        raise DataError(f"data.normal {data.normal!r} is no class of {place}; there are {', '.join(sorted(there))}")
+    return sorted(there, key=lambda name: (name != data.normal, name))
 
 
 def _picture(path: Path, channels: int) -> Tensor:
@@ -160,7 +194,7 @@ def _picture(path: Path, channels: int) -> Tensor:
     try:
         with Image.open(path) as picture:
             array = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of a file that is cut off or damaged
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     return torch.from_numpy(array).reshape(*array.shape[:2], channels).movedim(-1, 0) / 127.5 - 1
 

@@ -23,7 +23,8 @@ class DataSet:
         licence: as its authors give it.
         layout: what the folder holds.
         folder: below the folder of all data; for MedMNIST the file.
-        classes: names of the classes, the background or the normal finding first; ``None`` where the user says.
+        classes: names of the classes, the background or the normal finding first, of MedMNIST its own names; ``None``
+            where the user says.
         channels: of an image.
     """
 
@@ -64,7 +65,7 @@ SETS: dict[str, DataSet] = {
         "CC BY 4.0",
         "the file breastmnist.npz in the folder of all data",
         "breastmnist.npz",
-        ("malignant", "normal or benign"),
+        ("normal, benign", "malignant"),
     ),
     "chest-xray": DataSet(
         "images",

@@ -11,6 +11,11 @@ from layertune_studies.study_sets import SETS
 from study_runs import METHODS, study_of, write_study
 
 
+def method(config: dict[str, Any], message: str) -> tuple[dict[str, Any], str]:
+    """A study of one method, and what is said of it."""
+    return {"methods": [config]}, message
+
+
 def test_a_study_of_every_method(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "study.yaml", methods=[*METHODS, {"kind": "unet"}]))
     assert [method.kind for method in study.methods][:3] == ["flat", "last", "layer-wise"]
@@ -39,7 +44,7 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
             r"methods.0: 'metlar' is no kind of method; did you mean metalr\?; there are",
         ),
         ({"methods": [{"title": "x"}]}, "methods.0: each method says its kind: flat, scratch"),
-        ({"methods": []}, "methods: .*at least 1 item"),
+        ({"methods": []}, "methods: this list is empty; give at least one"),
         ({"methods": [{"kind": "flat"}, {"kind": "flat"}]}, "two methods are called flat; give one of them a title"),
         (
             {"methods": [{"kind": "last", "lr": "tuned"}]},
@@ -62,11 +67,40 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
         ({"pretraining": {"weights": "a.pt", "task": "digits"}}, "weights from a file or from a task, not from both"),
         ({"name": "a/b"}, "name: .*pattern"),
         ({"seeds": "many"}, "seeds: .*valid integer"),
+        ({"lrs": [0.01, 1e-2]}, "lrs: 0.01 is given twice; leave one of them out"),
+        ({"lrs": [0.1, float("inf")]}, "lrs.1: Input should be a finite number"),
+        ({"lrs": []}, "lrs: this list is empty; give at least one value"),
+        ({"metrics": ["auc", "auc"]}, "metrics: auc is given twice"),
+        ({"compare": []}, "compare: this list is empty"),
+        ({"data": {"set": "pneumoniamnist", "labelled": [8, 8]}}, "data.labelled: 8 is given twice"),
+        ({"data": {"set": "pneumoniamnist", "labelled": ["all", 8, "all"]}}, "data.labelled: all is given twice"),
+        ({"data": {"set": "pneumoniamnist", "labelled": []}}, "data.labelled: this list is empty"),
+        ({"data": {"set": "pneumoniamnist", "labelled": ["most"]}}, r"data.labelled.0: [^;]*; data.labelled.0: [^;]*$"),
+        method({"kind": "flat", "lr": [0.1, 0.1]}, "methods.0.lr: 0.1 is given twice"),
+        method({"kind": "flat", "lr": []}, "methods.0.lr: this list is empty"),
+        method({"kind": "layer-wise", "first": [5, 5]}, "methods.0.first: 5 is given twice"),
+        method({"kind": "layer-wise", "first": []}, "methods.0.first: this list is empty[^:]*$"),
+        method(
+            {"kind": "bi-directional", "settings": [[1, 1], [1, 1]]}, r"methods.0.settings: \(1, 1\) is given twice"
+        ),
+        method({"kind": "bi-directional", "settings": []}, "methods.0.settings: this list is empty"),
+        method({"kind": "layer-decay", "rates": [0.5, 0.75, 0.5]}, "methods.0.rates: 0.5 is given twice"),
+        method({"kind": "unet", "schemes": ["expanding", "expanding"]}, "methods.0.schemes: expanding is given twice"),
+        method({"kind": "unet", "schemes": []}, "methods.0.schemes: this list is empty"),
+        method({"kind": "metalr", "min_lr": 0.1, "max_lr": 0.1}, "methods.0: max_lr is 0.1, .* above min_lr, 0.1"),
+        method({"kind": "metalr", "hyper_lr": float("inf")}, "methods.0.hyper_lr: Input should be a finite number"),
+        method({"kind": "alchemy", "threshold": 0.1, "quantile": 0.1}, "methods.0: threshold and quantile both say"),
     ],
 )
 def test_what_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         load_study(write_study(tmp_path / "study.yaml", **changes))
+
+
+def test_a_change_without_a_bound_may_be_asked_for(tmp_path: Path) -> None:
+    methods = [{"kind": "metalr", "max_change": float("inf"), "min_lr": 1e-6, "max_lr": 1e-5}]
+    (found,) = load_study(write_study(tmp_path / "study.yaml", methods=methods)).methods
+    assert found.model_dump()["max_change"] == float("inf")
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What the sections of a study's file are made of: values that are checked, and a hint at a key that was meant."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+__all__ = ["Count", "Fraction", "Positive", "Section", "Several", "Some", "nearest", "several", "some"]
+
+Value = TypeVar("Value")
+Values = TypeVar("Values", bound=tuple[Any, ...])
+
+
+class Section(BaseModel):
+    """A part of a study's file: keys that are not known are refused, and so are numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def some(values: Values) -> Values:
+    """The values, of which there is at least one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not values:
+        raise ValueError("this list is empty; give at least one value, or leave the key out if it has a default")
+    return values
+
+
+def several(values: Values) -> Values:
+    """The values, at least one and each once: of two equal ones, one trial would be waited for twice.
+
+    Raises:
+        ValueError: there is none, or one is there twice.
+
+    Example:
+        >>> several((0.01, 1e-2))
+        Traceback (most recent call last):
+        ValueError: 0.01 is given twice; leave one of them out
+    """
+    doubled = [value for number, value in enumerate(some(values)) if value in values[:number]]
+    if doubled:
+        raise ValueError(f"{doubled[0]} is given twice; leave one of them out")
+    return values
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at what was meant.
+
+    Example:
+        >>> nearest("sedes", ["seeds", "name"])
+        '; did you mean seeds?'
+    """
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Some: TypeAlias = Annotated[tuple[Value, ...], AfterValidator(some)]
+Several: TypeAlias = Annotated[tuple[Value, ...], AfterValidator(several)]
