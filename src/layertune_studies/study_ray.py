@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["OnRay"]
 
-LOST = -1  # a trial whose worker or node is lost is run again, however often
+LOST = 20  # times that a trial is run again whose worker or node was lost; one that takes all memory always is
 
 
 class OnRay:
@@ -57,6 +57,7 @@ class OnRay:
 
         Raises:
             LayertuneError: as ``run_trial`` raises it.
+            StudyError: a trial's worker was lost again and again.
         """
         weights = ray.put(workshop.weights)
         task: Any = ray.remote(run_trial)
@@ -66,7 +67,7 @@ class OnRay:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             trial = waiting.pop(done)
             workshop.tell(trial.name(workshop.study).rpartition("_")[0], 0)
-            yield trial, _result(done)
+            yield trial, _result(done, trial.name(workshop.study))
 
 
 def _require_answer(address: str) -> None:
@@ -90,7 +91,7 @@ def _resources(workshop: Workshop) -> dict[str, float]:
     return {"num_cpus": workshop.study.threads, "num_gpus": 1 if torch.cuda.is_available() else 0}
 
 
-def _result(done: Any) -> Result:
+def _result(done: Any, name: str) -> Result:
     """What a task gave; an error of the studies comes out as it was raised, not in Ray's wrapping."""
     try:
         result: Result = ray.get(done)
@@ -98,4 +99,9 @@ def _result(done: Any) -> Result:
         if isinstance(error.cause, LayertuneError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayError as error:
+        raise StudyError(
+            f"{name} was lost with its worker, {LOST + 1} times; most likely it needs more memory than there is "
+            f"({str(error).splitlines()[0]})"
+        ) from error
     return result

@@ -101,6 +101,21 @@ def test_a_search_on_ray_finds_what_it_finds_here(root: Path, tmp_path: Path) ->
     assert len(files[0]) == 5 + 1
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("local")
+def test_a_trial_that_no_worker_survives_is_named() -> None:
+    import os
+
+    import ray
+
+    from layertune_studies.study_ray import OnRay, _result
+
+    OnRay("auto")
+    lost = ray.remote(lambda: os._exit(1)).options(max_retries=0).remote()
+    with pytest.raises(StudyError, match=r"flat_all was lost with its worker, .* needs more memory"):
+        _result(lost, "flat_all")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
 def test_no_cluster_answers(address: str) -> None:
     from layertune_studies.study_ray import OnRay
