@@ -57,7 +57,9 @@ def table(
             rows = module.start_rows(workshop)
         else:
             rows = module.make_rows(workshop.study, module.chosen_trials(workshop))
-        text = module.render(workshop.study, rows, form)
+            if not module.is_whole(workshop.study, rows):
+                typer.echo(f"Unfinished: `layertune study run {config}` goes on; what is there is shown.", err=True)
+        text = study_module("study_formats").render(workshop.study, rows, form)
     if as_json:
         print_json([vars(row) for row in rows])
     else:

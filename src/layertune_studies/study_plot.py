@@ -62,7 +62,9 @@ def heat_map(workshop: Workshop, labelled: int | str) -> Figure:
         if isinstance(trial.method, BiDirectionalMethod):
             found.setdefault(trial.setting.numbers[:2], {}).setdefault(trial.seed, {})[trial] = result
     if not found:
-        raise StudyError("no bi-directional trial is finished, so there is no heat map; add the method, and run it")
+        raise StudyError(
+            "no bi-directional trial is finished, so there is no heat map; add the method, or run the study to its end"
+        )
     d = workshop.depths.d
     values = np.full((d - 1, d - 1), np.nan)
     for (m, n), seeds in found.items():

@@ -182,6 +182,9 @@ def _classes(there: set[str], data: Data, place: Path, found: DataSet) -> list[s
         raise DataError(f"the folder {unknown[0]} is no class of {found.folder}: {known}. {found.page()}")
     if found.classes is not None:
         return list(found.classes)
+    if not data.binary and data.classes is not None and data.classes != len(there):
+        names = ", ".join(sorted(there))
+        raise DataError(f"data.classes is {data.classes}, and {place} has {len(there)} folders of classes: {names}")
     if data.normal is not None and data.normal not in there:
         raise DataError(f"data.normal {data.normal!r} is no class of {place}; there are {', '.join(sorted(there))}")
     return sorted(there, key=lambda name: (name != data.normal, name))

@@ -1,8 +1,8 @@
 """`layertune study table`: medians over seeds with intervals, and tests against the best baseline."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +18,10 @@ __all__ = [
     "interval",
     "make_rows",
     "p_value",
-    "render",
     "rows_by_start",
     "start_rows",
 ]
 
-Format = Literal["markdown", "latex", "csv"]
 RESAMPLES = 9999
 LEVEL = 0.95
 
@@ -119,6 +117,12 @@ def make_rows(study: Study, chosen: Mapping[tuple[str, int | str], Sequence[Chos
     return [_tested(row, rows, baselines, metric) for row in rows]
 
 
+def is_whole(study: Study, rows: Sequence[Row]) -> bool:
+    """Whether every method is there, at every number of labelled cases, with all its seeds."""
+    shown = {(row.method, row.labelled) for row in rows if len(row.seeds) == study.seeds}
+    return len(shown) == len(study.methods) * len(study.data.labelled)
+
+
 def rows_by_start(workshop: Workshop) -> dict[tuple[str, int | str], dict[float, Row]]:
     """For each method that starts from several rates, and each number of labelled cases, a row by rate.
 
@@ -148,11 +152,11 @@ def rows_by_start(workshop: Workshop) -> dict[tuple[str, int | str], dict[float,
 def start_rows(workshop: Workshop) -> list[Row]:
     """The rows of ``rows_by_start``, and for each method its worst and its best rate."""
     rows: list[Row] = []
-    for (method, labelled), by_rate in rows_by_start(workshop).items():
+    for (method, _), by_rate in rows_by_start(workshop).items():
         own = list(by_rate.values())
         ranked = sorted(own, key=lambda row: float(np.median(row.values[workshop.study.metrics[0]])))
         ends = ((f"{method}, worst", ranked[0]), (f"{method}, best", ranked[-1]))
-        rows += [*own, *(Row(title, labelled, row.values, (row.method,)) for title, row in ends)]
+        rows += [*own, *(replace(row, method=title, settings=(row.method,)) for title, row in ends)]
     return rows
 
 
@@ -222,30 +226,6 @@ def p_value(values: Sequence[float], others: Sequence[float]) -> float:
     )
 
 
-def render(study: Study, rows: Sequence[Row], kind: Format) -> str:
-    """A table as Markdown, LaTeX or CSV: medians over seeds and, in brackets, their bootstrap intervals.
-
-    Args:
-        study: names the metrics.
-        rows: of the table.
-        kind: how it is written; CSV has full numbers in columns of their own.
-    """
-    if kind == "csv":
-        return _csv(study, rows)
-    heading = ["method", "labelled", *study.metrics, "p", "passes"]
-    cells = [
-        [
-            row.method,
-            str(row.labelled),
-            *(_cell(row.values[metric]) for metric in study.metrics),
-            "" if row.p is None else f"{row.p:.3f}",
-            f"{row.passes:,.0f}" if row.passes else "",
-        ]
-        for row in rows
-    ]
-    return _markdown(heading, cells) if kind == "markdown" else _latex(heading, cells)
-
-
 def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> Row:
     rivals = [one for one in rows if one.labelled == row.labelled and one.method in baselines]
     if not rivals:
@@ -258,40 +238,3 @@ def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> 
 
 def _setting(trial: Trial) -> str:
     return f"{trial.setting.label} at {trial.lr:g}"
-
-
-def _cell(values: Sequence[float]) -> str:
-    low, high = interval(values)
-    return f"{100 * float(np.median(values)):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _markdown(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in heading[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *cells)) + "\n"
-
-
-def _latex(heading: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    escape: Callable[[str], str] = lambda text: "".join(  # noqa: E731 - one expression, used thrice
-        f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text
-    )
-    lines = [" & ".join(map(escape, line)) + r" \\" for line in (heading, *cells)]
-    columns = "l" + "r" * (len(heading) - 1)
-    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"]) + "\n"
-
-
-def _csv(study: Study, rows: Sequence[Row]) -> str:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    ends = [f"{metric}_{end}" for metric in study.metrics for end in ("median", "low", "high")]
-    writer.writerow(["method", "labelled", *ends, "p", "passes", "settings", "seeds"])
-    for row in rows:
-        numbers = [(float(np.median(row.values[m])), *interval(row.values[m])) for m in study.metrics]
-        flat = [f"{number:.6g}" for three in numbers for number in three]
-        p = "" if row.p is None else f"{row.p:.6g}"
-        seeds = len(row.values[study.metrics[0]])
-        writer.writerow([row.method, row.labelled, *flat, p, f"{row.passes:g}", "; ".join(row.settings), seeds])
-    return text.getvalue()

@@ -262,3 +262,9 @@ def test_pretraining_has_the_threads_of_the_study(tmp_path: Path, threads: int) 
     seen: list[int] = []
     pretrain(study, load_cases(study.data, tmp_path), tmp_path, lambda _: seen.append(torch.get_num_threads()))
     assert seen == [threads + 1]
+
+
+def test_as_many_classes_as_there_are_folders(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "images/covid", "images/healthy")
+    with pytest.raises(DataError, match=r"data.classes is 3, and .*images has 2 folders of classes: covid, healthy"):
+        every_case(root, set="images", classes=3)

@@ -14,11 +14,12 @@ from typer.testing import CliRunner, Result
 
 from layertune.cli import app
 from layertune_studies.study_config import Study, StudyError
+from layertune_studies.study_formats import render
 from layertune_studies.study_plot import FIGURES, plot_study
 from layertune_studies.study_run import Workshop
 from layertune_studies.study_settings import Depths
 from layertune_studies.study_store import StudyStore
-from layertune_studies.study_table import Row, chosen_trials, interval, make_rows, p_value, render, start_rows
+from layertune_studies.study_table import Row, chosen_trials, interval, make_rows, p_value, start_rows
 from layertune_studies.study_trial import Trial
 from study_runs import study_of, write_study
 
@@ -173,14 +174,31 @@ def test_the_test_counts_all_changes_of_sign() -> None:
 def test_formats(workshop: Workshop) -> None:
     rows = make_rows(workshop.study, chosen_trials(workshop))
     markdown = render(workshop.study, rows, "markdown").splitlines()
-    assert markdown[0] == "| method | labelled | accuracy | auc | p | passes |"
-    assert markdown[2] == "| flat | 8 | 86.0 [85.0, 87.0] | 86.0 [85.0, 87.0] |  | 8 |"
+    assert markdown[0] == "| method | labelled | accuracy | auc | p | passes | seeds |"
+    assert markdown[2] == "| flat | 8 | 86.0 [85.0, 87.0] | 86.0 [85.0, 87.0] |  | 8 | 3 |"
     latex = render(workshop.study, [Row("50 % & more_", 8, rows[0].values)], "latex")
     assert r"50 \% \& more\_ & 8 & 86.0 [85.0, 87.0]" in latex
-    assert latex.startswith(r"\begin{tabular}{lrrrrr}")
+    assert latex.startswith(r"\begin{tabular}{lrrrrrr}")
     read = list(csv.DictReader(io.StringIO(render(workshop.study, rows, "csv"))))
     assert float(read[0]["accuracy_median"]) == 0.86
     assert (read[1]["p"], read[1]["settings"], read[1]["seeds"]) == ("0.25", "; ".join(["m2-n3 at 0.1"] * 3), "3")
+
+
+def test_a_table_that_is_not_whole_says_so(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workshop, "depths", Depths(10, 1))  # there is no network to look at
+    config = write_study(tmp_path / "study.yaml", methods=METHODS, seeds=3)
+    command = ["table", config, "--out", workshop.store.folder]
+    assert invoke(*command).stderr == ""
+    trial = next(one for one in workshop.trials if one.method.kind == "metalr" and one.seed == 2)
+    (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
+    told = invoke(*command)
+    assert told.exit_code == 0
+    assert told.stderr == f"Unfinished: `layertune study run {config}` goes on; what is there is shown.\n"
+
+
+def test_of_one_seed_there_is_no_interval(workshop: Workshop) -> None:
+    (row,) = render(workshop.study, [Row("flat", 8, {"accuracy": [0.5], "auc": [0.75]})], "markdown").splitlines()[2:]
+    assert row == "| flat | 8 | 50.0 | 75.0 |  |  | 1 |"
 
 
 # Figures
