@@ -16,3 +16,11 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.fail(f"LAYERTUNE_DATA is {setting!r}, which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def xrays_dir(data_dir: Path) -> Path:
+    """The folder with real data, where it holds the chest X-rays too."""
+    if not (data_dir / "pneumoniamnist.npz").is_file():
+        pytest.skip("no real X-rays: put pneumoniamnist.npz into the folder that LAYERTUNE_DATA names")
+    return data_dir

@@ -4,6 +4,7 @@ Four deformations, as MONAI transforms of one channel-first volume whose intensi
 `genesis_pretext`, which applies them with the published probabilities.
 """
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -190,8 +191,9 @@ class _RandPainting(RandCoarseDropout):
         start = int(self.R.randint(margin, side - length - margin + 1))
         return slice(start, start + length)
 
+    @abstractmethod
     def _length(self, side: int) -> int:
-        raise NotImplementedError(f"{type(self).__name__} has to say how long a box is: define _length(self, side)")
+        """Voxels that a box is long, along a side of so many voxels."""
 
 
 class RandInPainting(_RandPainting):

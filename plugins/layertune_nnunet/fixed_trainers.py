@@ -24,7 +24,7 @@ class FrozenMixin(LayeredMixin):
     _as_built: Mapping[str, int] = MappingProxyType({})
 
     def freeze(self) -> Frozen:
-        """Freeze, once."""
+        """Freeze, once; a mixin made of this one says what."""
         raise NotImplementedError(f"{type(self).__name__} has to say what it freezes: define freeze(self)")
 
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,7 +58,7 @@ class FixedLayersMixin(FrozenMixin):
     """Freeze the layers to which a policy gives scale 0; a trainer of your own says which by its ``policy``."""
 
     def policy(self) -> Policy:
-        """Which layers are tuned."""
+        """Which layers are tuned; a trainer of your own says it, and is told so where it does not."""
         raise NotImplementedError(f"{type(self).__name__} has to say which layers it tunes: define policy(self)")
 
     def freeze(self) -> Frozen:

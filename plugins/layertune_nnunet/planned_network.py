@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -76,8 +76,8 @@ def build_network(
     if not isinstance(known, Mapping) or configuration not in known:
         listed = ", ".join(known) if isinstance(known, Mapping) else "none, so it is no plan"
         raise PlansError(f"{origin} has no configuration {configuration!r}; it has {listed}")
-    # A trainer is typed as any class here: nnU-Net, whose trainers have this method, has no types.
-    build: Any = trainer.build_network_architecture  # type: ignore[attr-defined]
+    # nnU-Net, whose trainers have this method, has no types.
+    build = cast(Any, trainer).build_network_architecture
     if "plans_manager" not in inspect.signature(build).parameters:
         raise PlansError(
             f"{trainer.__name__} builds its network in the way of older versions of nnU-Net; let its "

@@ -1,7 +1,7 @@
 """What the optimizer's last step did to each parameter: measured, summed with gradients, stretched, forgotten."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -151,7 +151,7 @@ def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
     placements: Sequence[Any] = getattr(parameter, "placements", ())
     dimensions = tuple(i for i, placement in enumerate(placements) if placement.is_shard())
     # Only a DTensor has placements, and it has a mesh; Tensor, as which it is typed here, has neither.
-    return (parameter.device_mesh, dimensions) if dimensions else None  # type: ignore[attr-defined]
+    return (cast(Any, parameter).device_mesh, dimensions) if dimensions else None
 
 
 def _steps(group: dict[str, Any]) -> list[tuple[int, Tensor]]:

@@ -114,10 +114,8 @@ def test_xrays_and_digits_look_alike(folder: Path) -> None:
     assert xrays("val", folder)[1][1] == 1
 
 
-def test_the_real_file_is_read_by_medmnists_own_class(data_dir: Path) -> None:
-    if not (data_dir / FILE).is_file():
-        pytest.skip(f"no {FILE} in the folder of real data")
-    assert [len(xrays(split, data_dir)) for split in ("train", "val", "test")] == [4708, 524, 624]
+def test_the_real_file_is_read_by_medmnists_own_class(xrays_dir: Path) -> None:
+    assert [len(xrays(split, xrays_dir)) for split in ("train", "val", "test")] == [4708, 524, 624]
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:

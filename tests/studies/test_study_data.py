@@ -38,10 +38,8 @@ def test_a_medmnist_file_with_its_own_split(tmp_path: Path) -> None:
     assert all(float(case.image.min()) >= -1 and float(case.image.max()) <= 1 for case in cases.test)
 
 
-def test_the_real_chest_xrays(data_dir: Path) -> None:
-    if not (data_dir / "pneumoniamnist.npz").is_file():
-        pytest.skip("no chest X-rays in the folder of real data")
-    cases = load_cases(Data(set="pneumoniamnist"), data_dir)
+def test_the_real_chest_xrays(xrays_dir: Path) -> None:
+    cases = load_cases(Data(set="pneumoniamnist"), xrays_dir)
     assert [len(part) for part in (cases.train, cases.validation, cases.test)] == [4708, 524, 624]
 
 
