@@ -25,11 +25,11 @@ from layertune_studies.study_store import StudyStore
 from layertune_studies.study_trial import (
     Trial,
     all_trials,
+    data_identity,
     ranking,
     run_trial,
     study_cases,
     study_layers,
-    what_data_are,
 )
 
 __all__ = ["Executor", "Here", "Workshop", "best_of", "run_study"]
@@ -99,7 +99,7 @@ class Workshop:
         if self.study.pretraining.task is None:
             return pretrain(self.study, self.cases, self.root, lambda _: None)
         parts = self.study.model_dump(mode="json", include={"network", "pretraining"})
-        parts["data"] = what_data_are(self.study.data, "holdout", "validation", "test")
+        parts["data"] = data_identity(self.study.data, "holdout", "validation", "test")
         name = f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
         held: Mapping[str, Tensor] | None = self.store.load_tensors(name)
         if held is None:

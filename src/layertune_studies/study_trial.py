@@ -34,13 +34,13 @@ from layertune_studies.study_training import train_method
 __all__ = [
     "Trial",
     "all_trials",
+    "data_identity",
     "device",
     "ranking",
     "run_trial",
     "study_cases",
     "study_layers",
     "training_of",
-    "what_data_are",
 ]
 
 Weights = Mapping[str, Tensor]
@@ -68,7 +68,7 @@ class Trial:
     def identity(self, study: Study) -> dict[str, Any]:
         """All that the result depends on; what only concerns other trials or the table is left out."""
         parts = study.model_dump(mode="json", include={"network", "pretraining", "optimizer", "budget", "report"})
-        parts["data"] = what_data_are(study.data)
+        parts["data"] = data_identity(study.data)
         method = self.method.model_dump(mode="json", exclude={"title", "lr"})
         choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
         parts["method"] = {key: value for key, value in method.items() if key not in choices}
@@ -88,12 +88,10 @@ class Trial:
         return self.method.name, self.labelled, self.seed
 
 
-def what_data_are(data: Data, *left_out: str) -> dict[str, Any]:
+def data_identity(data: Data, *left_out: str) -> dict[str, Any]:
     """A study's data as part of a file's name. A known set may lie anywhere; a folder of one's own says what it is."""
-    own = SETS[data.set].classes is None
-    whole: dict[str, Any] = data.model_dump(mode="json", exclude={"labelled", *left_out})
-    if not own:
-        del whole["folder"]
+    known = {"folder"} if SETS[data.set].classes is not None else set[str]()
+    whole: dict[str, Any] = data.model_dump(mode="json", exclude={"labelled", *left_out, *known})
     return whole
 
 
