@@ -34,7 +34,7 @@ lowest-%: $(BIN)/uv
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(BIN)/uv venv --quiet --python $(BIN)/python "$$folder/venv"; \
 	$(BIN)/uv pip install --quiet --python "$$folder/venv/bin/python" --resolution lowest-direct --editable '.[$*,dev]'; \
-	"$$folder/venv/bin/python" -m pytest -k '$* or README' tests/plugins/test_$**.py tests/plugins/test_contract.py \
+	"$$folder/venv/bin/python" -m pytest -k '$* or README' tests/plugins/$* tests/plugins/test_contract.py \
 		tests/test_docs.py plugins/layertune_$* -W ignore::DeprecationWarning \
 		-W ignore::PendingDeprecationWarning -W ignore::FutureWarning $(ARGS)
 

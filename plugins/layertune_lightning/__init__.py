@@ -3,12 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from layertune.plugin import Plugin, import_host
+from layertune.hosts.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
     from layertune_lightning.alchemy_callback import AlchemyCallback
-    from layertune_lightning.freeze_callback import LayerFreezeCallback
     from layertune_lightning.gamma_penalty_callback import GammaPenaltyCallback
+    from layertune_lightning.layer_freeze_callback import LayerFreezeCallback
     from layertune_lightning.metalr_callback import MetaLRCallback
 
 __all__ = ["PLUGIN", "AlchemyCallback", "GammaPenaltyCallback", "LayerFreezeCallback", "MetaLRCallback"]
@@ -20,7 +20,7 @@ PLUGIN = Plugin(
 _MODULES = {
     "AlchemyCallback": "alchemy_callback",
     "GammaPenaltyCallback": "gamma_penalty_callback",
-    "LayerFreezeCallback": "freeze_callback",
+    "LayerFreezeCallback": "layer_freeze_callback",
     "MetaLRCallback": "metalr_callback",
 }
 
@@ -28,6 +28,6 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module("layertune_lightning.host")  # before anything else imports Lightning
+    importlib.import_module("layertune_lightning.two_packages")  # before anything else imports Lightning
     import_host(PLUGIN)
     return getattr(importlib.import_module(f"layertune_lightning.{_MODULES[name]}"), name)

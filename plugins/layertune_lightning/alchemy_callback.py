@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 from torch.optim import Optimizer
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, OptimizerError, gammas
-from layertune.alchemy import USUAL
-from layertune.convergence import check_rules
+from layertune.alchemy.convergence import check_rules
+from layertune.alchemy.phases import USUAL
 from layertune_lightning.gamma_penalty_callback import GammaPenaltyCallback, grad_scale
-from layertune_lightning.host import Callback, callbacks_of
-from layertune_lightning.layers import example_inputs
+from layertune_lightning.module_layers import example_inputs
+from layertune_lightning.two_packages import Callback, callbacks_of
 
 __all__ = ["AlchemyCallback", "still_freezes"]
 

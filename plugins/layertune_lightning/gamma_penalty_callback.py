@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from layertune import GammaPenalty
-from layertune_lightning.host import Callback
+from layertune_lightning.two_packages import Callback
 
 __all__ = ["GammaPenaltyCallback", "grad_scale"]
 

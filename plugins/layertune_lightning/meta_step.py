@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from layertune import MetaBatchError, ModelError
-from layertune.meta_batches import structure
-from layertune.untouched import kept_attributes
+from layertune.hosts.meta_batches import structure
+from layertune.restoring import kept_attributes
 
 __all__ = ["backward_of_meta_batch", "check_meta_step", "has_loss"]
 

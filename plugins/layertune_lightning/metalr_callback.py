@@ -14,15 +14,15 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from layertune import LRProfile, MetaLR, ModelError, OptimizerError, meta_pass
-from layertune.endless_data import Share, over_same_data
-from layertune.layers import parameters_by_layer
-from layertune.meta import kept_gradients
-from layertune.meta_batches import MetaBatches
+from layertune.hosts.endless_data import Share, over_same_data
+from layertune.hosts.meta_batches import MetaBatches
+from layertune.layers.layer_map import parameters_by_layer
+from layertune.metalr.meta_pass import kept_gradients
 from layertune_lightning.alchemy_callback import still_freezes
-from layertune_lightning.host import Callback
-from layertune_lightning.layers import Layers, find_layers
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
+from layertune_lightning.module_layers import Layers, find_layers
 from layertune_lightning.report import check_figure, log_lrs, show_profile
+from layertune_lightning.two_packages import Callback
 
 __all__ = ["MetaLRCallback"]
 

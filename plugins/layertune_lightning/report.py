@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from matplotlib.backend_bases import FigureCanvasBase
 
 from layertune import LRProfile, MetaLR, ProfileError
-from layertune.plots import plot_profile
+from layertune.plots.rates import plot_profile
 
 __all__ = ["check_figure", "log_lrs", "show_profile"]
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from layertune.plugin import import_host
-from layertune.schemes import METHODS
-from layertune.terminal import Json, aside, print_json, show
+from layertune.cli.terminal import Json, aside, print_json, show
+from layertune.hosts.plugin import import_host
+from layertune.policies.by_name import METHODS
 from layertune_monai import PLUGIN
 
 __all__ = ["app"]
@@ -28,7 +28,7 @@ def put_bundle(
     """Put the bundle metalr_unet into a folder: a 3D U-Net that learns its learning rates, for Decathlon tasks."""
     import_host(PLUGIN)
     with aside():
-        from layertune_monai.bundle import write_bundle
+        from layertune_monai.bundle.folder import write_bundle
 
         written = write_bundle(folder)
     if as_json:
@@ -63,7 +63,7 @@ def adapt(
     """Write configs/layertune.json beside a bundle's train.json: it fine-tunes by a method, and changes nothing."""
     import_host(PLUGIN)
     with aside():
-        from layertune_monai.adapt import Method, adapt
+        from layertune_monai.bundle.adapt import Method, adapt
 
         chosen = Method(name=method, hyper_lr=hyper_lr, rule=rule, every=every, depth=depth, m=m, n=n, first=first)
         done = adapt(bundle, chosen, config=tuple(config or ()), trainer=trainer, weights=weights)

@@ -8,11 +8,11 @@ from torch import nn
 
 from layertune import LayerMap, ModelError, freeze, map_layers, norm_only
 from layertune import param_groups as core_param_groups
-from layertune.depth import Depth, Granularity
-from layertune.policies import Policy, scales_of
-from layertune.schemes import scheme
-from layertune_monai.layer_freeze_handler import check_not_wrapped
-from layertune_monai.report import log_layers, log_trained
+from layertune.layers.depth import Depth, Granularity
+from layertune.policies.by_name import scheme
+from layertune.policies.policies import Policy, scales_of
+from layertune_monai.handlers.layer_freeze import check_not_wrapped
+from layertune_monai.handlers.report import log_layers, log_trained
 
 __all__ = ["param_groups"]
 
@@ -42,7 +42,7 @@ def param_groups(
         lr: base learning rate; a layer's rate is this times the policy's scale.
         input_shape: of an input, batch first, as ``[2, 1, 96, 96, 96]``; nothing is computed with it.
         layers: instead of ``input_shape``, the network's layers.
-        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.schemes``;
+        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.policies.by_name``;
             ``"norm_only"`` freezes all but the norms' own parameters, as ``layertune.norm_only`` does.
         depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
         granularity: ``"module"``, ``"block"`` or ``"stage"``.

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from layertune.errors import ModelError
-from layertune.layers import named_parameters
-from layertune.weights import Loaded, load_weights, read_weights
+from layertune.layers.layer_map import named_parameters
+from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = ["load_pretrained", "renaming", "tuned"]
 

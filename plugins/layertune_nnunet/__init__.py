@@ -3,15 +3,11 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from layertune.plugin import Plugin, import_host
+from layertune.hosts.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
-    from layertune_nnunet.alchemy_trainer import AlchemyMixin
-    from layertune_nnunet.fixed_trainers import BiDirectionalMixin, FixedLayersMixin, LastLayerMixin, LayerWiseMixin
-    from layertune_nnunet.learned_rates import MetaLRStreamingMixin
-    from layertune_nnunet.metalr_trainer import MetaLRMixin
-    from layertune_nnunet.norm_trainers import BNScaleMixin, NormOnlyMixin
-    from layertune_nnunet.trainers import (
+    from layertune_nnunet.trainers.alchemy import AlchemyMixin
+    from layertune_nnunet.trainers.catalogue import (
         nnUNetTrainerAlchemy,
         nnUNetTrainerAlchemyMetaLR,
         nnUNetTrainerAlchemyMetaLRStreaming,
@@ -23,6 +19,10 @@ if TYPE_CHECKING:
         nnUNetTrainerMetaLRStreaming,
         nnUNetTrainerNormOnly,
     )
+    from layertune_nnunet.trainers.frozen import BiDirectionalMixin, FixedLayersMixin, LastLayerMixin, LayerWiseMixin
+    from layertune_nnunet.trainers.learned_rates import MetaLRStreamingMixin
+    from layertune_nnunet.trainers.metalr import MetaLRMixin
+    from layertune_nnunet.trainers.norms import BNScaleMixin, NormOnlyMixin
 
 __all__ = [
     "PLUGIN",
@@ -50,21 +50,21 @@ __all__ = [
 PLUGIN = Plugin(name="nnU-Net", distribution="nnunetv2", lowest="2.8", module="nnunetv2", extra="nnunet")
 
 _MODULES = {
-    "AlchemyMixin": "alchemy_trainer",
-    "BNScaleMixin": "norm_trainers",
-    "BiDirectionalMixin": "fixed_trainers",
-    "FixedLayersMixin": "fixed_trainers",
-    "LastLayerMixin": "fixed_trainers",
-    "LayerWiseMixin": "fixed_trainers",
-    "MetaLRMixin": "metalr_trainer",
-    "MetaLRStreamingMixin": "learned_rates",
-    "NormOnlyMixin": "norm_trainers",
+    "AlchemyMixin": "trainers.alchemy",
+    "BNScaleMixin": "trainers.norms",
+    "BiDirectionalMixin": "trainers.frozen",
+    "FixedLayersMixin": "trainers.frozen",
+    "LastLayerMixin": "trainers.frozen",
+    "LayerWiseMixin": "trainers.frozen",
+    "MetaLRMixin": "trainers.metalr",
+    "MetaLRStreamingMixin": "trainers.learned_rates",
+    "NormOnlyMixin": "trainers.norms",
 }
 
 
 def __getattr__(name: str) -> Any:
     # Trainers with values in their names are in no list.
-    module = "trainers" if name.startswith("nnUNetTrainer") else _MODULES.get(name)
+    module = "trainers.catalogue" if name.startswith("nnUNetTrainer") else _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_host(PLUGIN)

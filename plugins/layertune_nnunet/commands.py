@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from layertune.alchemy_commands import Figure, Threshold, report_gammas
-from layertune.plugin import import_host
-from layertune.terminal import Json, aside, print_json, print_table, show
+from layertune.cli.gammas import Figure, Threshold, report_gammas
+from layertune.cli.terminal import Json, aside, print_json, print_table, show
+from layertune.hosts.plugin import import_host
 from layertune_nnunet import PLUGIN
 from layertune_nnunet.errors import PathsError
-from layertune_nnunet.trainer_path import VARIABLE, trainer_path
+from layertune_nnunet.tools.trainer_path import VARIABLE, trainer_path
 
 __all__ = ["app"]
 
@@ -72,8 +72,8 @@ def import_(
     if (dataset is None) == (plans is None):
         raise typer.BadParameter("give one of --dataset and --plans", param_hint="--dataset")
     with aside():
-        from layertune_nnunet.import_weights import import_weights, renaming
-        from layertune_nnunet.planned_network import find_plan
+        from layertune_nnunet.tools.import_weights import import_weights, renaming
+        from layertune_nnunet.tools.planned_network import find_plan
 
         plan, description = (plans, plans.with_name("dataset.json")) if plans else find_plan(str(dataset), plans_name)
         imported = import_weights(
@@ -107,7 +107,7 @@ def portable(
     """Let checkpoints name nnU-Net's own trainer, so that colleagues without layertune can predict with them."""
     import_host(PLUGIN)
     with aside():
-        from layertune_nnunet.portable import make_portable
+        from layertune_nnunet.tools.portable import make_portable
 
         done = make_portable(model)
     if as_json:
@@ -127,7 +127,7 @@ def gammas(
     """Show the gammas of a checkpoint, in the network of the plan that it holds; nothing is trained."""
     import_host(PLUGIN)
     with aside():
-        from layertune_nnunet.checkpoint_network import checkpoint_network
+        from layertune_nnunet.tools.checkpoint_network import checkpoint_network
 
         file, planned, weights = checkpoint_network(model)
     report_gammas(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from layertune.plugin import Plugin, import_host
+from layertune.hosts.plugin import Plugin, import_host
 
 if TYPE_CHECKING:
     from layertune_timm.groupers import all_layers, bidirectional, last_layer, layer_decay, layer_wise, norm_only

@@ -8,9 +8,9 @@ from torch import nn
 
 import layertune as core
 from layertune import AllLayers, BiDirectional, LastLayer, LayerDecay, LayerWise, param_groups
-from layertune.layers import named_parameters
-from layertune.policies import Policy
-from layertune.trace import unwrap
+from layertune.layers.layer_map import named_parameters
+from layertune.layers.trace import unwrap
+from layertune.policies.policies import Policy
 from layertune_timm.layers import map_layers
 
 __all__ = ["Grouper", "all_layers", "bidirectional", "last_layer", "layer_decay", "layer_wise", "norm_only"]

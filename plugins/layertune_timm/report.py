@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from layertune import MetaLR, ProfileError
-from layertune.plots import plot_profile
+from layertune.plots.rates import plot_profile
 
 __all__ = ["FIGURE", "PROFILE", "log_rates", "write_report"]
 

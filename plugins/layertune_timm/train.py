@@ -1,7 +1,7 @@
 """timm's own ``train.py``, unchanged, with a scheme of layers or learned rates: ``python -m layertune_timm.train``.
 
 timm's script is not in timm's package: it lies in a clone of its repository, and stays there as it is. The launcher
-gives it what it has no argument for, by the factory of optimizers that it imports (see ``layertune_timm.factory``)::
+gives it what it has no argument for, by the factory of optimizers that it imports (see ``layertune_timm.optimizer_factory``)::
 
     python -m layertune_timm.train --param-groups bidirectional:3,6 --metalr streaming -- DATA --model resnet18 ...
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layertune.errors import LayertuneError, ModelError
-from layertune.plugin import import_host
+from layertune.hosts.plugin import import_host
 from layertune_timm import PLUGIN
 from layertune_timm.train_options import TrainOptions, error_of, read_options
 
@@ -49,7 +49,7 @@ def run(options: TrainOptions) -> None:
     script = find_script(options.script)
     with _started_as(script, options.arguments):
         import_host(PLUGIN)
-        from layertune_timm.factory import LayerwiseFactory
+        from layertune_timm.optimizer_factory import LayerwiseFactory
 
         with LayerwiseFactory(options.scheme, options.metalr) as factory:
             runpy.run_path(str(script), run_name="__main__")

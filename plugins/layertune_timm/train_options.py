@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layertune.rules import RULES
+from layertune.metalr.rules import RULES
 
 __all__ = ["Scheme", "TrainOptions", "error_of", "read_options"]
 

@@ -1,10 +1,15 @@
 """Layer-wise fine-tuning for people who adapt pre-trained networks to medical images."""
 
-from layertune.alchemy import Alchemy
-from layertune.autolr import AutoLR
-from layertune.block_pruning import prune_blocks, removable_blocks
-from layertune.clipping import clip_test
-from layertune.convergence import Convergence
+from layertune.alchemy.clip_test import clip_test
+from layertune.alchemy.convergence import Convergence
+from layertune.alchemy.norms import frozen_statistics, gammas, norm_only
+from layertune.alchemy.penalty import GammaPenalty
+from layertune.alchemy.phases import Alchemy
+from layertune.alchemy.ranking import rank_checkpoints, rank_correlation
+from layertune.alchemy.redundancy import redundant_kernels
+from layertune.alchemy.reinitialize import reinitialize
+from layertune.autolr.autolr import AutoLR
+from layertune.autolr.pruning import prune_blocks, removable_blocks
 from layertune.errors import (
     AlchemyError,
     LayertuneError,
@@ -16,14 +21,14 @@ from layertune.errors import (
     ProfileError,
     WeightsError,
 )
-from layertune.groups import freeze, param_groups
-from layertune.layers import Layer, LayerMap, map_layers
-from layertune.meta import meta_pass
-from layertune.metalr import MetaLR
-from layertune.norms import frozen_statistics, gammas, norm_only
-from layertune.penalty import GammaPenalty
-from layertune.plugin import Plugin, plugins
-from layertune.policies import (
+from layertune.hosts.plugin import Plugin, plugins
+from layertune.layers.layer_map import Layer, LayerMap, map_layers
+from layertune.layers.trace import Trace, trace
+from layertune.metalr.meta_pass import meta_pass
+from layertune.metalr.metalr import MetaLR
+from layertune.old_paths import redirect
+from layertune.policies.param_groups import freeze, param_groups
+from layertune.policies.policies import (
     AllLayers,
     BiDirectional,
     LastLayer,
@@ -32,12 +37,8 @@ from layertune.policies import (
     UNetScheme,
     bidirectional_grid,
 )
-from layertune.profile import LRProfile
-from layertune.ranking import rank_checkpoints, rank_correlation
-from layertune.redundancy import redundant_kernels
-from layertune.reinitialize import reinitialize
-from layertune.trace import Trace, trace
-from layertune.weights import Loaded, load_weights, read_weights
+from layertune.rates.profile import LRProfile
+from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = [
     "Alchemy",
@@ -87,3 +88,20 @@ __all__ = [
     "trace",
 ]
 __version__ = "0.1.0"
+
+# Scripts and bundles that were written for version 0.1 name these modules.
+redirect(
+    {
+        "layertune.activations": "layertune.layers.activations",
+        "layertune.clipping": "layertune.alchemy.clip_test",
+        "layertune.convergence": "layertune.alchemy.convergence",
+        "layertune.groups": "layertune.policies",
+        "layertune.kernels": "layertune.alchemy.kernels",
+        "layertune.plugin": "layertune.hosts.plugin",
+        "layertune.profile": "layertune.rates.profile",
+        "layertune.ranking": "layertune.alchemy.ranking",
+        "layertune.redundancy": "layertune.alchemy.redundancy",
+        "layertune.replay": "layertune.rates.replay",
+        "layertune.schemes": "layertune.policies.by_name",
+    }
+)

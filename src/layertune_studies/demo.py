@@ -7,13 +7,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from layertune_studies.demo_data import Cohort, make_cohort
+from layertune_studies.data.brains import Cohort, make_cohort
 from layertune_studies.demo_methods import Method, methods
 from layertune_studies.demo_options import DemoOptions
-from layertune_studies.demo_report import write_report
 from layertune_studies.demo_result import DemoResult, Row, Trial, make_row
 from layertune_studies.demo_store import Store
 from layertune_studies.demo_work import Piece, Workshop
+from layertune_studies.results.page import write_report
 
 __all__ = ["DemoOptions", "DemoResult", "run_demo"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layertune import AllLayers, BiDirectional, LastLayer, LayerMap
-from layertune.policies import Policy
+from layertune.policies.policies import Policy
 
 __all__ = ["HYPER_LR", "RULE", "Candidate", "Method", "bidirectional_settings", "methods"]
 

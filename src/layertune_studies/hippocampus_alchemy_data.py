@@ -16,7 +16,7 @@ from monai.transforms import (
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from layertune_studies.demo_data import MNI, Subject, make_cohort
+from layertune_studies.data.brains import MNI, Subject, make_cohort
 
 __all__ = ["Plan", "Sets", "augmentation", "make_sets"]
 

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from layertune import gammas
-from layertune.alchemy_plots import plot_clip_test, plot_gammas, plot_gammas_by_layer, plot_rank_correlation
-from layertune.clipping import ClipPoint, ClipTest
+from layertune.alchemy.clip_test import ClipPoint, ClipTest
+from layertune.plots.gammas import plot_clip_test, plot_gammas, plot_gammas_by_layer, plot_rank_correlation
 from layertune_studies.hippocampus_alchemy_training import Phases, start
 from layertune_studies.hippocampus_alchemy_work import Workshop
 

@@ -15,11 +15,11 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from layertune import GammaPenalty, load_weights, map_layers
-from layertune_monai.genesis_unet import GenesisUNet
-from layertune_studies.demo_data import Batch, Subject, batch_of
+from layertune_monai.genesis.unet import GenesisUNet
+from layertune_studies.data.brains import Batch, Subject, batch_of
 from layertune_studies.demo_train import CLASSES, evaluate
-from layertune_studies.genesis_pretraining import deformation, restoration_loss
 from layertune_studies.hippocampus_alchemy_data import Plan, Sets, augmentation
+from layertune_studies.training.genesis import deformation, restoration_loss
 
 __all__ = [
     "Phases",

@@ -22,11 +22,11 @@ import torch
 import typer
 from rich.console import Console
 
-from layertune_nnunet.trainer_path import VARIABLE
+from layertune_nnunet.tools.trainer_path import VARIABLE
 from layertune_studies.demo_store import Store
 from layertune_studies.hippocampus_nnunet_data import LABELS, PLANS, SOURCE, TARGET, prepare, settings
 from layertune_studies.hippocampus_nnunet_figure import draw
-from layertune_studies.nnunet_training import Training, dice_of, predict, train
+from layertune_studies.training.nnunet import Training, dice_of, predict, train
 
 __all__ = ["METHODS", "Options", "run_study"]
 

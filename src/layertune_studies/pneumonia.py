@@ -11,12 +11,12 @@ import torch
 import typer
 
 from layertune import LayertuneError, map_layers
-from layertune.terminal import Json, print_json, print_table
+from layertune.cli.terminal import Json, print_json, print_table
 from layertune_studies.demo_store import Store
 from layertune_studies.pneumonia_data import SIDE, few, xrays
 from layertune_studies.pneumonia_methods import METHODS, Chosen, Setting, choose, tuned_rate
 from layertune_studies.pneumonia_training import NETWORKS, Network, XRays, pretrain, tune
-from layertune_studies.quiet_lightning import quiet
+from layertune_studies.training.lightning import quiet
 
 __all__ = ["Plan", "app", "run"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from layertune_studies.demo_data import DataError
+from layertune_studies.data.brains import DataError
 
 __all__ = ["FILE", "SIDE", "digits", "few", "xrays"]
 

@@ -18,7 +18,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryRecall, BinarySpecificity, MulticlassAccuracy
 
 from layertune_studies.pneumonia_data import SIDE, digits
-from layertune_studies.quiet_lightning import quiet_trainer
+from layertune_studies.training.lightning import quiet_trainer
 
 __all__ = ["NETWORKS", "Network", "Scores", "XRays", "pretrain", "tune"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_contract import End, Host, Train, left_behind, weights
 
 from layertune import Plugin, plugins
-from layertune.plugin import GROUP
-from plugins.contract import End, Host, Train, left_behind, weights
+from layertune.hosts.plugin import GROUP
 
 
 def timm_run() -> Train:

@@ -6,7 +6,7 @@ each time, and could not be pickled.
 
 from typing import Any
 
-from layertune_nnunet import trainers
+from layertune_nnunet.trainers import catalogue as trainers
 
 
 def __getattr__(name: str) -> Any:

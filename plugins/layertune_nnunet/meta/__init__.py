@@ -1,0 +1,1 @@
+"""Meta batches in nnU-Net: their cases, their loader, the meta step."""

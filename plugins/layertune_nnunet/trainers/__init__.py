@@ -1,0 +1,1 @@
+"""Trainers for nnU-Net, and the mixins that they are made of."""

@@ -1,0 +1,1 @@
+"""Network Alchemy: norm-only training, redundant kernels, the penalty on gammas, and ranked checkpoints."""

@@ -1,0 +1,133 @@
+"""Kernels and the norms that scale them: output channel c of a convolution or linear layer, and gamma c of its norm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from layertune.alchemy.norms import affine_norms, gamma_of
+from layertune.layers.activations import Activation
+from layertune.layers.trace import Trace, plain_name, unwrap
+
+__all__ = ["KernelNorm", "KernelNorms", "holds_kernels", "kernel_rows", "modules_by_name", "pair_kernels"]
+
+CONVOLUTIONS = nn.modules.conv._ConvNd
+
+
+@dataclass(frozen=True)
+class KernelNorm:
+    """A norm that normalises the output of one operation, and nothing else reads that output.
+
+    Attributes:
+        norm: path of the norm.
+        operation: path of the convolution or linear layer.
+        kernels: how many; gamma c scales kernel c.
+        activation: what follows the norm.
+    """
+
+    norm: str
+    operation: str
+    kernels: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class KernelNorms:
+    """All norms of a network that have a gamma.
+
+    Attributes:
+        pairs: those that scale kernels, by the norm's path, in the model's order.
+        unpaired: the others, each with the reason.
+    """
+
+    pairs: Mapping[str, KernelNorm]
+    unpaired: Mapping[str, str]
+
+
+def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
+    """Find the kernels that each norm scales, and no others: what is not certain is unpaired.
+
+    Args:
+        model: the network that was traced.
+        found: its trace.
+
+    Example:
+        >>> import torch
+        >>> from layertune import trace
+        >>> net = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        >>> both = pair_kernels(net, trace(net, torch.empty(2, 1, 8, 8)))
+        >>> [(pair.norm, pair.operation, pair.activation.operator) for pair in both.pairs.values()]
+        [('2', '1', 'relu')]
+        >>> list(both.unpaired)
+        ['0']
+    """
+    modules, holders = modules_by_name(model), _holders(model)
+    pairs, unpaired = {}, {}
+    for name, norm in affine_norms(model).items():
+        operation = found.norms.get(name)
+        reason = _no_pair(name, found) if operation is None else _no_kernels(operation, modules, holders)
+        if operation is None or reason is not None:
+            unpaired[name] = str(reason)
+            continue
+        kernels = found.operations[operation].channels
+        if gamma_of(norm).numel() != kernels:
+            unpaired[name] = f"it has {gamma_of(norm).numel()} gammas for the {kernels} kernels of {operation}"
+            continue
+        pairs[name] = KernelNorm(name, operation, kernels, found.activations.get(name, Activation("linear")))
+    return KernelNorms(pairs, unpaired)
+
+
+def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by their path without wrappers' prefixes."""
+    return {plain_name(name): module for name, module in unwrap(model).named_modules()}
+
+
+def holds_kernels(module: nn.Module | None) -> bool:
+    """Whether a module is a convolution or linear layer with a weight of its own, not a parametrized one."""
+    return isinstance(module, CONVOLUTIONS | nn.Linear) and module._parameters.get("weight") is not None
+
+
+def kernel_rows(module: nn.Module, like: Tensor | None = None) -> Tensor:
+    """The kernels of a convolution or linear layer as a view, (groups, kernels of a group, inputs of a group, ...).
+
+    Kernel c is ``rows[c // n, c % n]`` with n the kernels of a group. A transposed convolution keeps its inputs first.
+
+    Args:
+        module: holds the weight.
+        like: a tensor of the weight's shape to view in its place, as an optimizer's momentum.
+
+    Example:
+        >>> kernel_rows(nn.Conv2d(4, 6, 3, groups=2)).shape, kernel_rows(nn.ConvTranspose2d(4, 6, 3, groups=2)).shape
+        (torch.Size([2, 3, 2, 3, 3]), torch.Size([2, 3, 2, 3, 3]))
+    """
+    weight = module._parameters["weight"] if like is None else like
+    assert weight is not None, "a paired operation holds its weight"
+    groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
+    rows: Tensor = weight.detach().unflatten(0, (groups, -1))
+    return rows.transpose(1, 2) if isinstance(module, CONVOLUTIONS) and module.transposed else rows
+
+
+def _no_pair(norm: str, found: Trace) -> str:
+    if norm not in found.norms:
+        return "it did not run in the traced forward"
+    return "it reads no single operation's output, or is not its only reader (pre-activation, sums, shared layers)"
+
+
+def _no_kernels(operation: str, modules: Mapping[str, nn.Module], holders: Mapping[int, set[int]]) -> str | None:
+    """Why the kernels of an operation are not to be touched, if so."""
+    module = modules.get(operation)
+    if module is None or not holds_kernels(module):
+        return f"the kernels of {operation} are not the weight of a convolution or linear layer of torch"
+    if len(holders[id(module._parameters["weight"])]) > 1:
+        return f"{operation} shares its weight with another layer"
+    return None
+
+
+def _holders(model: nn.Module) -> dict[int, set[int]]:
+    """By parameter the modules that hold it."""
+    holders: dict[int, set[int]] = {}
+    for module in unwrap(model).modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), set()).add(id(module))
+    return holders

@@ -1,0 +1,161 @@
+"""Normalisation layers: their gammas, training them alone, and statistics that a second forward must leave alone."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from layertune.errors import ModelError
+from layertune.layers.layer_map import named_parameters
+from layertune.layers.norm_layers import gamma_name, is_norm
+from layertune.layers.trace import plain_name, unwrap
+from layertune.policies.param_groups import Frozen
+
+__all__ = ["affine_norms", "frozen_statistics", "gamma_of", "gammas", "norm_only", "why_no_gammas"]
+
+
+def gammas(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the scale of each normalisation layer, by the layer's path, in the model's order.
+
+    Args:
+        model: any network, also wrapped. Batch, instance, group, layer and RMS norms count, and hosts' own classes of
+            these kinds; a gamma that two norms share is listed once.
+
+    Returns:
+        One tensor for each norm that has a gamma, of the gamma's shape: one value per channel.
+
+    Raises:
+        ModelError: the network has no norm, or norms without a gamma only.
+
+    Example:
+        >>> gammas(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
+        {'1': tensor([1., 1.])}
+    """
+    found = affine_norms(model)
+    if not found:
+        raise ModelError(why_no_gammas(model))
+    return {name: gamma_of(norm).detach().clone() for name, norm in found.items()}
+
+
+def norm_only(model: nn.Module, *, biases: bool = False, head: Collection[str] = ()) -> Frozen:
+    """Freeze all but the normalisation layers' own parameters (thesis sec. 3.2.1; Frankle et al. 2020).
+
+    Frozen weights get no gradient, and a gradient that they still hold is dropped, so an optimizer of all parameters
+    moves the norms alone, whatever its weight decay. Running statistics follow the data as ever. What was frozen
+    before stays frozen. Freeze before the network is wrapped by DDP, or wrap it with ``find_unused_parameters=True``:
+    DDP waits for the gradients that it saw at first.
+
+    Args:
+        model: any network, also wrapped.
+        biases: train the biases of convolutions and linear layers too.
+        head: names of parameters that train too, as ``map_layers(...).head.parameters`` for a head that is new.
+
+    Returns:
+        A handle with ``undo()``, also a context manager.
+
+    Raises:
+        ModelError: the network has no norm with a gamma, ``head`` names no parameter of it, or all that would train
+            is frozen already.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        >>> with norm_only(net):
+        ...     [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+        ['1.weight', '1.bias']
+    """
+    parameters = named_parameters(model)
+    norms = affine_norms(model)
+    if not norms:
+        raise ModelError(why_no_gammas(model))
+    if unknown := sorted(set(head) - set(parameters)):
+        raise ModelError(f"head names no parameter of {type(unwrap(model)).__name__}: {unknown[:5]}")
+    of_norms = {id(parameter) for norm in norms.values() for parameter in norm.parameters(recurse=False)}
+    trained = {
+        name
+        for name, parameter in parameters.items()
+        if id(parameter) in of_norms or name in head or (biases and name.rpartition(".")[2] == "bias")
+    }
+    if not any(parameters[name].requires_grad for name in trained):
+        raise ModelError("the parameters of all norms are frozen already, so nothing would train; unfreeze them first")
+    frozen = {name: p for name, p in parameters.items() if name not in trained and p.requires_grad}
+    for parameter in frozen.values():
+        parameter.grad = None
+    return Frozen(frozen)
+
+
+def affine_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The norms that have a gamma, by their path; of norms that share one, the first."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in unwrap(model).named_modules():
+        if is_norm(module) and gamma_name(module) is not None:
+            found.setdefault(id(gamma_of(module)), (plain_name(name), module))
+    return dict(found.values())
+
+
+def gamma_of(norm: nn.Module) -> nn.Parameter:
+    """The scale of a norm that has one."""
+    name = gamma_name(norm)
+    parameter = norm._parameters[name] if name is not None else None
+    assert parameter is not None, "asked of norms with a gamma only"
+    return parameter
+
+
+def why_no_gammas(model: nn.Module) -> str:
+    """What a network lacks for a method that reads gammas."""
+    net = unwrap(model)
+    norms = [plain_name(name) for name, module in net.named_modules() if is_norm(module)]
+    if not norms:
+        return (
+            f"{type(net).__name__} has no normalisation layer, and the method reads the gammas of such layers; build "
+            "it with norms"
+        )
+    return (
+        f"none of the {len(norms)} norms of {type(net).__name__} has a gamma (the first is {norms[0]!r}); build it "
+        'with affine norms, as in nn.InstanceNorm3d(channels, affine=True) or norm=("instance", {"affine": True})'
+    )
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Put back the buffers that forward passes in train mode move: running statistics and batch counts above all.
+
+    Inside, norms in train mode use batch statistics as ever; what their forward passes do to the running statistics
+    is undone bit for bit, also on an exception. So are the power iterations of spectral norms and the buffers of the
+    hosts' own layers. Modules in eval mode are not touched.
+
+    Args:
+        model: any network, also wrapped.
+
+    Example:
+        >>> net = nn.BatchNorm1d(2)
+        >>> with frozen_statistics(net):
+        ...     _ = net(torch.randn(8, 2))
+        >>> net.num_batches_tracked.item(), net.running_mean.tolist()
+        (0, [0.0, 0.0])
+    """
+    tracked = [
+        (module, name, buffer)
+        for module in model.modules()
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    # `data` has no version: a backward pass that is still to come does not take a buffer put back for one changed.
+    contents = [_own_memory(buffer.data) for _, _, buffer in tracked]
+    before = [content.clone() for content in contents]
+    try:
+        yield
+    finally:
+        if tracked:
+            torch._foreach_copy_(contents, before)
+        for module, name, buffer in tracked:
+            module._buffers[name] = buffer
+
+
+def _own_memory(content: Tensor) -> Tensor:
+    """Each place in memory once: an expanded tensor shows one place many times, and torch refuses to write there."""
+    if content.layout is torch.strided:
+        for dimension, stride in enumerate(content.stride()):
+            if stride == 0 and content.shape[dimension] > 1:
+                content = content.narrow(dimension, 0, 1)
+    return content

@@ -1,0 +1,144 @@
+"""Redundant kernels: those whose gamma is small."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from layertune.alchemy.kernels import KernelNorm, KernelNorms, pair_kernels
+from layertune.alchemy.norms import gammas, why_no_gammas
+from layertune.errors import AlchemyError, ModelError
+from layertune.layers.trace import Trace, trace, unwrap
+
+__all__ = ["RedundantKernels", "redundant_kernels", "require_finite"]
+
+
+@dataclass(frozen=True)
+class RedundantKernels:
+    """The kernels that contribute little, and what could not be judged.
+
+    Attributes:
+        threshold: a kernel whose |gamma| lies below it is redundant.
+        channels: by norm, the numbers of its redundant kernels; norms without any are left out.
+        pairs: all norms that scale kernels, with the operation that holds these.
+        unpaired: norms that scale no kernels of one operation, each with the reason; they are left alone.
+    """
+
+    threshold: float
+    channels: Mapping[str, tuple[int, ...]]
+    pairs: Mapping[str, KernelNorm]
+    unpaired: Mapping[str, str]
+
+    @property
+    def count(self) -> int:
+        """How many kernels are redundant."""
+        return sum(map(len, self.channels.values()))
+
+    @property
+    def total(self) -> int:
+        """How many kernels were judged."""
+        return sum(pair.kernels for pair in self.pairs.values())
+
+    def state(self) -> dict[str, Any]:
+        """What was found, in plain types; the pairs are the network's."""
+        return {"threshold": self.threshold, "channels": {name: list(found) for name, found in self.channels.items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], both: KernelNorms) -> Self:
+        """What ``state()`` kept, with the pairs of the same network."""
+        channels = {name: tuple(found) for name, found in state["channels"].items()}
+        return cls(float(state["threshold"]), channels, both.pairs, both.unpaired)
+
+
+def redundant_kernels(
+    model: nn.Module,
+    *example_inputs: Any,
+    threshold: float | None = None,
+    quantile: float | None = None,
+    whole_layers: bool = False,
+    found: Trace | None = None,
+) -> RedundantKernels:
+    """Find the kernels whose gamma is small (Network Alchemy, sec. 3.2.2, Identification).
+
+    A kernel is output channel c of the convolution or linear layer whose output a norm, and nothing else, reads. Norms
+    before an activation-first block or in a residual stream have no such kernels: they are reported, never judged.
+
+    Args:
+        model: a network whose norms were trained with all else frozen, see ``norm_only``.
+        *example_inputs: what its forward takes, as for ``trace``; nothing is computed.
+        threshold: redundant is |gamma| < threshold.
+        quantile: instead, the share of kernels to find, in (0, 1), over the whole network.
+        whole_layers: accept a threshold below which all kernels of a layer lie.
+        found: a trace of the model, instead of example inputs.
+
+    Raises:
+        AlchemyError: not exactly one of threshold and quantile, or out of range; a gamma that is not finite; a
+            threshold that takes all kernels of a layer.
+        ModelError: the network has no norm with a gamma, or refuses the input.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> with torch.no_grad():
+        ...     net[1].weight[2] = 0.01
+        >>> redundant = redundant_kernels(net, torch.empty(2, 1, 8, 8), threshold=0.05)
+        >>> redundant.channels, redundant.count, redundant.total
+        ({'1': (2,)}, 1, 4)
+    """
+    sizes = gammas(model)
+    require_finite(sizes)
+    if found is None and not example_inputs:
+        raise ModelError("redundant_kernels needs an example input to see which norm scales which kernels")
+    both = pair_kernels(model, found or trace(model, *example_inputs))
+    if not both.pairs:
+        _warn_unpaired(model, both)
+    paired = {name: sizes[name].abs().flatten().double().cpu() for name in both.pairs}
+    limit = _threshold(threshold, quantile, list(paired.values()))
+    small = {name: torch.nonzero(values < limit).flatten().tolist() for name, values in paired.items()}
+    channels = {name: tuple(numbers) for name, numbers in small.items() if numbers}
+    whole = [name for name, numbers in channels.items() if len(numbers) == both.pairs[name].kernels]
+    if whole and not whole_layers:
+        raise AlchemyError(
+            f"threshold {limit:.4g} takes all kernels of {len(whole)} layers ({', '.join(whole[:3])}), which would "
+            "throw away what they learned; lower it, or ask for it with whole_layers=True"
+        )
+    return RedundantKernels(limit, channels, both.pairs, both.unpaired)
+
+
+def require_finite(sizes: Mapping[str, Tensor]) -> None:
+    """Refuse gammas that are not numbers.
+
+    Raises:
+        AlchemyError: naming their norms.
+    """
+    bad = [name for name, values in sizes.items() if not bool(values.isfinite().all())]
+    if bad:
+        raise AlchemyError(
+            f"the gammas of {', '.join(bad[:5])} are not finite, so they say nothing about kernels; the training that "
+            "made them diverged: take an earlier checkpoint, or a lower learning rate"
+        )
+
+
+def _threshold(threshold: float | None, quantile: float | None, values: Sequence[Tensor]) -> float:
+    if (threshold is None) == (quantile is None):
+        raise AlchemyError("give either a threshold for |gamma| or a quantile, the share of kernels to find")
+    if threshold is not None:
+        if not 0 < threshold < math.inf:
+            raise AlchemyError(f"a threshold for |gamma| is finite and above 0, not {threshold}")
+        return float(threshold)
+    assert quantile is not None
+    if not 0 < quantile < 1:
+        raise AlchemyError(f"a quantile is a share between 0 and 1, not {quantile}")
+    return torch.quantile(torch.cat(list(values)), quantile).item() if values else 0.0
+
+
+def _warn_unpaired(model: nn.Module, both: KernelNorms) -> None:
+    name, reason = next(iter(both.unpaired.items())) if both.unpaired else ("", why_no_gammas(model))
+    warnings.warn(
+        f"no norm of {type(unwrap(model)).__name__} scales the kernels of one layer, so none can be redundant; "
+        f"{name}: {reason}",
+        stacklevel=3,
+    )

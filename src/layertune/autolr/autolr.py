@@ -1,0 +1,300 @@
+"""AutoLR: the rates of the layers, adjusted by trial and error within each epoch; a baseline for MetaLR."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from layertune.autolr.autolr_layers import weights_by_layer
+from layertune.autolr.weight_variation import first_target, mended_target, sorting_quality, weight_variation
+from layertune.errors import OptimizerError
+from layertune.rates.attachment import group_layer_names, multiply_lrs, require_single_multiplier, restore_lrs
+
+__all__ = ["AutoLR", "LRTrial"]
+
+SCALE, EPOCHS = "auto_scale", "auto_epochs"
+LOWEST_THRESHOLD = 0.8
+RELAXATION = 0.99
+DIVERGED = 0.1  # what is left of the rate of a layer whose weights came to be infinite or no numbers
+
+
+class Resumable(Protocol):
+    """What can be put back to where an epoch began: a schedule, a gradient scaler, an average of weights."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class LRTrial:
+    """One epoch as it was tried.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        number: of the trial in its epoch, from 1.
+        lrs: the rate of each layer at the end of the trial, stem and classifier included.
+        variations: weight variation of each layer between stem and classifier, shallow to deep.
+        target: what the next trial of the epoch aims at; ``None`` for an accepted or a diverged trial.
+        quality: sorting quality of the variations; minus infinity for a trial that diverged.
+        accepted: whether the quality reached the epoch's threshold.
+    """
+
+    epoch: int
+    number: int
+    lrs: Mapping[str, float]
+    variations: Mapping[str, float]
+    target: Sequence[float] | None
+    quality: float
+    accepted: bool
+
+
+class AutoLR:
+    """Adjust the layers' rates until weight variation rises with depth (Ro and Choi, AAAI 2021).
+
+    Each epoch is tried with the present rates. Where the sorting quality of its weight variations reaches the
+    threshold tau, the trial is accepted; else model and optimizer are put back to the epoch's start, the rates are
+    adjusted, rate_i <- rate_i w_i / v_i for a target w of the variation v, and the epoch is trained again. tau falls by
+    1 % an epoch while it is above 0.8. Layers are the optimizer's, in order of their depth: the first is the stem,
+    whose rate is ``stem_factor`` times that of the layer after it; the last is the classifier, whose rate is left
+    alone. Variations are those of weights of at least two dimensions (convolutions; linear layers in a transformer).
+
+    As with ``MetaLR`` the schedule owns ``lr``: what is adjusted is a factor, ``group["auto_scale"]``, which travels
+    with the optimizer's ``state_dict`` together with the number of epochs, so that a resumed run goes on alike after
+    any finished epoch. Memory: up to two copies of model and optimizer state, and one of the weights.
+
+    Where the published code has no answer: after ``max_trials`` the best trial is kept, with a warning; targets stay
+    above 0; a layer that did not move keeps its rate; a trial that diverged is not kept, and its layers' rates are
+    divided by ten. Momentum is put back to the epoch's start, where that code starts each trial without momentum.
+
+    Args:
+        model: the network, as it is trained.
+        optimizer: made from ``param_groups``; the paper takes SGD with Nesterov's momentum 0.9, weight decay 5e-4.
+        threshold: tau in the first epoch, in (0, 1].
+        f_min: the first target's shallow end, over the least variation.
+        f_max: the first target's deep end, over the largest variation.
+        stem_factor: rate of the stem over that of the layer after it.
+        max_trials: trials of one epoch, at least 1; as an attribute it may be lowered while an epoch runs, where a
+            budget ends.
+        also: what else is put back with model and optimizer, for instance a schedule that moves within the epoch.
+
+    Raises:
+        OptimizerError: a setting out of range, fewer than two layers between stem and classifier, a layer without
+            weights, or rates that are multiplied already.
+
+    Example:
+        >>> import torch
+        >>> from layertune import map_layers, param_groups
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
+        >>> groups = param_groups(net, map_layers(net, torch.empty(2, 4)), lr=0.01)
+        >>> autolr = AutoLR(net, torch.optim.SGD(groups, lr=0.01), max_trials=5)
+        >>> for epoch in range(3):
+        ...     for trial in autolr.epoch():
+        ...         for _ in range(4):  # an ordinary epoch of training
+        ...             autolr.optimizer.zero_grad()
+        ...             net(torch.ones(2, 4)).square().mean().backward()
+        ...             autolr.optimizer.step()
+        >>> [trial.epoch for trial in autolr.trials if trial.accepted]
+        [1, 2, 3]
+    """
+
+    multiplies_lrs: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        threshold: float = 0.94,
+        f_min: float = 2.0,
+        f_max: float = 0.4,
+        stem_factor: float = 0.5,
+        max_trials: int = 20,
+        also: Sequence[Resumable] = (),
+    ) -> None:
+        _check_settings(threshold, {"f_min": f_min, "f_max": f_max, "stem_factor": stem_factor}, max_trials)
+        require_single_multiplier(optimizer)
+        self.model = model
+        self.optimizer = optimizer
+        self.first_threshold = threshold
+        self.f_min = f_min
+        self.f_max = f_max
+        self.stem_factor = stem_factor
+        self.max_trials = max_trials
+        self.trials: list[LRTrial] = []
+        self._resumed: tuple[Resumable, ...] = (model, optimizer, *also)
+        self._weights = weights_by_layer(optimizer)
+        self._stem, *self._between, self._head = self._weights
+        self._multiplied: list[Any] | None = None
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_state_dict_pre_hook(lambda _: self._restore_lrs()),
+        ]
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs since the start of the run, resumed ones included."""
+        return int(self.optimizer.param_groups[0].get(EPOCHS, 0))
+
+    @property
+    def threshold(self) -> float:
+        """Tau of the epoch that runs or comes next."""
+        tau = self.first_threshold
+        for _ in range(self.epochs):
+            tau = tau * RELAXATION if tau > LOWEST_THRESHOLD else tau
+        return tau
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The rate of each layer now: the schedule's times the factor that trials have given it."""
+        self._restore_lrs()
+        groups = self.optimizer.param_groups
+        return {
+            name: float(group["lr"]) * factor
+            for name, group, factor in zip(group_layer_names(groups), groups, self._factors(), strict=True)
+        }
+
+    def epoch(self) -> Iterator[int]:
+        """Try one epoch until its weight variations rise with depth: ``for trial in autolr.epoch(): train()``.
+
+        Leaving the loop early leaves model and optimizer as they are then, and the epoch uncounted.
+
+        Yields:
+            The number of the trial, from 1; the loop's body trains one epoch.
+
+        Raises:
+            OptimizerError: no weight between stem and classifier moved in a trial.
+        """
+        start = self._snapshot()
+        before = {name: [weight.detach().clone() for weight in self._weights[name]] for name in self._between}
+        best, best_quality, target = None, -math.inf, None
+        for number in count(1):
+            yield number
+            trial = self._tried(before, number, target)
+            self.trials.append(trial)
+            if trial.accepted:
+                break
+            if trial.quality > best_quality:
+                best, best_quality = self._snapshot(), trial.quality
+            target = trial.target
+            scales = self._adjusted(trial)
+            self._load(start)
+            self._write(scales)
+            if number >= self.max_trials:
+                self._keep(best, best_quality)
+                break
+        self._count_epoch()
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was: no hooks, no keys, the schedule's learning rates."""
+        self._restore_lrs()
+        for hook in self._hooks:
+            hook.remove()
+        for group in self.optimizer.param_groups:
+            group.pop(SCALE, None)
+            group.pop(EPOCHS, None)
+
+    def _tried(self, before: Mapping[str, list[Tensor]], number: int, target: Sequence[float] | None) -> LRTrial:
+        """Measure the trial that was just trained; a further trial keeps its epoch's target."""
+        moved = {name: weight_variation(before[name], self._weights[name]) for name in self._between}
+        values = list(moved.values())
+        quality = sorting_quality(values) if all(map(math.isfinite, values)) else -math.inf
+        if not any(values):
+            raise OptimizerError(
+                f"no weight between {self._stem} and {self._head} moved in this epoch; train within the loop over "
+                "autolr.epoch(), with the model and the optimizer that AutoLR was given, at a rate above 0"
+            )
+        accepted = quality >= self.threshold
+        if quality == -math.inf or accepted:
+            target = None if accepted else target
+        elif target is None:
+            target = first_target(values, self.f_min, self.f_max) if self.epochs == 0 else mended_target(values)
+        return LRTrial(self.epochs + 1, number, self.lrs, moved, target, quality, accepted)
+
+    def _adjusted(self, trial: LRTrial) -> dict[str, float]:
+        """The factor of each layer between stem and classifier for the next trial."""
+        scales = self._scales()
+        if trial.quality == -math.inf or trial.target is None:
+            return {name: scales[name] * (1 if math.isfinite(v) else DIVERGED) for name, v in trial.variations.items()}
+        aims = zip(trial.variations.items(), trial.target, strict=True)
+        return {name: scales[name] * (w / v if v > 0 else 1) for (name, v), w in aims}
+
+    def _keep(self, best: list[Any] | None, quality: float) -> None:
+        """End an epoch in which no trial was good enough."""
+        if best is None:
+            kept = "all of them diverged, so the epoch is left out and the next one starts with lower rates"
+        else:
+            self._load(best)
+            kept = f"the best trial is kept, of quality {quality:.3f}"
+        warnings.warn(
+            f"none of {self.max_trials} trials of epoch {self.epochs + 1} reached the sorting quality "
+            f"{self.threshold:.3f}: {kept}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _scales(self) -> dict[str, float]:
+        groups = self.optimizer.param_groups
+        names = group_layer_names(groups)
+        return {name: float(group.get(SCALE, 1.0)) for name, group in zip(names, groups, strict=True)}
+
+    def _factors(self) -> list[float]:
+        """What each group's ``lr`` is multiplied by; the stem's follows the layer after it."""
+        groups = self.optimizer.param_groups
+        names, scales = group_layer_names(groups), self._scales()
+        rates = {name: float(group["lr"]) for name, group in zip(names, groups, strict=True)}
+        second = self._between[0]
+        if rates[self._stem] > 0:
+            scales[self._stem] = self.stem_factor * scales[second] * rates[second] / rates[self._stem]
+        return [scales[name] for name in names]
+
+    def _write(self, scales: Mapping[str, float]) -> None:
+        for name, group in zip(
+            group_layer_names(self.optimizer.param_groups), self.optimizer.param_groups, strict=True
+        ):
+            if name in scales:
+                group[SCALE] = scales[name]
+
+    def _count_epoch(self) -> None:
+        done = self.epochs + 1
+        for group in self.optimizer.param_groups:
+            group[EPOCHS] = done
+
+    def _snapshot(self) -> list[Any]:
+        return [copy.deepcopy(thing.state_dict()) for thing in self._resumed]
+
+    def _load(self, snapshot: list[Any]) -> None:
+        # Optimizers adopt the tensors that they are given and change them in place.
+        for thing, state in zip(self._resumed, snapshot, strict=True):
+            thing.load_state_dict(copy.deepcopy(state))
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del args, kwargs
+        self._restore_lrs()
+        self._multiplied = multiply_lrs(optimizer.param_groups, self._factors())
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        del optimizer, args, kwargs
+        self._restore_lrs()
+
+    def _restore_lrs(self) -> None:
+        if self._multiplied is not None:
+            restore_lrs(self.optimizer.param_groups, self._multiplied)
+            self._multiplied = None
+
+
+def _check_settings(threshold: float, factors: Mapping[str, float], max_trials: int) -> None:
+    if not 0 < threshold <= 1:
+        raise OptimizerError(f"threshold must be above 0 and at most 1, not {threshold}")
+    for name, value in factors.items():
+        if not 0 < value < float("inf"):
+            raise OptimizerError(f"{name} must be finite and above 0, not {value}")
+    if max_trials < 1:
+        raise OptimizerError(f"max_trials must be at least 1, not {max_trials}")

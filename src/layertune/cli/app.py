@@ -1,0 +1,192 @@
+"""The command line: `layertune`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+from rich.text import Text
+from typer.core import TyperGroup
+
+from layertune import LayerMap, LayertuneError, __version__, map_layers
+from layertune.cli.gammas import rank, show_gammas
+from layertune.cli.terminal import Json, aside, cell, print_json, print_table, show
+from layertune.hosts.networks import NamedNetwork, named_network, parse_arguments, parse_shape
+from layertune.hosts.plugin import host_commands, plugins
+from layertune.layers.depth import Granularity
+from layertune.layers.layer_map import named_parameters
+from layertune_studies.commands.bench import bench
+from layertune_studies.commands.extra import studies, study_module
+from layertune_studies.commands.study import study
+
+__all__ = ["app", "main"]
+
+
+class OneLineErrors(TyperGroup):
+    """Answers a user's mistake with one line on the standard error stream and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except LayertuneError as error:
+            typer.echo(f"layertune: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="layertune",
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Layer-wise fine-tuning for people who adapt pre-trained networks to medical images.",
+)
+app.add_typer(bench, name="bench")
+app.add_typer(study, name="study")
+app.command("gammas")(show_gammas)
+app.command("rank")(rank)
+for name, commands in host_commands().items():
+    app.add_typer(commands, name=name)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; an interrupted run goes on from it. [layertune-demo]")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="mni152, or a task of the Medical Segmentation Decathlon. [mni152]")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(envvar="LAYERTUNE_DATA", help="Folder that holds the task's folder.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="What subjects, weights and batches are drawn with. [0]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How often fine-tuning is repeated. [2]")] = None,
+    size: Annotated[str | None, typer.Option(help="Voxels of a case, each a multiple of 8. [40,48,40]")] = None,
+    source: Annotated[int | None, typer.Option(help="Cases to pre-train on. [10]")] = None,
+    shots: Annotated[int | None, typer.Option(help="Labelled cases to fine-tune on. [3]")] = None,
+    pretrain_steps: Annotated[int | None, typer.Option(help="Steps of pre-training. [120]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each fine-tuning. [60]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch. [1]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a small U-Net to another contrast: flat learning rates against learned ones."""
+    given = {name: value for name, value in locals().items() if name != "as_json" and value is not None}
+    if size is not None:
+        given["size"] = _size(size)
+    study = study_module("demo")
+    with studies():
+        result = study.run_demo(study.DemoOptions(**given))
+    if as_json:
+        print_json(result.as_dict())
+        return
+    show(result.table())
+    show(Text(f"Report: {result.report}"))
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="A model of timm, a network of MONAI, or module:factory of your own.")],
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="Shape of an input, batch first, as in 2,1,96,96,96. A batch of 1 fails where a batch norm in train "
+            "mode sees one value per channel. Default: a batch of 2 of timm's own input size; for MONAI 96 voxels or "
+            "256 pixels a side.",
+        ),
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="A constructor's argument, key=value, as JSON or a Python literal.")
+    ] = None,
+    granularity: Annotated[str, typer.Option(help="module, block or stage.")] = "block",
+    as_json: Json = False,
+) -> None:
+    """Show which parameters of a network form a layer, and how deep each is; nothing is computed or downloaded."""
+    if granularity not in get_args(Granularity):
+        raise typer.BadParameter(f"{granularity!r} is not module, block or stage", param_hint="--granularity")
+    with aside():
+        made = named_network(
+            model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
+        )
+        place = partial(map_layers, made.network, made.example, granularity=cast(Granularity, granularity))
+        i1 = place(depth="I1")
+        i2 = place(depth="I2") if i1.has_decoder else None
+    found = _layers_found(model, made, i1, i2)
+    if as_json:
+        print_json(found)
+        return
+    keys = {"name": "Layer", "role": "Role", "level": "Level", "depth_I1": "I1", "depth_I2": "I2"}
+    rows = [[*(cell(layer[key]) for key in keys), f"{layer['count']:,}"] for layer in found["layers"]]
+    made_with = ", ".join(f"{key}={value!r}" for key, value in made.arguments.items())
+    shown = "x".join(map(str, found["input"]))
+    print_table(f"{model}({made_with}), input {shown}", [*keys.values(), "Parameters"], rows, left=2)
+    if i1.unused:
+        show(Text(f"{len(i1.unused)} parameters did not run, and are placed with their owners:"))
+        for name in i1.unused:
+            show(Text(f"  {name}"))
+
+
+def _layers_found(model: str, made: NamedNetwork, i1: LayerMap, i2: LayerMap | None) -> dict[str, Any]:
+    sizes = {name: parameter.numel() for name, parameter in named_parameters(made.network).items()}
+    depth_i2 = {layer.name: layer.depth for layer in i2 or ()}
+    return {
+        "model": model,
+        "arguments": dict(made.arguments),
+        "input": list(made.example.shape),
+        "granularity": i1.granularity,
+        "layers": [
+            {
+                "name": layer.name,
+                "role": layer.role,
+                "level": layer.level,
+                "depth_I1": layer.depth,
+                "depth_I2": depth_i2.get(layer.name),
+                "count": sum(sizes[name] for name in layer.parameters),
+                "parameters": list(layer.parameters),
+            }
+            for layer in i1
+        ],
+        "unused": list(i1.unused),
+    }
+
+
+@app.command("plugins")
+def show_plugins(as_json: Json = False) -> None:
+    """Show the installed plug-ins, and whether their hosts can be used."""
+    found = [
+        {"name": row.name, "installed": row.installed, "usable": row.usable, "reason": row.reason} for row in plugins()
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [[str(row["name"]), cell(row["installed"]), str(row["reason"] or "usable")] for row in found]
+    print_table("Plug-ins", ["Host", "Version", "State"], rows, left=3)
+
+
+def _size(text: str) -> tuple[int, ...]:
+    size = parse_shape(text)
+    if len(size) != 3:
+        raise typer.BadParameter(f"{text!r} is not three numbers, as in 40,48,40", param_hint="--size")
+    return size

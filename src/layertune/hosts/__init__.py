@@ -1,0 +1,1 @@
+"""What two or more hosts need: plug-ins, networks by name, meta batches."""

@@ -1,0 +1,163 @@
+"""Meta batches without end, at a position that is saved and found again."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
+
+from layertune.errors import MetaBatchError
+from layertune.hosts.endless_data import ALONE, Keep, PlacedData, Share, mixed, over_same_data, seed_all
+from layertune.restoring import kept_random_state
+
+__all__ = ["MetaBatches", "structure"]
+
+Loader = Iterable[Any]
+
+
+class MetaBatches(Iterator[Any]):
+    """Batches of a loader, again and again.
+
+    Random numbers that the loader draws in this process, for its order or for augmentation, come from a stream of
+    their own, fixed by the seed and the position: the global generators do not move. A plain ``DataLoader`` is read
+    through ``over_same_data``, so several processes see different batches, workers draw the same numbers wherever they
+    start, and a position is found without loading what lies before it; any other loader is gone through from the start
+    of its pass, whose number its sampler gets by ``set_epoch``, if it has that.
+
+    Args:
+        loader: can be iterated over again and again.
+        seed: fixes the order and the augmentation.
+        share: which of several processes this is.
+        keep: for random state beside the global generators, as of transforms with generators of their own: sets it
+            from a seed for the length of a block, and puts it back.
+
+    Attributes:
+        drawn: how many batches were drawn.
+
+    Raises:
+        MetaBatchError: the loader is none; later, when it yields nothing.
+
+    Example:
+        >>> batches = MetaBatches([1, 2, 3], seed=0)
+        >>> [next(batches) for _ in range(4)]
+        [1, 2, 3, 1]
+        >>> batches.position
+        {'seed': 0, 'drawn': 4, 'passes': 1, 'batches': 1}
+    """
+
+    def __init__(self, loader: Loader, seed: int, share: Share = ALONE, *, keep: Keep = nullcontext) -> None:
+        if not isinstance(loader, Iterable):
+            raise MetaBatchError(
+                f"a meta loader yields batches in `for batch in loader`, and {type(loader).__name__} does not; give a "
+                "DataLoader, or a list of batches"
+            )
+        plain = _is_plain(loader)
+        if plain is not None:
+            loader = over_same_data(loader, seed, share, shuffle=plain)
+        if isinstance(data := getattr(loader, "dataset", None), PlacedData):
+            data.keep = keep
+        self._loader = loader
+        self._keep = keep
+        self._share = share
+        self._seed = seed
+        self._passes = 0
+        self._batches = 0
+        self.drawn = 0
+        self._iterator: Iterator[Any] | None = None
+
+    @property
+    def position(self) -> dict[str, int]:
+        """Where the stream stands, in plain numbers."""
+        return {"seed": self._seed, "drawn": self.drawn, "passes": self._passes, "batches": self._batches}
+
+    def go_to(self, position: dict[str, int]) -> None:
+        """Go on from a position that was saved."""
+        self._seed, self._passes, self._batches = (position[key] for key in ("seed", "passes", "batches"))
+        self.drawn = position["drawn"]
+        self._iterator = None
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = self._resumed()
+        try:
+            batch = self._draw(self._iterator, self._batches)
+        except StopIteration:
+            batch = self._first_of_next_pass()
+        self._batches += 1
+        self.drawn += 1
+        return batch
+
+    def _resumed(self) -> Iterator[Any]:
+        if isinstance(getattr(self._loader, "dataset", None), PlacedData):
+            loader: Any = self._loader
+            loader.sampler.seed, loader.sampler.first = self._seed, self._batches * (loader.batch_size or 1)
+            return self._start()
+        iterator = self._start()
+        for number in range(self._batches):
+            self._draw(iterator, number)
+        return iterator
+
+    def _first_of_next_pass(self) -> Any:
+        if self._batches:
+            self._passes, self._batches = self._passes + 1, 0
+        self._iterator = self._start()
+        try:
+            return self._draw(self._iterator, 0)
+        except StopIteration:
+            raise MetaBatchError(
+                f"the meta loader ({type(self._loader).__name__}) yields no batch in pass {self._passes + 1}; give one "
+                "with data, which can be iterated over again and again"
+            ) from None
+
+    def _start(self) -> Iterator[Any]:
+        set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self._passes)
+        with self._random_numbers(-1):
+            return iter(self._loader)
+
+    def _draw(self, iterator: Iterator[Any], number: int) -> Any:
+        with self._random_numbers(number):
+            return next(iterator)
+
+    @contextmanager
+    def _random_numbers(self, number: int) -> Iterator[None]:
+        """Random state set by the place in the stream inside, and as it was afterwards."""
+        seed = mixed(self._seed, self._passes, number, self._share.rank)
+        with kept_random_state(), self._keep(seed):
+            seed_all(seed)
+            yield
+
+
+def structure(batch: Any) -> str:
+    """What a batch is made of, in words.
+
+    Example:
+        >>> import torch
+        >>> structure({"image": torch.zeros(2, 1), "names": ["a", "b"]})
+        '{image: Tensor, names: [str]}'
+    """
+    if isinstance(batch, dict):
+        return "{" + ", ".join(f"{key}: {structure(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, list | tuple):
+        parts = [structure(value) for value in batch]
+        return "[" + ", ".join(parts[:1] if len(set(parts)) == 1 and parts[0] != "Tensor" else parts) + "]"
+    return type(batch).__name__
+
+
+def _is_plain(loader: Loader) -> bool | None:
+    """Whether a plain loader shuffles; ``None`` for a loader with an order, an iteration or a stream of its own.
+
+    A plain loader goes once over its data, each process over its share, in order or shuffled.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        return None
+    if any(getattr(type(loader), name) is not getattr(DataLoader, name) for name in ("__iter__", "_get_iterator")):
+        return None
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler:
+        whole = not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+        return True if whole else None
+    if isinstance(sampler, DistributedSampler) and type(sampler).__iter__ is DistributedSampler.__iter__:
+        return bool(sampler.shuffle)
+    return False if type(sampler) is SequentialSampler else None

@@ -1,0 +1,181 @@
+"""Operations -> blocks: which convolutions and linear layers of a traced network share a learning rate."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from layertune.layers.trace import Operation, Trace, plain_name
+
+__all__ = ["SAME_RESOLUTION", "Block", "by_operation", "common_path", "find_blocks", "merged"]
+
+# Feature maps whose sizes differ by less than this are of one resolution: a class token or the padding of an odd
+# size is no change of level, while halving a single axis (the least that a U-Net pools) is.
+SAME_RESOLUTION = 1.5
+
+
+@dataclass(frozen=True)
+class Block:
+    """Operations that form one layer, in order of execution.
+
+    Attributes:
+        name: path of the module that holds them.
+        operations: the operations.
+        is_head: whether they make the model's output.
+    """
+
+    name: str
+    operations: tuple[Operation, ...]
+    is_head: bool = False
+
+    @property
+    def positions(self) -> float:
+        """Output positions per sample, of the last operation that is no gate."""
+        return _without_gates(self.operations)[-1].positions
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it only scales or shifts what other blocks make, and so has no resolution of its own."""
+        return all(operation.is_gate for operation in self.operations)
+
+
+def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
+    """Group a trace's operations into blocks, in order of execution, the head last.
+
+    A block is, of the modules around an operation, the innermost that adds a shortcut (residual and transformer
+    blocks, by class: also where one of them happens to have none); otherwise the innermost that holds several
+    operations of one resolution (double convolutions); otherwise the operation alone. A lone operation that is not
+    the stem (a down-sampling, a transposed convolution) joins the block that it feeds.
+
+    Args:
+        found: the trace.
+        model: the traced network, without wrappers.
+
+    Returns:
+        Blocks; each operation is in exactly one.
+    """
+    modules = {plain_name(name): module for name, module in model.named_modules()}
+    residual = _residual_modules(found, modules)
+    head = _head_names(found, residual)
+    body = [operation for operation in found.operations.values() if operation.name not in head]
+    homes = _homes(body, found, residual)
+    _join_lone(body, homes)
+    blocks = [
+        Block(home, tuple(operation for operation in body if homes[operation.name] == home))
+        for home in dict.fromkeys(homes[operation.name] for operation in body)
+    ]
+    operations = tuple(operation for operation in found.operations.values() if operation.name in head)
+    name = common_path(operation.name for operation in operations) or "head"
+    if name in {block.name for block in blocks}:
+        name = operations[0].name
+    return [*blocks, Block(name, operations, is_head=True)]
+
+
+def by_operation(block: Block) -> list[Block]:
+    """A block taken apart: each operation on its own; the head stays together."""
+    return [block] if block.is_head else [Block(operation.name, (operation,)) for operation in block.operations]
+
+
+def merged(blocks: list[Block], taken: set[str]) -> Block:
+    """Several blocks as one, under the name of the module around them if that name is not yet taken."""
+    name = common_path(block.name for block in blocks)
+    operations = tuple(operation for block in blocks for operation in block.operations)
+    return Block(name if name and name not in taken else blocks[0].name, operations, blocks[0].is_head)
+
+
+def common_path(names: Iterable[str]) -> str:
+    """The longest path that all names lie under (or are)."""
+    paths = [name.split(".") for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
+
+
+def _ancestors(name: str) -> list[str]:
+    """The path itself and the modules around it, innermost first, without the root."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def _inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _without_gates(operations: Sequence[Operation]) -> Sequence[Operation]:
+    return [operation for operation in operations if not operation.is_gate] or operations
+
+
+def _one_resolution(operations: Sequence[Operation]) -> bool:
+    positions = [operation.positions for operation in _without_gates(operations)]
+    return max(positions) < SAME_RESOLUTION * min(positions)
+
+
+def _residual_modules(found: Trace, modules: dict[str, nn.Module]) -> set[str]:
+    classes = {type(modules[name]) for name in found.residual}
+    return {name for name, module in modules.items() if name and type(module) in classes}
+
+
+def _head_names(found: Trace, residual: set[str]) -> set[str]:
+    """What makes the output and feeds nothing else; within a residual block, the whole of it."""
+    ends = [op for op in found.operations.values() if op.reaches_output and not op.feeds]
+    names = set()
+    for end in ends or [list(found.operations.values())[-1]]:
+        around = next((module for module in _ancestors(end.name) if module in residual), end.name)
+        names |= {name for name in found.operations if _inside(name, around)}
+    return names
+
+
+def _homes(body: list[Operation], found: Trace, residual: set[str]) -> dict[str, str]:
+    """Each operation's block: the path of a module."""
+    root = common_path(found.operations)
+    homes = {operation.name: _home(operation, body, found, residual, root) for operation in body}
+    chosen = set(homes.values())
+    for operation in body:
+        if homes[operation.name] not in residual:
+            outer = [module for module in _ancestors(homes[operation.name]) if module in chosen]
+            homes[operation.name] = outer[-1]
+    return homes
+
+
+def _home(operation: Operation, body: list[Operation], found: Trace, residual: set[str], root: str) -> str:
+    around = _ancestors(operation.name)
+    for module in around:
+        if module in residual:
+            return module
+    in_body = {op.name for op in body}
+    for module in around[1:]:
+        inside = [op for op in found.operations.values() if _inside(op.name, module)]
+        if len(inside) == 1:
+            continue
+        mixed = any(_inside(block, module) for block in residual) or any(op.name not in in_body for op in inside)
+        if mixed or _inside(root, module) or not _one_resolution(inside):
+            break
+        return module
+    return operation.name
+
+
+def _join_lone(body: list[Operation], homes: dict[str, str]) -> None:
+    """A down-sampling or a transposed convolution on its own joins the block to which it gives the last input."""
+    members = Counter(homes.values())
+    order = {operation.name: index for index, operation in enumerate(body)}
+    last_source: dict[str, Operation] = {}
+    for operation in body:
+        last_source.update({fed: operation for fed in operation.feeds if order.get(fed, 0) > order[operation.name]})
+    for operation in reversed(body[1:]):
+        fed = next((fed for fed in operation.feeds if last_source.get(fed) is operation), None)
+        if members[homes[operation.name]] > 1 or fed is None or fed not in order:
+            continue
+        source = last_source.get(operation.name, body[0])
+        ends_its_level = _one_resolution([source, operation]) and _nearer(operation.name, source.name, fed)
+        upsampling = operation.kind == "conv_transpose" and body[order[fed]].kind != "conv_transpose"
+        if not ends_its_level and (members[homes[fed]] > 1 or upsampling):
+            homes[operation.name] = homes[fed]
+
+
+def _nearer(name: str, a: str, b: str) -> bool:
+    """Whether a path shares more of its modules with a than with b."""
+    return len(common_path([name, a])) > len(common_path([name, b]))

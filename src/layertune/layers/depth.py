@@ -1,0 +1,139 @@
+"""How deep a block is: its path and level in the U, and the two readings I1 and I2 (MetaLR sec. 3.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from layertune.errors import ModelError
+from layertune.layers.blocks import SAME_RESOLUTION, Block, by_operation, merged
+
+__all__ = ["Depth", "Granularity", "Place", "Role", "depths", "place_blocks", "regroup"]
+
+Depth = Literal["I1", "I2"]
+Granularity = Literal["module", "block", "stage"]
+Role = Literal["encoder", "bottleneck", "decoder", "head"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block lies.
+
+    Attributes:
+        block: the block.
+        role: the path of the U; ``"encoder"`` for all but the head in a network without a U.
+        level: resolution level of its output, 0 the finest.
+    """
+
+    block: Block
+    role: Role
+    level: int
+
+
+def place_blocks(blocks: Sequence[Block]) -> list[Place]:
+    """Find each block's path and level, and sort: contracting path, bottleneck, expanding path, head.
+
+    The bottleneck is the last block to run at the coarsest level, the expanding path all that depends on its output;
+    the rest, side branches on skip connections included, is the contracting path. A network whose resolution never
+    rises again after its bottleneck has no U.
+
+    Args:
+        blocks: in order of execution, the head last.
+
+    Returns:
+        Places in the order of I1; within a path the order of execution holds.
+    """
+    levels = _levels(blocks)
+    body = range(len(blocks) - 1)
+    bottom = max((index for index in body if levels[index] == max(levels[:-1])), default=0)
+    is_u = any(level < levels[bottom] for level in levels[bottom + 1 :])
+    after = _downstream(blocks, bottom) if is_u else set()
+    encoder = [index for index in body if index not in after and not (is_u and index == bottom)]
+    paths: list[tuple[Role, list[int]]] = [
+        ("encoder", encoder),
+        ("bottleneck", [bottom] if is_u else []),
+        ("decoder", sorted(after - {len(blocks) - 1})),
+        ("head", [len(blocks) - 1]),
+    ]
+    return [Place(blocks[index], role, levels[index]) for role, path in paths for index in path]
+
+
+def regroup(places: Sequence[Place], granularity: Granularity) -> list[Place]:
+    """Take blocks apart into operations, or merge neighbours on one path and level into stages.
+
+    Args:
+        places: blocks with their places.
+        granularity: ``"module"``, ``"block"`` (as they are) or ``"stage"``. A lone first operation (the stem) stays a
+            stage of its own, as in timm.
+
+    Returns:
+        The new blocks with the places of those that they were made of.
+    """
+    if granularity == "module":
+        return [Place(part, place.role, place.level) for place in places for part in by_operation(place.block)]
+    if granularity == "block":
+        return list(places)
+    stages: list[list[Place]] = []
+    for index, place in enumerate(places):
+        after_stem = index == 1 and len(places[0].block.operations) == 1
+        if stages and not after_stem and _one_stage(stages[-1][-1], place):
+            stages[-1].append(place)
+        else:
+            stages.append([place])
+    regrouped: list[Place] = []
+    for stage in stages:
+        taken = {place.block.name for place in (*regrouped, places[-1])} - {stage[-1].block.name}
+        block = merged([place.block for place in stage], taken)
+        regrouped.append(Place(block, stage[-1].role, stage[-1].level))
+    return regrouped
+
+
+def depths(places: Sequence[Place], interpretation: Depth) -> list[int]:
+    """Depth of each block from 1, the head the deepest.
+
+    Args:
+        places: blocks in the order of I1.
+        interpretation: ``"I1"``: the left-most layers are the shallowest, depth is the order. ``"I2"``: the top of the
+            U is the shallowest, depth is the resolution level (MetaLR sec. 3.3).
+
+    Raises:
+        ModelError: I2 in a network without an expanding path.
+    """
+    if interpretation == "I1":
+        return list(range(1, len(places) + 1))
+    if all(place.role != "bottleneck" for place in places):
+        raise ModelError(
+            "I2 reads depth off a U, and this network has no decoder: its resolution never rises again after "
+            f"{places[-2 if len(places) > 1 else -1].block.name}; use depth='I1'"
+        )
+    levels = sorted({place.level for place in places[:-1]})
+    return [*(levels.index(place.level) + 1 for place in places[:-1]), len(levels) + 1]
+
+
+def _levels(blocks: Sequence[Block]) -> list[int]:
+    """Resolution level of each block; a gate has that of the block before it, or the finest."""
+    sizes = sorted({block.positions for block in blocks if not block.is_gate}, reverse=True)
+    level_of = dict.fromkeys(sizes, 0)
+    for larger, size in pairwise(sizes):
+        level_of[size] = level_of[larger] + (larger >= SAME_RESOLUTION * size)
+    levels: list[int] = []
+    for block in blocks:
+        levels.append((levels or [0])[-1] if block.is_gate else level_of[block.positions])
+    return levels
+
+
+def _downstream(blocks: Sequence[Block], start: int) -> set[int]:
+    """Blocks that depend on the output of one block."""
+    block_of = {operation.name: index for index, block in enumerate(blocks) for operation in block.operations}
+    reached: set[int] = set()
+    frontier = [start]
+    while frontier:
+        fed = {block_of[name] for operation in blocks[frontier.pop()].operations for name in operation.feeds}
+        frontier += fed - reached - {start}
+        reached |= fed - {start}
+    return reached
+
+
+def _one_stage(a: Place, b: Place) -> bool:
+    paths = {"encoder" if place.role == "bottleneck" else place.role for place in (a, b)}
+    return len(paths) == 1 and a.level == b.level and b.role != "head"

@@ -1,0 +1,240 @@
+"""Which parameters form a layer, and how deep it is."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args, overload
+
+from torch import nn
+
+from layertune.errors import ModelError
+from layertune.layers.blocks import Block, common_path, find_blocks
+from layertune.layers.depth import Depth, Granularity, Place, Role, depths, place_blocks, regroup
+from layertune.layers.trace import Trace, plain_name, trace, unwrap
+
+__all__ = ["Layer", "LayerMap", "map_layers", "named_parameters", "parameters_by_layer"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The unit that gets one learning rate.
+
+    Attributes:
+        name: path of the module (or of the first module) that holds it, unique in the map.
+        parameters: names of its parameters, in the model's order.
+        depth: 1 is the shallowest, the head is the deepest; layers may share a depth under I2.
+        role: the path of the U that it lies on; ``"encoder"`` for all but the head where there is no U.
+        level: resolution level of its output, 0 the finest; ``None`` where no forward was traced.
+        feeds: names of the layers that read its output, in the order of the map.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    depth: int
+    role: Role
+    level: int | None = None
+    feeds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerMap(Sequence[Layer]):
+    """All layers of a network in the order of I1 (contracting path, bottleneck, expanding path, head): a sequence.
+
+    Attributes:
+        layers: the layers.
+        interpretation: ``"I1"`` or ``"I2"``, how ``depth`` was read.
+        granularity: ``"module"``, ``"block"`` or ``"stage"``.
+        unused: parameters that the traced forward did not run; they are placed with their owner all the same.
+    """
+
+    layers: tuple[Layer, ...]
+    interpretation: Depth
+    granularity: Granularity
+    unused: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        return self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @property
+    def d(self) -> int:
+        """The depth of the network: the head's depth, as the paper's d."""
+        return self.layers[-1].depth
+
+    @property
+    def head(self) -> Layer:
+        """The layer that makes the output."""
+        return self.layers[-1]
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the network is a U: its resolution rises again after its coarsest level."""
+        return any(layer.role == "bottleneck" for layer in self.layers)
+
+    def parameters_of(self, model: nn.Module) -> Mapping[str, list[nn.Parameter]]:
+        """The parameters of each layer, in the model that was mapped or another of its kind.
+
+        Raises:
+            ModelError: the map belongs to another network.
+        """
+        return parameters_by_layer(model, self)
+
+    def layer_of(self, parameter: str) -> Layer:
+        """The layer that holds a parameter.
+
+        Raises:
+            ModelError: no layer holds a parameter of this name.
+        """
+        for layer in self.layers:
+            if parameter in layer.parameters:
+                return layer
+        raise ModelError(f"no layer holds a parameter {parameter!r}; the map was made of another network")
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by their names without wrappers' prefixes, each shared one once, under its first name."""
+    return {plain_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
+
+
+def map_layers(
+    model: nn.Module,
+    *example_inputs: Any,
+    granularity: Granularity = "block",
+    depth: Depth = "I1",
+    matcher: Callable[[str], int] | None = None,
+) -> LayerMap:
+    """Place every parameter of a network in exactly one layer, with its depth.
+
+    Args:
+        model: any network, also under ``torch.compile``, DDP or with ``SyncBatchNorm``.
+        *example_inputs: what its forward takes, for instance ``torch.empty(2, 1, 64, 64, 64)``; nothing is computed.
+        granularity: ``"module"`` (a convolution or linear layer with its norm), ``"block"`` (a residual, transformer
+            or double-convolution block; ResNet-18 has the paper's 9 blocks and the classifier) or ``"stage"`` (blocks
+            of one resolution). With a matcher it only says what the matcher gives.
+        depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
+        matcher: instead of an example input, a function from a parameter's name to the number of its layer, ascending
+            with depth; the highest is the head.
+
+    Returns:
+        The layers in the order of I1, the head last.
+
+    Raises:
+        ModelError: the network refuses the input, I2 is asked of a network without a decoder, or neither an example
+            input nor a matcher was given.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
+        >>> [(layer.name, layer.depth, layer.role) for layer in map_layers(net, torch.empty(2, 1, 8, 8))]
+        [('0', 1, 'encoder'), ('3', 2, 'head')]
+    """
+    if granularity not in get_args(Granularity) or depth not in get_args(Depth):
+        raise ModelError(f"granularity is module, block or stage and depth I1 or I2, not {granularity!r} and {depth!r}")
+    if matcher is not None:
+        return _match_layers(model, matcher, granularity, depth)
+    if not example_inputs:
+        raise ModelError(
+            f"map_layers needs an example input to run {type(unwrap(model)).__name__} once, for instance "
+            "torch.empty(2, 3, 224, 224); for a timm model layertune_timm.map_layers(model) needs none"
+        )
+    net = unwrap(model)
+    found = trace(net, *example_inputs)
+    places = regroup(place_blocks(find_blocks(found, net)), granularity)
+    held = _hold(net, found, [place.block for place in places])
+    # A block whose weights all belong to an earlier one (tied weights) has nothing of its own to tune.
+    places = [place for place in places if held[place.block.name]]
+    layers = tuple(
+        Layer(place.block.name, tuple(held[place.block.name]), number, place.role, place.level, fed)
+        for place, number, fed in zip(places, depths(places, depth), _feeds(places), strict=True)
+    )
+    return LayerMap((*layers[:-1], replace(layers[-1], role="head")), depth, granularity, found.unused)
+
+
+def _feeds(places: Sequence[Place]) -> list[tuple[str, ...]]:
+    """For each block the other blocks that read its output."""
+    home = {operation.name: place.block.name for place in places for operation in place.block.operations}
+    order = [place.block.name for place in places]
+    feeds = []
+    for place in places:
+        fed = {home[name] for operation in place.block.operations for name in operation.feeds if name in home}
+        feeds.append(tuple(sorted(fed - {place.block.name}, key=order.index)))
+    return feeds
+
+
+def _hold(net: nn.Module, found: Trace, blocks: list[Block]) -> dict[str, list[str]]:
+    """Names of parameters by block."""
+    block_of = {operation.name: block for block in blocks for operation in block.operations}
+    order = list(found.operations)
+    held: dict[str, list[str]] = {block.name: [] for block in blocks}
+    if len(held) < len(blocks):
+        raise ModelError(f"two layers came to bear one name, of {[block.name for block in blocks]}; give a matcher")
+    for name in named_parameters(net):
+        block = block_of[_operation_for(name, found, order, blocks[-1].operations[-1].name)]
+        held[block.name].append(name)
+    return held
+
+
+def _operation_for(parameter: str, found: Trace, order: list[str], last: str) -> str:
+    """The operation that a parameter belongs to: its own, the one it normalises, or the nearest in the module tree."""
+    owner = found.owners.get(parameter, parameter.rpartition(".")[0])
+    if owner in found.operations:
+        return owner
+    if found.norms.get(owner) is not None:
+        return str(found.norms[owner])
+    if parameter not in found.position:
+        near = max(order, key=lambda operation: (_shared(owner, operation), operation == last))
+        return near if _shared(owner, near) else last
+    index = found.position[parameter]
+    before, after = order[max(0, index - 1)], order[min(index, len(order) - 1)]
+    return after if _shared(owner, after) > _shared(owner, before) else before
+
+
+def _shared(a: str, b: str) -> int:
+    path = common_path([a, b])
+    return path.count(".") + 1 if path else 0
+
+
+def _match_layers(model: nn.Module, matcher: Callable[[str], int], granularity: Granularity, depth: Depth) -> LayerMap:
+    if depth == "I2":
+        raise ModelError("I2 reads resolutions, which a matcher does not know; give an example input instead")
+    numbers: dict[int, list[str]] = {}
+    for name in named_parameters(model):
+        numbers.setdefault(matcher(name), []).append(name)
+    if not numbers:
+        raise ModelError(f"{type(unwrap(model)).__name__} has no parameters to place in layers")
+    layers: list[Layer] = []
+    for index, number in enumerate(sorted(numbers), 1):
+        role: Role = "head" if index == len(numbers) else "encoder"
+        modules = [name.rpartition(".")[0] for name in numbers[number]]
+        name = common_path(modules) or modules[0] or numbers[number][0]
+        if any(name == layer.name for layer in layers):
+            name = f"{name}#{index}"
+        layers.append(Layer(name, tuple(numbers[number]), index, role))
+    return LayerMap(tuple(layers), "I1", granularity)
+
+
+def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list[nn.Parameter]]:
+    """The parameters of each layer.
+
+    Raises:
+        ModelError: a parameter is in no layer, or a layer names one that the model has not.
+    """
+    parameters = named_parameters(model)
+    placed = [name for layer in layers for name in layer.parameters]
+    missing = sorted(set(parameters) - set(placed))
+    unknown = sorted(set(placed) - set(parameters))
+    doubled = sorted({name for name in placed if placed.count(name) > 1}) if len(set(placed)) < len(placed) else []
+    if missing or unknown or doubled:
+        raise ModelError(
+            f"this map does not fit {type(unwrap(model)).__name__}: in no layer {missing[:5]}, not in the model "
+            f"{unknown[:5]}, in two layers {doubled[:5]}; make the map from this model with map_layers"
+        )
+    return {layer.name: [parameters[name] for name in layer.parameters] for layer in layers}

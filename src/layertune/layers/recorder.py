@@ -1,0 +1,299 @@
+"""Follows tensors through one forward: what each was made of, and by which operation."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from layertune.layers.activations import ActivationTrail
+from layertune.layers.norm_layers import has_parameters
+
+__all__ = ["Operation", "Recorder", "plain_name"]
+
+CONVOLUTIONS = {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}
+RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "embedding"}
+OPERATIONS = CONVOLUTIONS | RECURRENT | PRODUCTS
+# These hand a tensor on with its channels intact, so what follows still sees the convolution's own output.
+TRANSPARENT = {
+    "_reshape_alias",
+    "_to_copy",
+    "_unsafe_view",
+    "alias",
+    "clone",
+    "contiguous",
+    "detach",
+    "expand",
+    "native_dropout",
+    "permute",
+    "reshape",
+    "squeeze",
+    "transpose",
+    "unsqueeze",
+    "view",
+}
+# With these alone between its operations, a module is linear: a low-rank branch beside a weight, no residual block.
+LINEAR = OPERATIONS | TRANSPARENT | {"add", "cat", "div", "mul", "rsub", "select", "slice", "split", "sub", "t"}
+# These take a tensor for its shape alone: nothing of its content reaches what they return.
+SHAPE_ONLY = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
+
+
+@dataclass
+class Operation:
+    """A convolution or a linear layer as it ran, at its first call.
+
+    Attributes:
+        name: path of the module that owns the weight, without wrappers' prefixes (of the weight, if it is the root's).
+        kind: ``"conv"``, ``"conv_transpose"`` or ``"linear"`` (recurrent layers and embeddings included).
+        channels: output channels (kernels) of the weight.
+        positions: output positions per sample: voxels of a feature map, tokens of a sequence, 1 for a vector.
+        feeds: operations that read its output with no other operation between, in order of execution.
+        reaches_output: whether its output becomes a part of the model's output with no other operation between.
+        is_gate: whether its output only scales or shifts larger feature maps, as squeeze-excitation and the embedding
+            of a time step do; its own resolution says nothing then.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    positions: float
+    feeds: list[str] = field(default_factory=list)
+    reaches_output: bool = False
+    is_gate: bool = False
+
+
+def plain_name(name: str) -> str:
+    """A module's or parameter's path without the segment that ``torch.compile`` puts into it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _holder(parameter: str) -> str:
+    """Path of the module that a parameter belongs to; a parametrized weight belongs to the parametrized module."""
+    path, parametrized, _ = f".{parameter}".partition(".parametrizations.")
+    return (path if parametrized else path.rpartition(".")[0]).removeprefix(".")
+
+
+class Recorder(TorchDispatchMode):
+    """Sees every operator of a forward and keeps what ``Trace`` is made of.
+
+    Attributes:
+        operations: convolutions and linear layers by name, in order of execution.
+        owners: each parameter that ran, and the operation or module that used it first.
+        position: each parameter that ran, and how many operations had run before its first use.
+        trail: the activation that follows each norm.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
+        self.operations: dict[str, Operation] = {}
+        self.owners: dict[str, str] = {}
+        self.position: dict[str, int] = {}
+        self.trail = ActivationTrail()
+        self._modules = {plain_name(name): module for name, module in net.named_modules()}
+        self._paths = {id(module): plain_name(name) for name, module in net.named_modules()}
+        self._running: list[tuple[str, int]] = []  # modules, and how many non-linear operators had run before each
+        self._nonlinear = 0
+        self._batch = 1
+        self._weights: dict[str, Tensor] = {}
+        self._made_of: dict[int, frozenset[str]] = {}  # tensors that depend on the input: the operations behind them
+        self._producer: dict[int, str] = {}  # tensors that are one operation's output, untouched
+        self._weight_names: dict[int, frozenset[str]] = {}  # tensors made of parameters alone
+        self._readers: dict[str, set[str]] = {}  # who reads an operation's untouched output
+        self._normalised: dict[str, set[str | None]] = {}  # what each norm normalises
+        self._sums: dict[str, set[int]] = {}  # modules that add a shortcut, and the sizes of the sums
+        self._alive: list[Tensor] = []  # an id is only good while its tensor lives
+
+    def watch(self, weights: dict[str, Tensor], inputs: Sequence[Any]) -> None:
+        """Name the tensors that the forward starts from, its parameters and its inputs."""
+        self._weights = {plain_name(name): tensor for name, tensor in weights.items()}
+        self._weight_names = {id(tensor): frozenset([name]) for name, tensor in self._weights.items()}
+        tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
+        if tensors and tensors[0].ndim:
+            self._batch = max(1, tensors[0].shape[0])
+        self._made_of = {id(tensor): frozenset() for tensor in tensors}
+        self._alive += tensors
+
+    @contextmanager
+    def frames(self) -> Iterator[None]:
+        """Know at each moment which modules are running, by hooks that are global and leave with the context."""
+
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if id(module) in self._paths:
+                self._running.append((self._paths[id(module)], self._nonlinear))
+                if has_parameters(module) and args:
+                    self._normalise(self._paths[id(module)], self._producer.get(id(args[0])))
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            if id(module) in self._paths:
+                self._running.pop()
+
+        handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func._schema.name.split("::")[1].rstrip("_")
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self._alive += outputs
+        active = [tensor for tensor in inputs if id(tensor) in self._made_of]
+        weights = frozenset[str]().union(*(self._weight_names.get(id(tensor), frozenset()) for tensor in inputs))
+        if active or self._takes_learned_input(name, inputs, weights):
+            if outputs and name not in SHAPE_ONLY:
+                self._follow(name, args, inputs, outputs, active, weights)
+                self._write_through(func, outputs)
+        else:
+            self._weight_names.update({id(tensor): weights for tensor in outputs if weights})
+        return result
+
+    def norms(self) -> dict[str, str | None]:
+        """Each norm that ran with parameters, and the operation that it alone reads (``None``: there is none)."""
+        pairs: dict[str, str | None] = {}
+        for norm, normalised in self._normalised.items():
+            source = next(iter(normalised)) if len(normalised) == 1 else None
+            pairs[norm] = source if source is not None and self._readers[source] == {norm} else None
+        return pairs
+
+    def residual(self) -> frozenset[str]:
+        """Modules whose own forward adds a shortcut at one resolution; decoders that add skips do so at several."""
+        return frozenset(name for name, sizes in self._sums.items() if name and len(sizes) == 1)
+
+    def unused(self) -> tuple[str, ...]:
+        """Parameters that did not run."""
+        return tuple(name for name in self._weights if name not in self.owners)
+
+    def finish(self, outputs: Sequence[Any]) -> None:
+        """Note what reached the model's output, and which operations feed nothing but gates."""
+        for leaf in outputs:
+            for source in self._made_of.get(id(leaf), ()):
+                self.operations[source].reaches_output = True
+            if id(leaf) in self._producer:
+                self._readers.setdefault(self._producer[id(leaf)], set()).add("output")
+        for operation in reversed(self.operations.values()):
+            to_gates = operation.feeds and all(self.operations[name].is_gate for name in operation.feeds)
+            operation.is_gate = not operation.reaches_output and bool(operation.is_gate or to_gates)
+
+    def _follow(
+        self,
+        name: str,
+        args: Any,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        active: list[Tensor],
+        weights: frozenset[str],
+    ) -> None:
+        made_of = frozenset[str]().union(*(self._made_of[id(tensor)] for tensor in active))
+        producer = self._producer.get(id(active[0])) if active else None
+        user = self._user(weights, inputs) if weights else None
+        runs = user is not None and name in OPERATIONS
+        self.trail.follow(name, args, active, outputs, norm=self._running_norm(), ends=runs, weights=weights)
+        self._nonlinear += name not in LINEAR
+        if user is not None and runs:
+            self._read(active, user)
+            self._run_operation(user, name, args, made_of, outputs[0])
+            made_of, producer = frozenset([user]), user
+        elif not self._is_transparent(name, active, inputs, weights):
+            norm = self._running_norm()
+            if norm is None and user is not None and "norm" in name:
+                norm = user
+                self._normalise(norm, producer)
+            self._read(active, norm or "other")
+            producer = None
+            if name in {"add", "mul"} and len(active) > 1:
+                self._combine(name, active)
+        for tensor in outputs:
+            self._made_of[id(tensor)] = made_of
+            self._producer.pop(id(tensor), None)
+            if producer is not None:
+                self._producer[id(tensor)] = producer
+
+    def _running_norm(self) -> str | None:
+        path = self._running[-1][0] if self._running else None
+        return path if path is not None and has_parameters(self._modules[path]) else None
+
+    def _normalise(self, norm: str, source: str | None) -> None:
+        self._normalised.setdefault(norm, set()).add(source)
+
+    def _read(self, active: list[Tensor], reader: str) -> None:
+        for tensor in active:
+            if id(tensor) in self._producer:
+                self._readers.setdefault(self._producer[id(tensor)], set()).add(reader)
+
+    def _combine(self, name: str, active: list[Tensor]) -> None:
+        """A shortcut, if both tensors have one shape; a gate, if the smaller has another origin than the larger."""
+        small, large = sorted(active[:2], key=Tensor.numel)
+        if small.numel() < large.numel():
+            origin = self._made_of[id(small)]
+            for source in origin if not origin & self._made_of[id(large)] else ():
+                self.operations[source].is_gate = True
+        elif name == "add" and self._running and self._running[-1][1] < self._nonlinear:
+            self._sums.setdefault(self._running[-1][0], set()).add(small.numel())
+
+    def _write_through(self, func: Any, outputs: list[Tensor]) -> None:
+        """What is written into a part of a tensor (``out[:, 0] = ...``) is in the whole of it."""
+        base = outputs[0]._base if func._schema.is_mutable else None
+        if base is not None:
+            self._made_of[id(base)] = self._made_of.get(id(base), frozenset()) | self._made_of[id(outputs[0])]
+            self._producer.pop(id(base), None)
+            self._alive.append(base)
+
+    def _is_transparent(self, name: str, active: list[Tensor], inputs: list[Tensor], weights: frozenset[str]) -> bool:
+        # A product with something that depends on neither input nor weights is a dropout mask.
+        masked = name in {"mul", "div"} and len(active) == 1 and not weights and len(inputs) > 1
+        bias = name == "add" and len(active) == 1 and bool(weights) and next(iter(weights)).endswith("bias")
+        return name in TRANSPARENT or masked or bias
+
+    def _takes_learned_input(self, name: str, inputs: list[Tensor], weights: frozenset[str]) -> bool:
+        """A module applies its own weight to parameters from elsewhere (queries, tokens), and not to its own."""
+        own = self._own(weights)
+        rest = [self._weight_names.get(id(tensor), frozenset()) for tensor in inputs]
+        return name in OPERATIONS and bool(own) and any(names and not names & own for names in rest)
+
+    def _own(self, weights: frozenset[str]) -> frozenset[str]:
+        """Those parameters that the innermost running module holds itself (functional calls put fake ones there)."""
+        if not self._running or not weights:
+            return frozenset()
+        held = {id(parameter) for parameter in self._modules[self._running[-1][0]]._parameters.values()}
+        return frozenset(name for name in weights if id(self._weights[name]) in held)
+
+    def _user(self, weights: frozenset[str], inputs: list[Tensor]) -> str:
+        """The path that uses these weights now: the innermost running module if it holds one, else their holder."""
+        largest = max(
+            (tensor for tensor in inputs if id(tensor) in self._weight_names),
+            key=lambda tensor: (tensor.ndim, tensor.numel()),
+        )
+        main = sorted(self._weight_names[id(largest)], key=list(self._weights).index)
+        # The root has no path: a weight of its own stands for itself.
+        user = (self._running[-1][0] if self._own(weights) else _holder(main[0])) or main[0]
+        for weight in weights:
+            self.owners.setdefault(weight, user if weight in main else _holder(weight))
+            self.position.setdefault(weight, len(self.operations))
+        return user
+
+    def _run_operation(self, name: str, operator: str, args: Any, made_of: frozenset[str], output: Tensor) -> None:
+        for source in made_of - {name}:
+            if name not in self.operations[source].feeds:
+                self.operations[source].feeds.append(name)
+        if name in self.operations:
+            return
+        if operator in CONVOLUTIONS:
+            kind, axis = "conv_transpose" if args[6] else "conv", 1
+        else:
+            # In `weight @ x` the kernels are the rows of the product, in `x @ weight` its columns.
+            on_the_left = operator in PRODUCTS - {"embedding"} and id(args[-1]) in self._made_of
+            kind, axis = "linear", -2 if on_the_left else -1
+        channels = output.shape[axis]
+        self.operations[name] = Operation(name, kind, channels, output.numel() / max(1, channels * self._batch))

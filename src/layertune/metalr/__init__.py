@@ -1,0 +1,1 @@
+"""MetaLR: one learning rate per layer, learned online."""

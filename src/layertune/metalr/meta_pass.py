@@ -1,0 +1,66 @@
+"""The meta pass: a second forward and backward that leaves no trace but gradients."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from layertune.alchemy.norms import frozen_statistics
+from layertune.restoring import kept_random_state
+
+__all__ = ["kept_gradients", "meta_pass"]
+
+
+@contextmanager
+def meta_pass(model: nn.Module) -> Iterator[None]:
+    """Run the meta batch's forward and backward in here: random state and running statistics end as they began.
+
+    A run with and without meta passes then sees the same dropout masks, augmentations drawn from the global
+    generators of torch, numpy and Python, and running statistics. Inside, random numbers come from a stream of their
+    own, fixed by the state on entry, so a meta pass does not see the very masks of the next training step.
+
+    Args:
+        model: the network that runs inside; under DDP the wrapper.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
+        >>> state = torch.get_rng_state()
+        >>> with meta_pass(net):
+        ...     net(torch.ones(1, 3)).sum().backward()
+        >>> torch.equal(state, torch.get_rng_state())
+        True
+    """
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with kept_random_state(devices), frozen_statistics(model):
+        # Where masks are drawn on a device, only that generator moves from step to step; its offset is at hand there.
+        offsets = [torch.cuda.default_generators[index].get_offset() for index in devices]
+        seed = hash((int(torch.randint(2**32, ()).item()), *offsets)) % 2**32
+        # Not `torch.manual_seed`: it would also seed the devices on which the model does not lie.
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
+            generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - what networks and augmentations draw from
+        yield
+
+
+@contextmanager
+def kept_gradients(module: nn.Module, *, shared: bool) -> Iterator[None]:
+    """No gradients at the start of the block; at its end those from before.
+
+    Args:
+        module: whose parameters' gradients.
+        shared: whether the next backward pass writes into the memory of these gradients (DDP's bucket views).
+    """
+    before = [(parameter, parameter.grad) for parameter in module.parameters()]
+    if shared:
+        before = [(parameter, None if grad is None else grad.clone()) for parameter, grad in before]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, grad in before:
+            parameter.grad = grad

@@ -1,0 +1,177 @@
+"""Figures: learned rates over layers, over time and on the network itself; gammas, see ``alchemy_plots``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from layertune.errors import ProfileError
+from layertune.plots.gammas import plot_clip_test, plot_gammas, plot_gammas_by_layer, plot_rank_correlation
+from layertune.plots.network import plot_network
+from layertune.plots.style import (
+    COLUMN,
+    FONT,
+    LINE_COLORS,
+    SMALL_FONT,
+    depth_colors,
+    new_axes,
+    short_names,
+    tick_rates,
+)
+from layertune.rates.profile import LRProfile
+
+__all__ = [
+    "plot_clip_test",
+    "plot_gammas",
+    "plot_gammas_by_layer",
+    "plot_lrs_over_depth",
+    "plot_lrs_over_time",
+    "plot_network",
+    "plot_profile",
+    "plot_rank_correlation",
+]
+
+MOST_NAMED = 24  # more layers than that are numbered on the axis
+MOST_LISTED = 12  # more layers than that get a colour bar in place of a legend
+MARKERS = "os^Dv<>"
+
+
+def plot_lrs_over_depth(profiles: LRProfile | Mapping[str, LRProfile], *, ax: Axes | None = None) -> Axes:
+    """Draw the learned rates over the layers, in order of depth (MetaLR figs. 3b and 4a).
+
+    Args:
+        profiles: one profile, or several of the same layers with the names for the legend (tasks, seeds, rules). The
+            rates of the last quarter of training are shown (``LRProfile.converged``); a rate of 0 leaves a gap.
+        ax: axes to draw on; by default those of a new figure of a column's width.
+
+    Returns:
+        The axes; ``ax.figure.savefig("lrs.pdf")`` keeps them.
+
+    Raises:
+        ProfileError: no profile, profiles of different layers, nothing recorded, or no rate above 0.
+
+    Example:
+        >>> profile = LRProfile(("stem", "block", "head"), (1, 2, 3), (1,), [[1, 1, 1]], [[1e-2, 1e-3, 1e-1]])
+        >>> ax = plot_lrs_over_depth(profile)
+        >>> ax.get_yscale(), [label.get_text() for label in ax.get_xticklabels()]
+        ('log', ['stem', 'block', 'head'])
+    """
+    named = {"": profiles} if isinstance(profiles, LRProfile) else dict(profiles)
+    _check_same_layers(named)
+    first = next(iter(named.values()))
+    order = sorted(range(len(first.layers)), key=lambda column: first.depths[column])
+    ax = ax or new_axes(COLUMN, 2.6)
+    styles = zip(cycle(LINE_COLORS), cycle(MARKERS), strict=False)
+    for (name, profile), (color, marker) in zip(named.items(), styles, strict=False):
+        rates = profile.converged()
+        values = [rates[first.layers[column]] or float("nan") for column in order]
+        if all(value != value for value in values):
+            raise ProfileError(f"no layer of profile {name!r} has a rate above 0, so there is nothing to show")
+        ax.plot(range(1, len(order) + 1), values, color=color, marker=marker, markersize=4, lw=1.2, label=name)
+    if len(named) > 1:
+        ax.legend(fontsize=SMALL_FONT, frameon=False)
+    _label_layers(ax, [first.layers[column] for column in order])
+    _label_rates(ax)
+    return ax
+
+
+def plot_lrs_over_time(profile: LRProfile, *, ax: Axes | None = None) -> Axes:
+    """Draw each layer's rate over the optimizer steps, coloured by depth (MetaLR fig. 4b).
+
+    Args:
+        profile: what was learned; a rate of 0 leaves a gap.
+        ax: axes to draw on; by default those of a new figure of a column's width.
+
+    Returns:
+        The axes, with a legend, or beyond 12 layers a colour bar of depth.
+
+    Raises:
+        ProfileError: nothing was recorded, or no rate is above 0.
+
+    Example:
+        >>> profile = LRProfile(("stem", "head"), (1, 2), (1, 2), [[1, 1], [2, 4]], [[1e-2, 1e-2], [2e-2, 4e-2]])
+        >>> [line.get_label() for line in plot_lrs_over_time(profile).lines]
+        ['stem', 'head']
+    """
+    if not any(rate > 0 for row in profile.lrs for rate in row):
+        raise ProfileError("the profile has no rate above 0, so there is nothing to show; train at least one step")
+    ax = ax or new_axes(COLUMN, 2.6)
+    norm, colors = Normalize(min(profile.depths), max(*profile.depths, 2)), depth_colors()
+    columns = zip(profile.depths, short_names(profile.layers), zip(*profile.lrs, strict=True), strict=True)
+    marker = "o" if len(profile.steps) == 1 else None
+    for depth, name, rates in sorted(columns, key=lambda column: column[0]):
+        values = [rate or float("nan") for rate in rates]
+        ax.plot(profile.steps, values, color=colors(norm(depth)), lw=1.1, marker=marker, markersize=4, label=name)
+    if len(profile.layers) > MOST_LISTED:
+        bar = ax.figure.colorbar(ScalarMappable(norm, colors), ax=ax, ticks=MaxNLocator(6, integer=True))
+        bar.set_label("depth", fontsize=FONT)
+        bar.ax.tick_params(labelsize=FONT)
+    else:
+        # Beside the axes, where no line runs.
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=SMALL_FONT, frameon=False, handlelength=1.2)
+    ax.set_xlabel("optimizer step", fontsize=FONT)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _label_rates(ax)
+    return ax
+
+
+def plot_profile(profile: LRProfile) -> Figure:
+    """Draw what was learned, over depth and over time, side by side: what hosts show when a training ends.
+
+    Args:
+        profile: what was learned.
+
+    Returns:
+        The figure; ``figure.savefig("rates.png")`` keeps it.
+
+    Raises:
+        ProfileError: nothing recorded, or no rate above 0.
+
+    Example:
+        >>> profile = LRProfile(("stem", "head"), (1, 2), (1, 2), [[1, 1], [2, 1]], [[1e-2, 1e-2], [2e-2, 1e-2]])
+        >>> len(plot_profile(profile).axes)
+        2
+    """
+    figure = Figure(figsize=(8.0, 2.8), layout="constrained")
+    over_depth, over_time = figure.subplots(1, 2)
+    plot_lrs_over_depth(profile, ax=over_depth)
+    plot_lrs_over_time(profile, ax=over_time)
+    return figure
+
+
+def _check_same_layers(named: Mapping[str, LRProfile]) -> None:
+    if not named:
+        raise ProfileError("there is no profile to show")
+    (name, first), *others = named.items()
+    for other, profile in others:
+        if (set(profile.layers), profile.depths) != (set(first.layers), first.depths):
+            raise ProfileError(
+                f"profiles of different layers do not share an axis; {name}: {', '.join(first.layers)}; {other}: "
+                f"{', '.join(profile.layers)}; draw them one by one"
+            )
+
+
+def _label_layers(ax: Axes, layers: list[str]) -> None:
+    if len(layers) <= MOST_NAMED:
+        ax.set_xticks(range(1, len(layers) + 1), short_names(layers), rotation=45, ha="right", rotation_mode="anchor")
+        ax.tick_params(axis="x", labelsize=SMALL_FONT)
+        ax.set_xlabel("layer, shallow to deep", fontsize=FONT)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.set_xlabel("number of the layer, shallow to deep", fontsize=FONT)
+
+
+def _label_rates(ax: Axes) -> None:
+    ax.set_yscale("log")
+    tick_rates(ax.yaxis, *ax.get_ylim())
+    ax.set_ylabel("learned learning rate", fontsize=FONT)
+    ax.grid(axis="y", lw=0.4, alpha=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(axis="both", which="both", width=0.6)
+    ax.tick_params(axis="y", which="both", labelsize=FONT)

@@ -1,0 +1,116 @@
+"""What all figures share: colours, sizes and short names of layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import Colormap, ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from layertune.errors import ProfileError
+from layertune.layers.blocks import common_path
+
+__all__ = [
+    "COLUMN",
+    "FONT",
+    "LINE_COLORS",
+    "SMALL_FONT",
+    "depth_colors",
+    "new_axes",
+    "rate_norm",
+    "short_names",
+    "tick_rates",
+]
+
+COLUMN = 3.5  # inches, the width of a column in most journals
+FONT = 8  # points, at that width
+SMALL_FONT = 6.5
+
+# Okabe and Ito's palette, told apart with every common colour vision deficiency; without yellow, which fades on white.
+LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of a new figure that belongs to no window and to no pyplot state; sizes in inches."""
+    axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    axes.tick_params(labelsize=FONT)
+    axes.xaxis.label.set_fontsize(FONT)
+    axes.yaxis.label.set_fontsize(FONT)
+    return axes
+
+
+def depth_colors() -> Colormap:
+    """Viridis without its yellow end, for thin lines on white."""
+    return ListedColormap([mpl.colormaps["viridis"](index / 255) for index in range(210)], "depth")
+
+
+def rate_norm(rates: Sequence[float]) -> LogNorm:
+    """A logarithmic colour scale over rates above 0; a single rate stands in the middle of one decade.
+
+    Raises:
+        ProfileError: no rate is above 0.
+    """
+    positive = [rate for rate in rates if rate > 0]
+    if not positive:
+        raise ProfileError("no layer has a rate above 0, so there is nothing to show on a log scale")
+    low, high = min(positive), max(positive)
+    return LogNorm(low, high) if high > low else LogNorm(low / 10**0.5, high * 10**0.5)
+
+
+def tick_rates(axis: Axis, low: float, high: float) -> None:
+    """Give a logarithmic axis few enough ticks for labels that do not touch, whatever the range of rates."""
+    decades = math.log10(high / low)
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(4))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1,) if decades > 2.5 else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda rate, _: _power_of_ten(rate)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(rate: float) -> str:
+    digits, exponent = f"{rate:.2e}".split("e")
+    factor = digits.rstrip("0").rstrip(".")
+    return rf"$10^{{{int(exponent)}}}$" if factor == "1" else rf"${factor}\times10^{{{int(exponent)}}}$"
+
+
+def short_names(names: Sequence[str], width: int = 14) -> list[str]:
+    """Names of layers that fit into a figure, in the order given.
+
+    Modules that all names share are left out in front, modules that tell no two layers apart at the end; what is then
+    longer than ``width`` has its modules cut, from the left, to three letters and their number, or to one letter.
+
+    Example:
+        >>> short_names(["net.encoder.stages.0.convs", "net.encoder.stages.1.convs", "net.head"])
+        ['enc.stages.0', 'enc.stages.1', 'head']
+    """
+    shared = common_path(name.rpartition(".")[0] for name in names)
+    cut = [name.removeprefix(f"{shared}.") for name in names]
+    return [_abbreviated(_distinct(name, cut), width) for name in cut]
+
+
+def _distinct(name: str, names: Sequence[str]) -> str:
+    """The shortest leading part of a path that is the path of no other layer and of no module around one."""
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        start = ".".join(parts[:end])
+        if not any(other != name and (other == start or other.startswith(f"{start}.")) for other in names):
+            return start
+    return name
+
+
+def _abbreviated(name: str, width: int) -> str:
+    parts = name.split(".")
+    for letters in (3, 1):
+        for index, part in enumerate(parts):
+            if len(".".join(parts)) <= width:
+                break
+            word = part.rstrip("0123456789")
+            parts[index] = word[:letters] + part[len(word) :]
+    short = ".".join(parts)
+    return short if len(short) <= width else "…" + short[1 - width :]

@@ -1,0 +1,27 @@
+"""Policies: which layers are trained, and at which share of the learning rate."""
+
+from layertune.policies.param_groups import Frozen, freeze, param_groups
+from layertune.policies.policies import (
+    AllLayers,
+    BiDirectional,
+    LastLayer,
+    LayerDecay,
+    LayerWise,
+    Policy,
+    UNetScheme,
+    bidirectional_grid,
+)
+
+__all__ = [
+    "AllLayers",
+    "BiDirectional",
+    "Frozen",
+    "LastLayer",
+    "LayerDecay",
+    "LayerWise",
+    "Policy",
+    "UNetScheme",
+    "bidirectional_grid",
+    "freeze",
+    "param_groups",
+]

@@ -1,0 +1,217 @@
+"""Depth -> learning-rate scale: which layers are fine-tuned, and how fast relative to the base rate."""
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import Literal, get_args
+
+from layertune.errors import PolicyError
+from layertune.layers.layer_map import LayerMap
+
+__all__ = [
+    "AllLayers",
+    "BiDirectional",
+    "LastLayer",
+    "LayerDecay",
+    "LayerWise",
+    "Policy",
+    "UNetScheme",
+    "bidirectional_grid",
+    "scales_of",
+]
+
+Policy = Callable[[LayerMap], list[float]]
+"""A policy gives each layer of a map a scale on the base learning rate, in [0, inf); 0.0 is frozen."""
+
+Scheme = Literal["contracting", "expanding", "top-down", "bottom-up"]
+
+
+def AllLayers() -> Policy:  # noqa: N802 a noun, as users write it
+    """Tune all layers at one learning rate, the common way.
+
+    Example:
+        >>> from layertune import map_layers
+        >>> from torch import empty, nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+        >>> AllLayers()(map_layers(net, empty(1, 1, 8, 8)))
+        [1.0, 1.0]
+    """
+    return lambda layers: [1.0] * len(layers)
+
+
+def LastLayer() -> Policy:  # noqa: N802 a noun, as users write it
+    """Tune the head alone (MetaLR tab. 2 and 3, 'Last Layer').
+
+    Example:
+        >>> from layertune import map_layers
+        >>> from torch import empty, nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+        >>> LastLayer()(map_layers(net, empty(1, 1, 8, 8)))
+        [0.0, 1.0]
+    """
+    return lambda layers: [float(layer.depth == layers.d) for layer in layers]
+
+
+def LayerWise(first: int) -> Policy:  # noqa: N802 a noun, as users write it
+    """Tune depths ``first`` to d and freeze the shallower ones (Tajbakhsh et al. 2016; MetaLR sec. 2.1).
+
+    Args:
+        first: the shallowest depth that is tuned, 1 (all layers) to d (the head alone).
+
+    Raises:
+        PolicyError: ``first`` is no whole number; when applied, it is not in 1..d.
+
+    Example:
+        >>> from layertune import map_layers
+        >>> from torch import empty, nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+        >>> LayerWise(first=2)(map_layers(net, empty(1, 1, 8, 8)))
+        [0.0, 1.0, 1.0]
+    """
+    _check_depths("LayerWise", first=first)
+
+    def policy(layers: LayerMap) -> list[float]:
+        if not 1 <= first <= layers.d:
+            raise PolicyError(f"LayerWise(first={first}): this network has depths 1 to {layers.d}; choose one of them")
+        return [float(layer.depth >= first) for layer in layers]
+
+    return policy
+
+
+def BiDirectional(m: int, n: int) -> Policy:  # noqa: N802 a noun, as users write it
+    """Freeze depths m to n and tune both ends (MetaLR sec. 2.1).
+
+    Args:
+        m: the shallowest frozen depth.
+        n: the deepest frozen depth, 1 <= m <= n < d: the head is always tuned.
+
+    Raises:
+        PolicyError: no whole numbers, m > n or m < 1, at once; n >= d when applied to a network.
+
+    Example:
+        >>> from layertune import map_layers
+        >>> from torch import empty, nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+        >>> BiDirectional(m=2, n=2)(map_layers(net, empty(1, 1, 8, 8)))
+        [1.0, 0.0, 1.0]
+    """
+    _check_depths("BiDirectional", m=m, n=n)
+    if not 1 <= m <= n:
+        raise PolicyError(f"BiDirectional(m={m}, n={n}) freezes depths m to n and needs 1 <= m <= n")
+
+    def policy(layers: LayerMap) -> list[float]:
+        if n >= layers.d:
+            raise PolicyError(
+                f"BiDirectional(m={m}, n={n}): n must be below d = {layers.d}, the head of this network, which is "
+                "always tuned"
+            )
+        return [float(not m <= layer.depth <= n) for layer in layers]
+
+    return policy
+
+
+def bidirectional_grid(d: int) -> list[tuple[int, int]]:
+    """All d(d-1)/2 settings (m, n) of ``BiDirectional`` for a network of depth d (MetaLR sec. 2.1).
+
+    Args:
+        d: depth of the network, at least 2.
+
+    Raises:
+        PolicyError: d < 2.
+
+    Example:
+        >>> bidirectional_grid(3)
+        [(1, 1), (1, 2), (2, 2)]
+    """
+    if d < 2:
+        raise PolicyError(f"a network of depth {d} has no layer to freeze beside its head; d must be at least 2")
+    return [(m, n) for m in range(1, d) for n in range(m, d)]
+
+
+def LayerDecay(rate: float) -> Policy:  # noqa: N802 a noun, as users write it
+    """Scale a layer's rate by rate ** (d - depth), the layer decay of timm and BEiT.
+
+    Args:
+        rate: in (0, 1]; 1 tunes all layers alike.
+
+    Raises:
+        PolicyError: the rate is not in (0, 1].
+
+    Example:
+        >>> from layertune import map_layers
+        >>> from torch import empty, nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+        >>> LayerDecay(rate=0.5)(map_layers(net, empty(1, 1, 8, 8)))
+        [0.25, 0.5, 1.0]
+    """
+    if not 0 < rate <= 1:
+        raise PolicyError(f"LayerDecay(rate={rate}): the rate must be above 0 and at most 1; 0.75 is common")
+    return lambda layers: [rate ** (layers.d - layer.depth) for layer in layers]
+
+
+def UNetScheme(scheme: Scheme, levels: int | None = None) -> Policy:  # noqa: N802 a noun, as users write it
+    """Tune one part of a U-Net and freeze the rest (Amiri et al. 2020); the head is always tuned.
+
+    Args:
+        scheme: ``"contracting"``: the contracting path and the bottleneck, the expanding path fixed;
+            ``"expanding"``: the other way round; ``"top-down"``: the finest ``levels`` resolution levels of both
+            paths; ``"bottom-up"``: the coarsest ``levels``.
+        levels: how many resolution levels are tuned, for ``"top-down"`` and ``"bottom-up"`` only.
+
+    Raises:
+        PolicyError: an unknown scheme or a wrong number of levels; when applied, a network without a decoder, or with
+            fewer levels.
+
+    Example:
+        >>> from layertune import map_layers
+        >>> from torch import empty, nn
+        >>> down, up = nn.Conv2d(1, 4, 2, stride=2), nn.ConvTranspose2d(4, 4, 2, stride=2)
+        >>> net = nn.Sequential(down, up, nn.Conv2d(4, 2, 1))
+        >>> UNetScheme("contracting")(map_layers(net, empty(1, 1, 8, 8)))
+        [1.0, 0.0, 1.0]
+    """
+    by_level = scheme in ("top-down", "bottom-up")
+    if scheme not in get_args(Scheme) or by_level != (levels is not None) or (levels is not None and levels < 1):
+        raise PolicyError(
+            f"UNetScheme({scheme!r}, levels={levels}): choose 'contracting' or 'expanding' without levels, or "
+            "'top-down' or 'bottom-up' with levels from 1"
+        )
+
+    def policy(layers: LayerMap) -> list[float]:
+        if not layers.has_decoder:
+            raise PolicyError(f"UNetScheme({scheme!r}) needs a network with an expanding path; this one has none")
+        if levels is None:
+            path = {"decoder"} if scheme == "expanding" else {"encoder", "bottleneck"}
+            return [float(layer.role in path or layer.role == "head") for layer in layers]
+        order = sorted({layer.level or 0 for layer in layers[:-1]}, reverse=scheme == "bottom-up")
+        if levels > len(order):
+            raise PolicyError(f"UNetScheme({scheme!r}, levels={levels}): this network has {len(order)} levels")
+        return [float((layer.level or 0) in order[:levels] or layer.role == "head") for layer in layers]
+
+    return policy
+
+
+def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
+    """Apply a policy and check what it gave.
+
+    Raises:
+        PolicyError: no policy, not one finite, non-negative scale a layer, or everything frozen.
+    """
+    if not callable(policy):
+        raise PolicyError(f"a policy is LastLayer(), BiDirectional(m=2, n=4) or the like, and not {policy!r}")
+    name = getattr(policy, "__name__", "")
+    if getattr(policy, "__module__", "") == __name__ and name in __all__:
+        raise PolicyError(f"{name} makes a policy and is none itself; call it, as in BiDirectional(m=2, n=4)")
+    scales = policy(layers)
+    if len(scales) != len(layers) or not all(0 <= scale < float("inf") for scale in scales):
+        raise PolicyError(
+            f"a policy gives one finite scale >= 0 for each of the {len(layers)} layers; this one gave {scales}"
+        )
+    if not any(scales):
+        raise PolicyError(f"this policy freezes all {len(layers)} layers and leaves nothing to train")
+    return scales
+
+
+def _check_depths(policy: str, **depths: object) -> None:
+    for name, depth in depths.items():
+        if not isinstance(depth, Integral):
+            raise PolicyError(f"{policy}({name}={depth!r}): a depth is a whole number from 1")

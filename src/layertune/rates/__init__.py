@@ -1,0 +1,1 @@
+"""Factors on an optimizer's learning rates: how they are applied, recorded, saved and replayed."""

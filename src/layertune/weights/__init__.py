@@ -1,0 +1,1 @@
+"""Pre-trained weights: files of any host, and loading what fits into a network."""

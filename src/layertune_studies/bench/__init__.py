@@ -1,0 +1,1 @@
+"""Benchmarks: what layertune costs, beside the plain step."""

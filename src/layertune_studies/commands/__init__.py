@@ -1,0 +1,1 @@
+"""The studies' commands: ``layertune study``, ``bench``, ``demo`` and ``rank``."""

@@ -1,0 +1,1 @@
+"""A study's YAML file: its sections, defaults and checks."""

@@ -1,0 +1,115 @@
+"""The section of a study's file on its images: where they come from, and what is done to them."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, nearest
+from layertune_studies.config.sets import SETS
+
+__all__ = ["Data", "Split"]
+
+
+class Split(Section):
+    """How cases are split where the data set comes without a split of its own.
+
+    Attributes:
+        folds: as many parts; one is the test set, the next one validation, the rest training.
+        fold: which part is the test set, from 0.
+        seed: what the cases are shuffled with.
+        group: a regular expression; cases in whose path its first group matches alike (a patient's, a video's) stay
+            in one part.
+    """
+
+    folds: Annotated[int, Field(ge=3)] = 5
+    fold: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    group: str | None = None
+
+    @field_validator("group")
+    @classmethod
+    def _regular(cls, group: str | None) -> str | None:
+        try:
+            re.compile(group or "")
+        except re.error as error:
+            raise ValueError(f"{group!r} is no regular expression ({error}); write one, as (patient[0-9]+)") from None
+        return group
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "Split":
+        if self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}, and the {self.folds} folds are counted from 0 to {self.folds - 1}")
+        return self
+
+
+class Data(Section):
+    """Images, and what is done to them.
+
+    Attributes:
+        set: a data set by name, or a kind of folder for one's own.
+        folder: where it lies below the folder of all data; by default where the set's page says.
+        size: pixels (two numbers) or voxels (three) that an image is brought to; by default it is left as it is.
+        spacing: millimetres that a volume is resampled to, along its three axes.
+        window: intensities of a volume that are scaled to [0, 1]; by default mean 0 and variance 1.
+        patch: training sees crops of this size, validation and test slide it over the volume.
+        classes: number of classes, background included, where the set's page does not say.
+        normal: of a folder of one's own images, the class that is the normal finding: class 0, whose recall is the
+            specificity; by default the first one in the alphabet.
+        labelled: sizes of the training set that are compared, ``"all"`` for all of it.
+        holdout: share of the training cases that meta batches alone see; by default meta batches are fresh batches of
+            the training cases, without augmentation. Validation and test cases never are in one.
+        validation: cases used of the validation set; by default all.
+        test: cases used of the test set; by default all.
+        split: of cases that come without one.
+        augment: whether training batches are flipped, changed in contrast and brightness, and made noisy.
+        binary: whether all classes but the first count as one.
+    """
+
+    set: str
+    folder: str | None = None
+    size: tuple[Count, ...] | None = None
+    spacing: tuple[Positive, ...] | None = None
+    window: tuple[float, float] | None = None
+    patch: tuple[Count, ...] | None = None
+    classes: Annotated[int, Field(ge=2)] | None = None
+    # Left out of dumps where it is not given: results from before it was known keep their names.
+    normal: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
+    labelled: Several[Count | Literal["all"]] = ("all",)
+    holdout: Fraction | None = None
+    validation: Count | None = None
+    test: Count | None = None
+    split: Split = Split()
+    augment: bool = True
+    binary: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> "Data":
+        if self.set not in SETS:
+            raise ValueError(f"{self.set!r} is no data set{nearest(self.set, SETS)}; there are {', '.join(SETS)}")
+        if self.classes is None and SETS[self.set].classes is None:
+            raise ValueError(f"data.set {self.set} does not say how many classes there are; give data.classes")
+        if self.normal is not None and self.set != "images":
+            raise ValueError(
+                f"normal is for a folder of one's own, data.set images; {self.set} has its normal finding first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_axes(self) -> "Data":
+        volumes = SETS[self.set].kind in ("decathlon", "volumes")
+        axes, what = (3, "volumes") if volumes else (2, "images")
+        lists = {key: given for key in ("size", "spacing", "patch") if (given := getattr(self, key)) is not None}
+        for key in ("spacing", "window", "patch"):
+            if getattr(self, key) is not None and not volumes:
+                raise ValueError(f"{key} is for volumes, and {self.set} holds images; leave it out")
+        for key, given in lists.items():
+            if len(given) != axes:
+                raise ValueError(
+                    f"{key} is {list(given)}, and {self.set} holds {what}; give {axes} numbers, one an axis"
+                )
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError(f"window is {list(self.window)}; give the lower intensity first, then the higher one")
+        if self.size and self.patch and any(part > whole for part, whole in zip(self.patch, self.size, strict=True)):
+            raise ValueError(f"patch is {list(self.patch)}, which does not fit into size {list(self.size)}")
+        return self

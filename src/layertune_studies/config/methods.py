@@ -1,0 +1,277 @@
+"""The methods that a study compares: what each can be told."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from layertune.metalr.settings import usual_hyper_lr
+from layertune_studies.config.section import Fraction, Positive, Section, Several
+
+__all__ = [
+    "METHOD_KINDS",
+    "AlchemyMethod",
+    "AutoLRMethod",
+    "BiDirectionalMethod",
+    "Decay",
+    "Flat",
+    "Last",
+    "LastThenAll",
+    "LayerWiseMethod",
+    "MetaLRMethod",
+    "Method",
+    "MethodConfig",
+    "NormOnly",
+    "ProdigyMethod",
+    "Rates",
+    "Scratch",
+    "Section",
+    "UNet",
+]
+
+Rates: TypeAlias = Several[Positive]
+
+
+class Method(Section):
+    """What all methods share.
+
+    Attributes:
+        title: for tables, and to tell apart two methods of one kind.
+        lr: rates to choose from: ``"grid"`` (the study's), ``"tuned"`` (the one that the flat rate chose on the same
+            seed and labelled cases) or a list of its own.
+    """
+
+    kind: str
+    title: str | None = None
+    lr: Literal["grid", "tuned"] | Rates = "grid"
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+        return self.title or self.kind
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns its rates from meta batches, and so is none of the baselines."""
+        return False
+
+
+class Flat(Method):
+    """All layers at one rate."""
+
+    kind: Literal["flat"]
+
+
+class Scratch(Method):
+    """All layers at one rate, from random weights."""
+
+    kind: Literal["scratch"]
+
+
+class Last(Method):
+    """The last layer alone."""
+
+    kind: Literal["last"]
+
+
+class LayerWiseMethod(Method):
+    """Depths k to d; k is searched.
+
+    Attributes:
+        first: values of k; by default all, from d downwards.
+    """
+
+    kind: Literal["layer-wise"]
+    first: Several[int] | None = None
+
+
+class BiDirectionalMethod(Method):
+    """Depths m to n frozen; (m, n) is searched.
+
+    Attributes:
+        settings: pairs (m, n); by default all d(d-1)/2.
+        search: ``"grid"``: all of them to the end; or ``"halving"``: successive halving, a fifth of the passes.
+    """
+
+    kind: Literal["bi-directional"]
+    settings: Several[tuple[int, int]] | None = None
+    search: Literal["grid", "halving"] = "grid"
+
+
+class Decay(Method):
+    """Rates that fall from the head by a factor a layer.
+
+    Attributes:
+        rates: factors to choose from.
+    """
+
+    kind: Literal["layer-decay"]
+    rates: Several[Annotated[float, Field(gt=0, le=1)]] = (0.75,)
+
+
+class LastThenAll(Method):
+    """First the last layer alone, then all layers.
+
+    Attributes:
+        share: of the steps in which the last layer alone is trained.
+        drop: what the rate is multiplied by for the second part.
+    """
+
+    kind: Literal["last-then-all"]
+    share: Fraction = 0.3
+    drop: Positive = 0.1
+
+
+class UNet(Method):
+    """One part of a U-Net (Amiri et al. 2020).
+
+    Attributes:
+        schemes: ``"contracting"``, ``"expanding"``, or ``"top-down"`` and ``"bottom-up"`` with the number of levels, as
+            in ``top-down-2``; by default all.
+    """
+
+    kind: Literal["unet"]
+    schemes: Several[str] | None = None
+
+
+class AutoLRMethod(Method):
+    """AutoLR (Ro and Choi 2021): rates by trial and error within each epoch.
+
+    Attributes:
+        threshold: sorting quality that a trial must reach in the first epoch.
+        f_min: see ``layertune.AutoLR``.
+        f_max: see ``layertune.AutoLR``.
+        max_trials: of one epoch.
+    """
+
+    kind: Literal["autolr"]
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.94
+    f_min: Positive = 2.0
+    f_max: Positive = 0.4
+    max_trials: Annotated[int, Field(ge=1)] = 5
+
+
+class ProdigyMethod(Method):
+    """Prodigy (Mishchenko and Defazio 2024), which needs no learning rate."""
+
+    kind: Literal["prodigy"]
+    lr: Literal["grid", "tuned"] | Rates = (1.0,)
+
+
+class NormOnly(Method):
+    """The normalisation layers alone (Network Alchemy, tab. 4.3).
+
+    Attributes:
+        head: whether the last layer is trained too.
+    """
+
+    kind: Literal["norm-only"]
+    head: bool = False
+
+
+class AlchemyMethod(Method):
+    """Network Alchemy: identification, modification, maximisation (thesis sec. 3.2.2).
+
+    Attributes:
+        identification: share of the steps in which the norms alone are trained; with 0 the gammas are judged as they
+            are.
+        modification: whether redundant kernels start afresh.
+        threshold: a kernel whose gamma lies below it is redundant; 0.05 where neither it nor a quantile is given.
+        quantile: in its place, the share of kernels to start afresh.
+        penalty: lambda of the BNScale regularisation.
+        head: whether the last layer is trained in the identification too.
+    """
+
+    kind: Literal["alchemy"]
+    identification: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    modification: bool = True
+    threshold: Positive | None = None
+    quantile: Fraction | None = None
+    penalty: Annotated[float, Field(ge=0)] = 1e-4
+    head: bool = False
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "AlchemyMethod":
+        if self.threshold is not None and self.quantile is not None:
+            raise ValueError("threshold and quantile both say which kernels are redundant; leave one of them out")
+        return self
+
+
+class MetaLRMethod(Method):
+    """Learned rates.
+
+    Attributes:
+        mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
+        every: for the mode of that name.
+        rule: ``"additive"``, ``"proportional"``, ``"cosine"`` or ``"joint"``.
+        hyper_lr: step size of the learning rates; by default what suits the rule.
+        min_lr: floor.
+        max_lr: ceiling, above the floor.
+        max_change: largest factor of one adaptation; ``.inf`` for none.
+    """
+
+    kind: Literal["metalr"]
+    mode: Literal["exact", "every", "streaming"] = "exact"
+    every: Annotated[int, Field(ge=2)] = 10
+    rule: Literal["additive", "proportional", "cosine", "joint"] = "joint"
+    hyper_lr: Annotated[float, Field(ge=0)]
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    max_lr: Positive | None = None
+    max_change: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 2.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: Any) -> Any:
+        """The number itself is part of what a trial is known by, so that it is found when a default changes."""
+        if isinstance(given, Mapping) and given.get("hyper_lr") is None:
+            return {**given, "hyper_lr": usual_hyper_lr(None, str(given.get("rule", "joint")))}
+        return given
+
+    @model_validator(mode="after")
+    def _floor_below_ceiling(self) -> "MetaLRMethod":
+        if self.max_lr is not None and self.max_lr <= self.min_lr:
+            raise ValueError(f"max_lr is {self.max_lr:g}, and has to be above min_lr, {self.min_lr:g}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the method is called."""
+        return self.title or f"metalr-{self.mode}-{self.rule}"
+
+    @property
+    def learns(self) -> bool:
+        """Yes."""
+        return True
+
+
+MethodConfig: TypeAlias = Annotated[
+    Flat
+    | Scratch
+    | Last
+    | LayerWiseMethod
+    | BiDirectionalMethod
+    | Decay
+    | LastThenAll
+    | UNet
+    | AutoLRMethod
+    | ProdigyMethod
+    | NormOnly
+    | AlchemyMethod
+    | MetaLRMethod,
+    Field(discriminator="kind"),
+]
+METHOD_KINDS: dict[str, type[Method]] = {
+    "flat": Flat,
+    "scratch": Scratch,
+    "last": Last,
+    "layer-wise": LayerWiseMethod,
+    "bi-directional": BiDirectionalMethod,
+    "layer-decay": Decay,
+    "last-then-all": LastThenAll,
+    "unet": UNet,
+    "autolr": AutoLRMethod,
+    "prodigy": ProdigyMethod,
+    "norm-only": NormOnly,
+    "alchemy": AlchemyMethod,
+    "metalr": MetaLRMethod,
+}

@@ -1,0 +1,171 @@
+"""The data sets that studies name: where each comes from, its licence, and how its folder has to look."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from layertune_studies.data.brains import DataError
+
+__all__ = ["SETS", "DataSet", "require_folder"]
+
+Kind = Literal["medmnist", "decathlon", "images", "volumes"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set's page.
+
+    Attributes:
+        kind: who reads it: MedMNIST's class, MONAI's ``DecathlonDataset``, torchvision's ``ImageFolder`` or MONAI's
+            NIfTI reader.
+        title: what it is.
+        source: where it comes from.
+        licence: as its authors give it.
+        layout: what the folder holds.
+        folder: below the folder of all data; for MedMNIST the file.
+        classes: names of the classes, the background or the normal finding first, of MedMNIST its own names; ``None``
+            where the user says.
+        channels: of an image.
+    """
+
+    kind: Kind
+    title: str
+    source: str
+    licence: str
+    layout: str
+    folder: str
+    classes: tuple[str, ...] | None
+    channels: int = 1
+
+    def page(self) -> str:
+        """What a user without the data needs to know, in one paragraph."""
+        return f"{self.title}. Source: {self.source}. Licence: {self.licence}. Layout: {self.layout}."
+
+
+IMAGES = "one folder a class, {} with PNG or JPEG images, or train, val and test with such folders each"
+VOLUMES = "imagesTr/CASE.nii.gz and labelsTr/CASE.nii.gz, one pair a case"
+DECATHLON = "the task's folder as its archive gives it, with dataset.json, imagesTr and labelsTr"
+MSD = "http://medicaldecathlon.com"
+ANY = "your own"
+
+SETS: dict[str, DataSet] = {
+    "pneumoniamnist": DataSet(
+        "medmnist",
+        "PneumoniaMNIST: 5,856 chest X-rays of children (Kermany et al. 2018), 28 x 28",
+        "https://medmnist.com, the file pneumoniamnist.npz",
+        "CC BY 4.0",
+        "the file pneumoniamnist.npz in the folder of all data",
+        "pneumoniamnist.npz",
+        ("normal", "pneumonia"),
+    ),
+    "breastmnist": DataSet(
+        "medmnist",
+        "BreastMNIST: 780 breast ultrasound images (Al-Dhabyani et al. 2020), 28 x 28",
+        "https://medmnist.com, the file breastmnist.npz",
+        "CC BY 4.0",
+        "the file breastmnist.npz in the folder of all data",
+        "breastmnist.npz",
+        ("normal, benign", "malignant"),
+    ),
+    "chest-xray": DataSet(
+        "images",
+        "Chest X-ray: 5,856 images, normal and pneumonia (Kermany, Zhang and Goldbaum 2018)",
+        "https://data.mendeley.com/datasets/rscbjbr9sj",
+        "CC BY 4.0",
+        IMAGES.format("chest_xray/train/NORMAL, chest_xray/train/PNEUMONIA and the same below test"),
+        "chest_xray",
+        ("NORMAL", "PNEUMONIA"),
+        channels=3,
+    ),
+    "pocus": DataSet(
+        "images",
+        "POCUS: 2,116 frames of lung ultrasound, regular, bacterial pneumonia and COVID-19 (Born et al. 2021)",
+        "https://github.com/jannisborn/covid19_ultrasound, whose scripts cut the videos into frames",
+        "given video by video in the data set's own list",
+        IMAGES.format("pocus/regular, pocus/pneumonia, pocus/covid"),
+        "pocus",
+        ("regular", "pneumonia", "covid"),
+        channels=3,
+    ),
+    "busi": DataSet(
+        "images",
+        "BUSI: 780 breast ultrasound images, normal, benign and malignant (Al-Dhabyani et al. 2020)",
+        "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset; masks are left out",
+        "given by the authors on that page; the article is CC BY 4.0",
+        IMAGES.format("busi/normal, busi/benign, busi/malignant"),
+        "busi",
+        ("normal", "benign", "malignant"),
+        channels=3,
+    ),
+    "hippocampus": DataSet(
+        "decathlon",
+        "Task04_Hippocampus of the Medical Segmentation Decathlon: 260 labelled MRI, anterior and posterior",
+        MSD,
+        "CC BY-SA 4.0",
+        DECATHLON,
+        "Task04_Hippocampus",
+        ("background", "anterior", "posterior"),
+    ),
+    "lits": DataSet(
+        "decathlon",
+        "LiTS as Task03_Liver of the Medical Segmentation Decathlon: 131 labelled CT, liver and tumour",
+        MSD,
+        "CC BY-SA 4.0",
+        DECATHLON,
+        "Task03_Liver",
+        ("background", "liver", "tumour"),
+    ),
+    "brats17": DataSet(
+        "decathlon",
+        "BraTS'17 as Task01_BrainTumour of the Medical Segmentation Decathlon: 484 labelled MRI of four sequences",
+        MSD,
+        "CC BY-SA 4.0",
+        DECATHLON,
+        "Task01_BrainTumour",
+        ("background", "oedema", "non-enhancing tumour", "enhancing tumour"),
+        channels=4,
+    ),
+    "acdc": DataSet(
+        "volumes",
+        "ACDC: cine MRI of the heart, both ventricles and the myocardium (Bernard et al. 2018)",
+        "https://www.creatis.insa-lyon.fr/Challenge/acdc/, after registration",
+        "for research, as the challenge's page says",
+        f"{VOLUMES}; the frames at end diastole and end systole are cases of their own",
+        "acdc",
+        ("background", "right ventricle", "myocardium", "left ventricle"),
+    ),
+    "nsclc-radiomics": DataSet(
+        "volumes",
+        "NSCLC-Radiomics: CT of lung cancer with outlines of the tumour (Aerts et al. 2014)",
+        "https://www.cancerimagingarchive.net/collection/nsclc-radiomics/, its DICOM series and segmentations "
+        "written as NIfTI",
+        "CC BY-NC 3.0",
+        VOLUMES,
+        "nsclc_radiomics",
+        ("background", "tumour"),
+    ),
+    "images": DataSet(
+        "images", "A folder of images", ANY, ANY, IMAGES.format("any names,"), "images", None, channels=3
+    ),
+    "volumes": DataSet("volumes", "A folder of volumes", ANY, ANY, VOLUMES, "volumes", None),
+}
+
+
+def require_folder(name: str, root: Path | None, folder: str | None = None) -> Path:
+    """Where a data set lies.
+
+    Args:
+        name: of the set.
+        root: the folder of all data.
+        folder: below it, where it is not the one that the set's page says.
+
+    Raises:
+        DataError: it is not there; the message is the set's page.
+    """
+    known = SETS[name]
+    below = folder or known.folder
+    if root is None:
+        raise DataError(f"no folder of data was given; use --root DIR or LAYERTUNE_DATA. {known.page()}")
+    if not (root / below).exists():
+        raise DataError(f"there is no {below} in {root}. {known.page()}")
+    return root / below

@@ -1,0 +1,224 @@
+"""A study as a YAML file says it: data, network, methods, budget, seeds; checked before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from layertune.errors import LayertuneError
+from layertune.layers.depth import Granularity
+from layertune_studies.config.data import Data, Split
+from layertune_studies.config.methods import METHOD_KINDS, MethodConfig, Rates
+from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest
+
+__all__ = [
+    "Budget",
+    "Data",
+    "Network",
+    "Optimizer",
+    "Pretraining",
+    "Split",
+    "Study",
+    "StudyError",
+    "load_study",
+    "nearest",
+]
+
+
+class StudyError(LayertuneError, ValueError):
+    """A study cannot be run as it is written."""
+
+
+class Network(Section):
+    """What is fine-tuned.
+
+    Attributes:
+        name: a model of timm, a network of MONAI, or ``module:factory``.
+        arguments: for its constructor; the number of classes is given by the data.
+        granularity: of its layers.
+        depth: how depths are read: ``"I1"``, or ``"I2"`` in a U-Net.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+    granularity: Granularity = "block"
+    depth: Literal["I1", "I2"] = "I1"
+
+
+class Pretraining(Section):
+    """Where the weights come from.
+
+    Attributes:
+        weights: a file of weights, or the name of known ones; ``None`` with no task: random weights.
+        task: what the network is pre-trained on here, once for the study: ``"digits"`` (scikit-learn's handwritten
+            digits, brought to the size of the images), ``"inverted"`` (other cases of the data set, their intensities
+            inverted), ``"genesis"`` (other cases, without their labels: deformed volumes are restored).
+        cases: of the task.
+        steps: of the task.
+        batch: of the task.
+        lr: highest rate of the task, in one cycle.
+        seed: of the task.
+    """
+
+    weights: str | None = None
+    task: Literal["digits", "inverted", "genesis"] | None = None
+    cases: Count = 100
+    steps: Count = 200
+    batch: Count = 16
+    lr: Positive = 5e-3
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Pretraining":
+        if self.weights is not None and self.task is not None:
+            raise ValueError("pretraining takes weights from a file or from a task, not from both; leave one out")
+        return self
+
+
+class Optimizer(Section):
+    """The optimizer and its schedule; a method that learns without a rate brings its own optimizer.
+
+    Attributes:
+        name: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        momentum: of SGD.
+        nesterov: of SGD.
+        weight_decay: of weights of at least two dimensions.
+        head_factor: rate of the head over that of the other layers.
+        schedule: ``"constant"``, ``"cosine"`` (to 0) or ``"one-cycle"``.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    head_factor: Positive = 1.0
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+
+
+class Budget(Section):
+    """How long each training is.
+
+    Attributes:
+        unit: ``"passes"``: every method gets as many forward and backward passes, so that exact MetaLR takes half the
+            steps and AutoLR pays for its rejected trials; ``"steps"``: as many optimizer steps.
+        amount: of them.
+        batch: cases in a batch.
+    """
+
+    unit: Literal["passes", "steps"] = "passes"
+    amount: Count
+    batch: Count = 16
+
+
+class Study(Section):
+    """All that the results of a study depend on, and how they are shown.
+
+    Attributes:
+        name: fit for a folder's name.
+        title: for the table.
+        paper: the table or figure that it repeats.
+        data: images.
+        network: what is fine-tuned.
+        pretraining: where it starts.
+        optimizer: how it is trained.
+        budget: how long.
+        lrs: the grid of learning rates that every method chooses its own from, on the validation cases.
+        methods: what is compared.
+        seeds: how often, each time with other labelled cases, another head and other batches.
+        metrics: columns of the table; the first chooses settings, of equals the second.
+        report: ``"test"``, or ``"validation"`` while a method is developed: then no test case is looked at.
+        compare: the methods, by name, that count as baselines for the paired tests; by default all without meta.
+        keep_networks: whether trained weights are kept, for figures of feature maps.
+        threads: of torch.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    title: str = ""
+    paper: str = ""
+    data: Data
+    network: Network
+    pretraining: Pretraining = Pretraining()
+    optimizer: Optimizer = Optimizer()
+    budget: Budget
+    lrs: Rates
+    methods: Some[MethodConfig]
+    seeds: Count = 5
+    metrics: Several[str]
+    report: Literal["test", "validation"] = "test"
+    compare: Several[str] | None = None
+    keep_networks: bool = False
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Study":
+        names = [method.name for method in self.methods]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"two methods are called {', '.join(doubled)}; give one of them a title of its own")
+        unknown = sorted(set(self.compare or ()) - set(names))
+        if unknown:
+            raise ValueError(f"compare names no method: {', '.join(unknown)}; the methods are {', '.join(names)}")
+        tunes = any(method.kind == "flat" and method.lr != "tuned" for method in self.methods)
+        needs = [method.name for method in self.methods if method.lr == "tuned"]
+        if needs and not tunes:
+            raise ValueError(f"{needs[0]} takes the tuned rate, which a method of kind flat finds; add one")
+        return self
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study.
+
+    Raises:
+        StudyError: the file cannot be read, or says something that is not understood; the message names the place.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} cannot be read ({error}); give the path of a study's YAML file") from error
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise StudyError(f"{path} holds no study: a study is a mapping with {', '.join(Study.model_fields)}")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(_told(problem) for problem in error.errors())
+        raise StudyError(f"{path}: {problems}") from error
+
+
+def _told(problem: Any) -> str:
+    place, kind = problem["loc"], problem["type"]
+    where = ".".join(str(part) for part in place if not _is_kind(part)) or "the study"
+    if kind == "extra_forbidden":
+        key = str(place[-1])
+        known = _fields_at(place[:-1])
+        return f"{where} is no key of a study{nearest(key, known)}; here there are {', '.join(known)}"
+    if kind == "union_tag_invalid":
+        given = str(problem["ctx"]["tag"])
+        hint, kinds = nearest(given, METHOD_KINDS), ", ".join(METHOD_KINDS)
+        return f"{where}: {given!r} is no kind of method{hint}; there are {kinds}"
+    if kind == "union_tag_not_found":
+        return f"{where}: each method says its kind: {', '.join(METHOD_KINDS)}"
+    if kind == "missing":
+        return f"{where} is missing"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_kind(part: str | int) -> bool:
+    """Whether a part of a place is no key but which of the possible kinds a value was read as."""
+    return part in METHOD_KINDS or "[" in str(part) or str(part).startswith("constrained-")
+
+
+def _fields_at(place: tuple[Any, ...]) -> list[str]:
+    """Keys of the section that a place leads to."""
+    section: type[BaseModel] = Study
+    for part in place:
+        if part in METHOD_KINDS:
+            section = METHOD_KINDS[part]
+        elif part in section.model_fields:
+            found = section.model_fields[str(part)].annotation
+            inner = [one for one in (found, *get_args(found)) if isinstance(one, type) and issubclass(one, BaseModel)]
+            section = inner[0] if inner else section
+    return list(section.model_fields)

@@ -1,0 +1,249 @@
+"""A study's cases: read by the hosts' own readers, checked, split, and drawn for each seed."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from layertune_studies.config.sets import SETS, require_folder
+from layertune_studies.config.study import Data, Split
+from layertune_studies.data.brains import DataError, Subject
+
+__all__ = ["Cases", "Drawn", "LazyCases", "checked", "draw", "load_cases", "split_cases"]
+
+Task = Literal["classification", "segmentation"]
+PARTS = ("train", "val", "test")
+# Bytes of cases that stay in memory, of those that are read when they are asked for: two data sets of a process, which
+# is what the trials of a study may hold, then leave half of a small machine's 8 GiB to networks and to reading.
+HELD = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Cases:
+    """All cases of a study.
+
+    Attributes:
+        train: what labelled cases are drawn from.
+        validation: chooses settings.
+        test: reported on.
+        classes: how many.
+        task: ``"classification"``: labels are whole numbers; ``"segmentation"``: maps of the image's size.
+        shape: of an image as the network sees it in training, channels first.
+    """
+
+    train: Sequence[Subject]
+    validation: Sequence[Subject]
+    test: Sequence[Subject]
+    classes: int
+    task: Task
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The labelled cases of one seed.
+
+    Attributes:
+        train: for training batches.
+        meta: for meta batches; never a validation or test case.
+    """
+
+    train: Sequence[Subject]
+    meta: Sequence[Subject]
+
+
+class LazyCases(Sequence[Subject]):
+    """Cases that are read when they are asked for, and checked then; the most recent ones may stay in memory.
+
+    Args:
+        read: a case by its number.
+        numbers: which of the numbers are cases of this part.
+    """
+
+    def __init__(self, read: Callable[[int], Subject], numbers: Sequence[int]) -> None:
+        self._read = read
+        self._numbers = list(numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazyCases(self._read, self._numbers[index])
+        return self._read(self._numbers[index])
+
+    def chosen(self, indices: Sequence[int]) -> "LazyCases":
+        """Some of the cases, in the order given."""
+        return LazyCases(self._read, [self._numbers[index] for index in indices])
+
+
+def load_cases(data: Data, root: Path | None) -> Cases:
+    """Read and split a data set.
+
+    Args:
+        data: as the study says.
+        root: the folder of all data.
+
+    Raises:
+        DataError: the data are not there (the message is the set's page), a part has no case, a file cannot be read, an
+            image has another size or number of channels than the others or holds what is no number, or a label is out
+            of range.
+    """
+    found = SETS[data.set]
+    place = require_folder(data.set, root, data.folder)
+    classes = 2 if data.binary else data.classes or len(found.classes or ())
+    from layertune_studies.data import readers as study_readers
+
+    read = getattr(study_readers, f"read_{found.kind}")
+    case_of, paths, parts = read(data, place, found)
+    check = _Check(data, classes, place)
+    numbers = parts or split_cases([str(path) for path in paths], data.split)
+    for name, part in zip(PARTS, numbers, strict=True):
+        if not part:
+            raise DataError(f"the {name} part of {data.set} has no case, of {len(paths)}; choose fewer folds")
+
+    def read_case(number: int) -> Subject:
+        return check(case_of(number), paths[number])
+
+    first = read_case(numbers[0][0])
+    case = lru_cache(maxsize=max(1, HELD // _bytes(first)))(read_case)
+    train, validation, test = (LazyCases(case, part) for part in numbers)
+    return Cases(
+        train,
+        validation[: data.validation],
+        test[: data.test],
+        classes,
+        "classification" if found.kind in ("medmnist", "images") else "segmentation",
+        (first.image.shape[0], *(data.patch or first.image.shape[1:])),
+    )
+
+
+def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the training, validation and test cases.
+
+    Args:
+        paths: of the cases.
+        split: into how many parts, and which is which.
+
+    Raises:
+        DataError: a group is asked for and a path has none, or a part gets no case.
+
+    Example:
+        >>> paths = [f"patient{number // 2}_{number % 2}.png" for number in range(8)]
+        >>> parts = split_cases(paths, Split(folds=4, group="(patient[0-9]+)"))
+        >>> [len(part) for part in parts], {paths[number][:8] for number in parts[2]}
+        ([4, 2, 2], {'patient2'})
+    """
+    groups: dict[str, list[int]] = {}
+    for number, path in enumerate(paths):
+        groups.setdefault(_group(path, split.group), []).append(number)
+    names = sorted(groups)
+    order = [names[index] for index in np.random.RandomState(split.seed).permutation(len(names)).tolist()]
+    folds = [[number for name in order[part :: split.folds] for number in groups[name]] for part in range(split.folds)]
+    empty = [part for part, fold in enumerate(folds) if not fold]
+    if empty:
+        raise DataError(
+            f"fold {empty[0]} of {split.folds} has no case: there are {len(names)} groups of cases; choose fewer folds"
+        )
+    validation = (split.fold + 1) % split.folds
+    rest = [number for part, fold in enumerate(folds) if part not in (split.fold, validation) for number in fold]
+    return rest, folds[validation], folds[split.fold]
+
+
+def draw(
+    cases: Cases, labelled: int | Literal["all"], *, seed: int, reserved: int = 0, holdout: float | None = None
+) -> Drawn:
+    """The labelled cases of a seed: drawn from the training cases, each at most once.
+
+    Args:
+        cases: all.
+        labelled: how many.
+        seed: which.
+        reserved: so many training cases were pre-trained on, and are left out.
+        holdout: share of the labelled cases that meta batches alone see.
+
+    Raises:
+        DataError: there are not as many, or a share of them is no case.
+    """
+    there = len(cases.train) - reserved
+    count = there if labelled == "all" else labelled
+    if not 0 < count <= there:
+        told = f", after {reserved} for pre-training" if reserved else ""
+        raise DataError(f"{count} labelled cases were asked for, and there are {there} training cases{told}")
+    order = np.random.RandomState(seed).permutation(there)[:count]
+    numbers = [reserved + int(index) for index in order]
+    held = round(count * holdout) if holdout else 0
+    if holdout and not 0 < held < count:
+        raise DataError(f"a holdout of {holdout:g} of {count} labelled cases leaves a part with no case")
+    assert isinstance(cases.train, LazyCases)
+    train = cases.train.chosen(numbers[held:])
+    return Drawn(train, cases.train.chosen(numbers[:held]) if held else train)
+
+
+def checked(case: Subject, where: str, *, classes: int, like: tuple[int, ...] | None, sizes: bool) -> Subject:
+    """A case, after a look at it.
+
+    Args:
+        case: image and label.
+        where: for the message.
+        classes: labels are 0 to one less.
+        like: shape of the first image, channels first.
+        sizes: whether its size has to agree too, because nothing crops it.
+
+    Raises:
+        DataError: it cannot be used; the message says why and what to do.
+
+    Example:
+        >>> checked(Subject(torch.zeros(1, 4, 4), torch.tensor(2)), "a.png", classes=2, like=None, sizes=True)
+        Traceback (most recent call last):
+        layertune_studies.data.brains.DataError: a.png: its label is 2, and the 2 classes are counted from 0 to 1
+    """
+    image, label = case.image, case.label
+    if not torch.isfinite(image).all():
+        raise DataError(f"{where}: {int((~torch.isfinite(image)).sum())} of its values are no numbers; mend the file")
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high >= classes:
+        out = low if low < 0 else high
+        raise DataError(f"{where}: its label is {out}, and the {classes} classes are counted from 0 to {classes - 1}")
+    shape = tuple(image.shape)
+    if like is not None and shape[0] != like[0]:
+        raise DataError(f"{where}: it has {shape[0]} channels, and the first image has {like[0]}")
+    if like is not None and (len(shape) != len(like) or (sizes and shape != like)):
+        raise DataError(f"{where}: its size is {shape[1:]}, and that of the first image {like[1:]}; give data.size")
+    if label.ndim and label.shape[1:] != image.shape[1:]:
+        raise DataError(f"{where}: its image has the size {shape[1:]}, and its label {tuple(label.shape[1:])}")
+    return case
+
+
+class _Check:
+    """Looks at each case, and at whether it is like the first one."""
+
+    def __init__(self, data: Data, classes: int, place: Path) -> None:
+        self.data, self.classes, self.place = data, classes, place
+        self.like: tuple[int, ...] | None = None
+
+    def __call__(self, case: Subject, path: Path) -> Subject:
+        if self.data.binary:
+            case = Subject(case.image, (case.label > 0).to(case.label.dtype))
+        checked(case, str(path), classes=self.classes, like=self.like, sizes=self.data.patch is None)
+        self.like = self.like or tuple(case.image.shape)
+        return case
+
+
+def _group(path: str, pattern: str | None) -> str:
+    if pattern is None:
+        return path
+    found = re.search(pattern, path)
+    if found is None or not found.groups() or found[1] is None:
+        raise DataError(f"data.split.group {pattern!r} has no group in {path}; write one, as in (patient[0-9]+)")
+    return found[1]
+
+
+def _bytes(case: Subject) -> int:
+    """That it takes in memory; a crop keeps the whole that it was cut from."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in (case.image, case.label))

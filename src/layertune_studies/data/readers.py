@@ -1,0 +1,211 @@
+"""How each kind of data set is read: a case by its number, the paths, and the split that the set comes with."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, is_zipfile
+
+import numpy as np
+import torch
+from monai.apps import DecathlonDataset
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    NormalizeIntensityd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+)
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+from layertune_studies.config.sets import DataSet
+from layertune_studies.config.study import Data
+from layertune_studies.data.brains import DataError, Subject
+
+__all__ = ["read_decathlon", "read_images", "read_medmnist", "read_volumes"]
+
+Parts = tuple[list[int], list[int], list[int]]
+Read = tuple[Callable[[int], Subject], list[Path], Parts | None]
+KEYS = ("image", "label")
+# What readers raise of a file that is damaged, holds something else, or has a part missing.
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, BadZipFile, zlib.error)
+
+
+def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
+    """Through MedMNIST's own dataset class, with its own split; intensities in [-1, 1]."""
+    import medmnist
+
+    flag, _, size = place.stem.partition("_")
+    known = getattr(medmnist, medmnist.INFO[flag]["python_class"]) if flag in medmnist.INFO else None
+    if known is None or place.suffix != ".npz" or size not in ("", *map(str, known.available_sizes)):
+        raise DataError(f"{place} is none of MedMNIST's files: {', '.join(medmnist.INFO)}. {found.page()}")
+    if not is_zipfile(place):
+        raise DataError(f"{place} cannot be read (it is cut off, or no .npz file); get it again. {found.page()}")
+    number_of = _numbers(medmnist.INFO[flag]["label"], found)
+    images: list[Any] = []
+    labels: list[int] = []
+    parts: list[list[int]] = []
+    for split in ("train", "val", "test"):
+        try:
+            one = known(split=split, root=str(place.parent), download=False, size=int(size) if size else None)
+            pairs = list(zip(one.imgs, one.labels[:, 0].tolist(), strict=True))
+        except UNREADABLE as error:
+            raise DataError(f"{place} cannot be read ({error}); get it again. {found.page()}") from error
+        parts.append(list(range(len(images), len(images) + len(pairs))))
+        images += [image for image, _ in pairs]
+        labels += [number_of.get(int(label), int(label)) for _, label in pairs]
+
+    def case(number: int) -> Subject:
+        image = torch.from_numpy(images[number].copy()).float()
+        image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
+        return Subject(_sized(image / 127.5 - 1, data.size), torch.tensor(labels[number]))
+
+    return case, [Path(f"{place}[{number}]") for number in range(len(images))], (parts[0], parts[1], parts[2])
+
+
+def read_images(data: Data, place: Path, found: DataSet) -> Read:
+    """Through torchvision's ImageFolder; train, val and test folders are the split where they are there.
+
+    A missing val folder is cut from the training images by the study's folds.
+    """
+    from torchvision.datasets import ImageFolder
+
+    names = [name for name in ("train", "val", "test") if (place / name).is_dir()]
+    folders: dict[str, Any] = {}
+    for name in names if {"train", "test"} <= set(names) else [""]:
+        try:
+            folders[name] = ImageFolder(str(place / name))
+        except OSError as error:
+            raise DataError(f"{place / name} holds no images in folders of classes ({error}). {found.page()}") from None
+    classes = _classes({name for folder in folders.values() for name in folder.classes}, data, place, found)
+    samples: list[tuple[str, int]] = []
+    ends: dict[str, list[int]] = {}
+    for name, folder in folders.items():
+        ends[name] = list(range(len(samples), len(samples) + len(folder.samples)))
+        samples += [(path, classes.index(folder.classes[label])) for path, label in folder.samples]
+    paths = [Path(path) for path, _ in samples]
+
+    def case(number: int) -> Subject:
+        path, label = samples[number]
+        return Subject(_sized(_picture(Path(path), found.channels), data.size), torch.tensor(label))
+
+    if "" in ends:
+        return case, paths, None
+    train, validation = ends["train"], ends.get("val", [])
+    if not validation:
+        from layertune_studies.data.cases import split_cases
+
+        rest, validation, other = split_cases([str(paths[number]) for number in train], data.split)
+        train, validation = [train[index] for index in rest + other], [train[index] for index in validation]
+    return case, paths, (train, validation, ends["test"])
+
+
+def read_decathlon(data: Data, place: Path, found: DataSet) -> Read:
+    """Through MONAI's DecathlonDataset, the labelled cases of its training section."""
+    if not (place / "dataset.json").is_file():
+        raise DataError(f"there is no dataset.json in {place}. {found.page()}")
+    try:
+        cases = DecathlonDataset(
+            root_dir=place.parent,
+            task=place.name,
+            section="training",
+            val_frac=0.0,
+            cache_rate=0.0,
+            download=False,
+            transform=_volume_transform(data),
+        )
+    except UNREADABLE as error:
+        raise DataError(f"{place / 'dataset.json'} is of no task of the Decathlon ({error}). {found.page()}") from error
+    paths = [Path(one["image"]) for one in cases.data]
+    return (lambda number: _volume(lambda: cases[number], paths[number])), paths, None
+
+
+def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
+    """NIfTI files, an image and a label map of one name each."""
+    images = sorted((place / "imagesTr").glob("*.nii*")) if (place / "imagesTr").is_dir() else []
+    lone = [path.name for path in images if not (place / "labelsTr" / path.name).is_file()]
+    if not images or lone:
+        problem = f"no label for {lone[0]} in labelsTr" if lone else "no NIfTI file in imagesTr"
+        raise DataError(f"{place}: {problem}. {found.page()}")
+    transform = _volume_transform(data)
+
+    def case(number: int) -> Subject:
+        path = images[number]
+        return _volume(lambda: transform({"image": path, "label": place / "labelsTr" / path.name}), path)
+
+    return case, images, None
+
+
+def _volume_transform(data: Data) -> Any:
+    scaled = (
+        NormalizeIntensityd(keys="image", channel_wise=True)
+        if data.window is None
+        else ScaleIntensityRanged("image", *data.window, b_min=0.0, b_max=1.0, clip=True)
+    )
+    steps = [LoadImaged(keys=KEYS), EnsureChannelFirstd(keys=KEYS)]
+    if data.spacing is not None:
+        steps.append(Spacingd(keys=KEYS, pixdim=data.spacing, mode=("bilinear", "nearest")))
+    steps.append(scaled)
+    if data.size is not None:
+        steps.append(ResizeWithPadOrCropd(keys=KEYS, spatial_size=data.size))
+    elif data.patch is not None:
+        steps.append(SpatialPadd(keys=KEYS, spatial_size=data.patch))
+    return Compose(steps)
+
+
+def _volume(read: Callable[[], Any], path: Path) -> Subject:
+    try:
+        case = read()
+    except RuntimeError as error:  # MONAI's, whatever its transforms met
+        raise DataError(f"{path} or its label cannot be read: {error.__cause__ or error}; mend the files") from error
+    image, label = (convert_to_tensor(case[key], track_meta=False) for key in KEYS)
+    return Subject(image.float(), label.round().to(torch.int16))
+
+
+def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:
+    """The set's own number of each of MedMNIST's, where its classes are those of the file."""
+    classes = found.classes or ()
+    if set(names.values()) != set(classes):
+        return {}
+    return {int(number): classes.index(name) for number, name in names.items()}
+
+
+def _classes(there: set[str], data: Data, place: Path, found: DataSet) -> list[str]:
+    """In the set's own order; of a folder of one's own the normal finding, then the others in order of their names."""
+    unknown = sorted(there - set(found.classes or there))
+    if unknown:
+        known = ", ".join(found.classes or ())
+        raise DataError(f"the folder {unknown[0]} is no class of {found.folder}: {known}. {found.page()}")
+    if found.classes is not None:
+        return list(found.classes)
+    if not data.binary and data.classes is not None and data.classes != len(there):
+        names = ", ".join(sorted(there))
+        raise DataError(f"data.classes is {data.classes}, and {place} has {len(there)} folders of classes: {names}")
+    if data.normal is not None and data.normal not in there:
+        raise DataError(f"data.normal {data.normal!r} is no class of {place}; there are {', '.join(sorted(there))}")
+    return sorted(there, key=lambda name: (name != data.normal, name))
+
+
+def _picture(path: Path, channels: int) -> Tensor:
+    """In [-1, 1], channels first."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            array = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of a file that is cut off or damaged
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+    return torch.from_numpy(array).reshape(*array.shape[:2], channels).movedim(-1, 0) / 127.5 - 1
+
+
+def _sized(image: Tensor, size: tuple[int, ...] | None) -> Tensor:
+    if size is None or tuple(image.shape[1:]) == size:
+        return image
+    resized: Tensor = torch.nn.functional.interpolate(
+        image[None], size=size, mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    return resized

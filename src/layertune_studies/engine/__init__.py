@@ -1,0 +1,1 @@
+"""Running a study: trials, their store, the search, progress."""

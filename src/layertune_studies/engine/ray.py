@@ -1,0 +1,107 @@
+"""A study's trials on Ray: on all cores of this machine, or on many machines."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from layertune.errors import LayertuneError, MissingPackageError
+from layertune_studies.config.study import StudyError
+from layertune_studies.engine.run import Result, Workshop
+from layertune_studies.engine.trial import Trial, run_trial
+
+try:
+    import ray
+except ModuleNotFoundError as error:
+    raise MissingPackageError(
+        "--ray needs Ray, which is not installed: pip install 'layertune[ray]'; without --ray trials run here, one "
+        "after the other",
+        name=error.name,
+    ) from error
+
+__all__ = ["OnRay"]
+
+LOST = 20  # times that a trial is run again whose worker or node was lost; one that takes all memory always is
+
+
+class OnRay:
+    """Runs trials on a Ray cluster; what a lost worker or node was at work on is run again.
+
+    Data have to lie in the same folder on every machine, and results are written by the machine that gave the command.
+
+    Args:
+        address: of the cluster; ``"auto"`` takes the one at hand, or makes one of this machine's cores.
+
+    Raises:
+        StudyError: no cluster answers at the address.
+    """
+
+    def __init__(self, address: str) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if ray.is_initialized():
+            return
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address != "auto":
+            _require_answer(address)
+            ray.init(address=address, **options)
+            return
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError:
+            ray.init(include_dashboard=False, **options)
+
+    def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+        """Give each trial with its result as it is finished, once.
+
+        Raises:
+            LayertuneError: as ``run_trial`` raises it.
+            StudyError: a trial's worker was lost again and again.
+        """
+        weights = ray.put(workshop.weights)
+        task: Any = ray.remote(run_trial)
+        task = task.options(max_retries=LOST, **_resources(workshop))
+        waiting = {task.remote(workshop.study, trial, workshop.root, weights): trial for trial in trials}
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            trial = waiting.pop(done)
+            workshop.tell(trial.name(workshop.study).rpartition("_")[0], 0)
+            yield trial, _result(done, trial.name(workshop.study))
+
+
+def _require_answer(address: str) -> None:
+    """Look whether anybody listens there: Ray itself waits for minutes, and then ends the process.
+
+    Raises:
+        StudyError: nobody does, or it is no address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"no Ray cluster answers at {address} ({error}); give HOST:PORT of one that runs, or use --ray auto"
+        ) from error
+
+
+def _resources(workshop: Workshop) -> dict[str, float]:
+    """Of one trial: the study's threads, and a GPU where this machine has one."""
+    return {"num_cpus": workshop.study.threads, "num_gpus": 1 if torch.cuda.is_available() else 0}
+
+
+def _result(done: Any, name: str) -> Result:
+    """What a task gave; an error of the studies comes out as it was raised, not in Ray's wrapping."""
+    try:
+        result: Result = ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, LayertuneError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise StudyError(
+            f"{name} was lost with its worker, {LOST + 1} times; most likely it needs more memory than there is "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return result

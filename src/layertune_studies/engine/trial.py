@@ -1,0 +1,249 @@
+"""One trial of a study: one method's setting at one rate on one seed's labelled cases; on any machine the same."""
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from sys import stderr
+from typing import Any, Literal
+
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from layertune import LayerMap
+from layertune_studies.config.methods import Method, Scratch
+from layertune_studies.config.sets import SETS
+from layertune_studies.config.study import Data, Study, StudyError
+from layertune_studies.data.batches import batches
+from layertune_studies.data.cases import Cases, draw, load_cases
+from layertune_studies.demo_train import Task
+from layertune_studies.training.loop import Training
+from layertune_studies.training.methods import train_method
+from layertune_studies.training.metrics import evaluate
+from layertune_studies.training.network import adopt_weights, make_network, network_layers
+from layertune_studies.training.pretraining import reserved_cases
+from layertune_studies.training.settings import Depths, Setting, settings_of
+
+__all__ = [
+    "Trial",
+    "all_trials",
+    "data_identity",
+    "device",
+    "ranking",
+    "run_trial",
+    "study_cases",
+    "study_layers",
+    "training_of",
+]
+
+Weights = Mapping[str, Tensor]
+TIE = 1e-4  # below one case of ten thousand
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a result belongs to.
+
+    Attributes:
+        method: how it is trained.
+        setting: which layers.
+        lr: base learning rate; ``None`` while the tuned one is not known.
+        labelled: how many labelled cases.
+        seed: which of them, which head, which batches.
+    """
+
+    method: Method
+    setting: Setting
+    lr: float | None
+    labelled: int | Literal["all"]
+    seed: int
+
+    def identity(self, study: Study) -> dict[str, Any]:
+        """All that the result depends on; what only concerns other trials or the table is left out."""
+        parts = study.model_dump(mode="json", include={"network", "pretraining", "optimizer", "budget", "report"})
+        parts["data"] = data_identity(study.data)
+        method = self.method.model_dump(mode="json", exclude={"title", "lr"})
+        choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
+        parts["method"] = {key: value for key, value in method.items() if key not in choices}
+        own = {"setting": self.setting.as_dict(), "lr": self.lr, "labelled": self.labelled, "seed": self.seed}
+        whole: dict[str, Any] = json.loads(json.dumps({**parts, **own}))
+        return whole
+
+    def name(self, study: Study) -> str:
+        """Fit for a file name: readable, and unlike that of any trial whose result may differ."""
+        digest = hashlib.sha256(json.dumps(self.identity(study), sort_keys=True).encode()).hexdigest()[:12]
+        kind = "-".join(part for part in (self.method.kind, getattr(self.method, "mode", "")) if part)
+        return f"{kind}_{self.setting.label}_lr{self.lr:g}_n{self.labelled}_seed{self.seed}_{digest}"
+
+    @property
+    def group(self) -> tuple[str, int | str, int]:
+        """Method, labelled cases and seed: of its trials one is reported."""
+        return self.method.name, self.labelled, self.seed
+
+
+def data_identity(data: Data, *left_out: str) -> dict[str, Any]:
+    """A study's data as part of a file's name. A known set may lie anywhere; a folder of one's own says what it is."""
+    known = {"folder"} if SETS[data.set].classes is not None else set[str]()
+    whole: dict[str, Any] = data.model_dump(mode="json", exclude={"labelled", *left_out, *known})
+    return whole
+
+
+def all_trials(study: Study, depths: Depths) -> list[Trial]:
+    """Every trial of a study, seed by seed, those that need no tuned rate first.
+
+    Raises:
+        PolicyError: a setting does not fit the network.
+    """
+    trials = [
+        Trial(method, setting, lr, labelled, seed)
+        for seed in range(study.seeds)
+        for labelled in study.data.labelled
+        for method in study.methods
+        for setting in settings_of(method, depths)
+        for lr in rates_of(study, method)
+    ]
+    return sorted(trials, key=lambda trial: trial.lr is None)
+
+
+def rates_of(study: Study, method: Method) -> tuple[float | None, ...]:
+    """The rates that a method tries."""
+    if method.lr == "grid":
+        return study.lrs
+    return (None,) if method.lr == "tuned" else method.lr
+
+
+def ranking(study: Study, scores: Mapping[str, float]) -> float:
+    """One number to compare trials by: the study's first metric, and of equals its second.
+
+    Accuracies on few validation cases are often equal.
+
+    Raises:
+        StudyError: the study asks for a metric that was not measured.
+    """
+    unknown = [metric for metric in study.metrics if metric not in scores]
+    if unknown:
+        raise StudyError(f"metrics: {unknown[0]} was not measured on these cases; there are {', '.join(scores)}")
+    first, *others = (scores[metric] for metric in study.metrics[:2])
+    return first + TIE * sum(others)
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def study_cases(study: Study, root: Path | None) -> Cases:
+    """The study's cases; read once a process.
+
+    Raises:
+        DataError: they are not there, or cannot be used.
+    """
+    return _cases(study.data.model_dump_json(exclude={"labelled", "holdout", "augment"}), root)
+
+
+@lru_cache(maxsize=2)
+def _cases(data: str, root: Path | None) -> Cases:
+    return load_cases(Data.model_validate_json(data), root)
+
+
+def study_layers(study: Study, cases: Cases) -> LayerMap:
+    """The layers of the study's network."""
+    return network_layers(study.network, classes=cases.classes, shape=cases.shape)
+
+
+def run_trial(
+    study: Study,
+    trial: Trial,
+    root: Path | None,
+    weights: Weights | None,
+    tell: Callable[[int], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Train and measure.
+
+    Args:
+        study: as its file says.
+        trial: what to do; its rate is known.
+        root: the folder of all data.
+        weights: what it starts from, if anything.
+        tell: told the steps done.
+
+    Returns:
+        Plain values: ``identity``, ``validation``, ``test`` (``None`` where the study does not look), ``diverged``,
+        ``steps``, ``passes``, ``seconds``, ``lrs``, ``profile``, ``trials``, ``warnings``; and ``network``, a state
+        dict, where the study keeps it.
+
+    Raises:
+        DataError: the cases are not there, or cannot be used.
+    """
+    training = training_of(study, trial, root, weights, tell)
+    network = training.network
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
+        warnings.simplefilter("always", RuntimeWarning)
+        trained = train_method(training, trial.method, trial.setting)
+    seconds = time.process_time() - start
+    result = {
+        "identity": trial.identity(study),
+        **_scores(study, study_cases(study, root), network),
+        "steps": trained.steps,
+        "passes": trained.passes,
+        "seconds": round(seconds, 3),
+        "lrs": trained.lrs,
+        "profile": trained.profile,
+        "trials": trained.trials,
+        "warnings": sorted({str(one.message) for one in warned if one.category is RuntimeWarning}),
+    }
+    if study.keep_networks:
+        result["network"] = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    return result
+
+
+def training_of(
+    study: Study,
+    trial: Trial,
+    root: Path | None,
+    weights: Weights | None,
+    tell: Callable[[int], object] = lambda _: None,
+) -> Training:
+    """What a trial trains and on what, at its start; the arguments are those of ``run_trial``.
+
+    Raises:
+        DataError: the cases are not there, or cannot be used.
+    """
+    assert trial.lr is not None
+    torch.set_num_threads(study.threads)
+    cases = study_cases(study, root)
+    drawn = draw(cases, trial.labelled, seed=trial.seed, reserved=reserved_cases(study), holdout=study.data.holdout)
+    torch.manual_seed(trial.seed)
+    scratch = isinstance(trial.method, Scratch)
+    network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
+    layers = study_layers(study, cases)
+    if weights is not None and not scratch:
+        adopt_weights(network, weights)
+    network.to(device())
+    batch, meta_batch = batches(
+        drawn, study.data, task=cases.task, batch=study.budget.batch, seed=trial.seed, device=device()
+    )
+    loss: nn.Module = (
+        nn.CrossEntropyLoss() if cases.task == "classification" else DiceCELoss(to_onehot_y=True, softmax=True)
+    )
+    epoch_steps = math.ceil(len(drawn.train) / study.budget.batch)
+    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, tell)
+
+
+def _scores(study: Study, cases: Cases, network: nn.Module) -> dict[str, Any]:
+    """Of validation and test cases; a network that diverged has 0 everywhere, so that no search chooses it."""
+    diverged = not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
+    found: dict[str, Any] = {"diverged": diverged, "test": None}
+    parts = {"validation": cases.validation} | ({"test": cases.test} if study.report == "test" else {})
+    for name, part in parts.items():
+        scores = evaluate(network, part, classes=cases.classes, patch=study.data.patch)
+        found[name] = dict.fromkeys(scores, 0.0) if diverged else scores
+    return found

@@ -1,0 +1,224 @@
+"""A ranking of checkpoints as a YAML file says it: network, task and budget; checked before anything runs."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from layertune.alchemy.ranking import Ranking, rank_checkpoints
+from layertune.hosts.networks import import_factory, named_network
+from layertune.layers.layer_map import map_layers
+from layertune_studies.config.methods import Section
+from layertune_studies.config.study import StudyError, nearest
+from layertune_studies.data.brains import MNI, Subject, augmentation, batch_of, make_cohort
+
+__all__ = ["RankStudy", "RankTask", "load_rank_study", "run_rank_study"]
+
+Batch = tuple[Tensor, Tensor]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTask:
+    """What checkpoints are ranked for; a function of the user's own makes one.
+
+    Attributes:
+        batches: of inputs and targets, gone over again and again, as a ``DataLoader``.
+        loss: of the network's output and the target.
+        evaluate: the validation metric of the network.
+        higher_is_better: ``False`` for a loss.
+    """
+
+    batches: Iterable[Batch]
+    loss: Callable[[Any, Tensor], Tensor]
+    evaluate: Callable[[nn.Module], float]
+    higher_is_better: bool = True
+
+
+class RankStudy(Section):
+    """All that a ranking depends on but the checkpoints.
+
+    Attributes:
+        network: a model of timm, a network of MONAI, or ``module:factory``.
+        arguments: for its constructor.
+        task: ``module:function`` that makes a ``RankTask``; or one of the demo's: ``mni152``, or a task of the Medical
+            Segmentation Decathlon with up to two foreground classes.
+        task_arguments: for that function; of a built-in task ``root``, ``size``, ``shots`` and ``held_out``.
+        budget: optimizer steps of each checkpoint (in the first round).
+        full_budget: steps that fine-tuning one checkpoint would take, to compare the time with.
+        halving: train only the better 1 / halving of the checkpoints on, that many times longer.
+        keep: checkpoints that halving does not tell apart any more.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: its learning rate.
+        head: whether the head trains too, as a head that is new has to.
+        biases: whether biases train too.
+        seed: of the network's own weights and of all batches.
+        threads: of torch.
+    """
+
+    network: str
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+    task: str
+    task_arguments: Mapping[str, Any] = Field(default_factory=dict)
+    budget: Count
+    full_budget: Count | None = None
+    halving: Annotated[int, Field(ge=2)] | None = None
+    keep: Count = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-2
+    head: bool = False
+    biases: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _task_is_known(self) -> "RankStudy":
+        if ":" not in self.task and self.task != MNI and not self.task.startswith("Task"):
+            raise ValueError(f"task {self.task!r} is neither module:function, nor {MNI}, nor a task of the Decathlon")
+        return self
+
+
+def load_rank_study(path: Path) -> RankStudy:
+    """Read and check a file.
+
+    Raises:
+        StudyError: the file cannot be read, or says something that is not understood; the message names the key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"{path} cannot be read as YAML ({error}); see docs/alchemy.md for an example") from error
+    if not isinstance(content, Mapping):
+        raise StudyError(f"{path} says nothing; a ranking is a mapping with {', '.join(RankStudy.model_fields)}")
+    try:
+        return RankStudy.model_validate(content)
+    except ValidationError as error:
+        raise StudyError(f"{path}: {'; '.join(_told(problem) for problem in error.errors())}") from error
+
+
+def run_rank_study(study: RankStudy, checkpoints: Sequence[Path]) -> Ranking:
+    """Rank checkpoints as a study says.
+
+    Raises:
+        LayertuneError: the network or the task cannot be made, or a checkpoint does not fit.
+    """
+    torch.set_num_threads(study.threads)
+    torch.manual_seed(study.seed)
+    task = _make_task(study)
+    example = next(_endless(task.batches))[0]
+    network = named_network(study.network, shape=tuple(example.shape), arguments=study.arguments).network
+    head = map_layers(network, example).head.parameters if study.head else ()
+
+    def train(model: nn.Module, steps: int) -> None:
+        optimizer = _optimizer(study, [parameter for parameter in model.parameters() if parameter.requires_grad])
+        model.train()
+        for _, (inputs, target) in zip(range(steps), _endless(task.batches), strict=False):
+            optimizer.zero_grad()
+            task.loss(model(inputs), target).backward()
+            optimizer.step()
+
+    return rank_checkpoints(
+        list(checkpoints),
+        network,
+        train,
+        task.evaluate,
+        budget=study.budget,
+        halving=study.halving,
+        keep=study.keep,
+        higher_is_better=task.higher_is_better,
+        full_budget=study.full_budget,
+        biases=study.biases,
+        head=head,
+        seed=study.seed,
+    )
+
+
+def _make_task(study: RankStudy) -> RankTask:
+    if ":" not in study.task:
+        try:
+            return _demo_task(study.task, study.seed, **study.task_arguments)
+        except TypeError as error:
+            raise StudyError(f"task_arguments of {study.task}: {error}") from error
+    task = import_factory(study.task)(**study.task_arguments)
+    if not isinstance(task, RankTask):
+        raise StudyError(f"{study.task} should make a layertune_studies.ranking.RankTask, not {type(task).__name__}")
+    return task
+
+
+class _DemoBatches:
+    """Augmented batches, drawn by the global generator's state, so that every checkpoint sees the same."""
+
+    def __init__(self, subjects: Sequence[Subject], batch: int) -> None:
+        self._subjects, self._batch, self._augment = subjects, batch, augmentation()
+
+    def __iter__(self) -> Iterator[Batch]:
+        seed = int(torch.randint(2**31, ()))
+        for step in range(100):
+            yield batch_of(self._subjects, self._batch, key=(seed, step), augment=self._augment)
+
+
+def _demo_task(
+    data: str,
+    seed: int,
+    *,
+    root: str | None = None,
+    size: Sequence[int] = (40, 48, 40),
+    shots: int = 3,
+    held_out: int = 4,
+    batch: int = 2,
+) -> RankTask:
+    from monai.losses import DiceCELoss
+
+    from layertune_studies.demo_train import evaluate
+
+    where = root or os.environ.get("LAYERTUNE_DATA")
+    cohort = make_cohort(
+        data,
+        root=None if where is None else Path(where),
+        size=(size[0], size[1], size[2]),
+        source=1,
+        shots=shots,
+        seeds=1,
+        held_out=held_out,
+        seed=seed,
+    )
+
+    @torch.no_grad()
+    def dice(model: nn.Module) -> float:
+        return evaluate(model, cohort.validation).dice
+
+    loss = DiceCELoss(softmax=True, to_onehot_y=True)
+    return RankTask(batches=_DemoBatches(cohort.train[0], batch), loss=loss, evaluate=dice)
+
+
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise StudyError("the task has no batch; a task's batches are gone over again and again")
+
+
+def _optimizer(study: RankStudy, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if study.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=study.lr, momentum=0.9)
+    kind = torch.optim.AdamW if study.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=study.lr)
+
+
+def _told(problem: Any) -> str:
+    where = ".".join(map(str, problem["loc"])) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = list(RankStudy.model_fields)
+        return f"{where} is no key of a ranking{nearest(where, known)}; there are {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

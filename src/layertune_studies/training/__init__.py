@@ -1,0 +1,1 @@
+"""Networks, pre-training, and the loops that fine-tune by a method."""

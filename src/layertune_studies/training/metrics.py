@@ -1,0 +1,110 @@
+"""A trained network on held-out cases: the numbers that a study's table shows."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from monai.metrics import ConfusionMatrixMetric, DiceMetric, compute_roc_auc
+from monai.networks import one_hot
+from torch import Tensor, nn
+
+from layertune_studies.data.brains import Subject
+
+__all__ = ["CLASSIFICATION", "SEGMENTATION", "Scores", "classification_scores", "evaluate"]
+
+Scores = dict[str, float]
+CLASSIFICATION = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
+SEGMENTATION = ("dice", "ppv", "sensitivity")
+BATCH = 128
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, cases: Sequence[Subject], *, classes: int, patch: tuple[int, ...] | None) -> Scores:
+    """Scores of a network, each in [0, 1].
+
+    Args:
+        network: scores of classes, for images or for each voxel; it is left in eval mode.
+        cases: held out.
+        classes: how many.
+        patch: size of the window that slides over volumes, if any.
+
+    Returns:
+        For images ``CLASSIFICATION`` and ``sensitivity_N`` of each class N; for volumes ``SEGMENTATION``, the means
+        over cases and foreground classes.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    if not cases[0].label.ndim:
+        chunks = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
+        outputs = [network(torch.stack([case.image for case in chunk]).to(device)).float().cpu() for chunk in chunks]
+        return classification_scores(torch.cat(outputs).softmax(1), torch.stack([case.label for case in cases]))
+    return _segmentation_scores(network, cases, classes, patch, device)
+
+
+def classification_scores(shares: Tensor, labels: Tensor) -> Scores:
+    """Accuracy, recalls and area under the curve.
+
+    Args:
+        shares: (cases, classes), each row sums to 1.
+        labels: (cases,) whole numbers; 0 is the normal finding.
+
+    Returns:
+        ``sensitivity`` is the mean recall of the classes above 0, ``specificity`` the recall of class 0; a class
+        without a case is left out of the means.
+
+    Example:
+        >>> shares = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])
+        >>> scores = classification_scores(shares, torch.tensor([0, 0, 1, 1]))
+        >>> scores["accuracy"], scores["sensitivity"], scores["specificity"], scores["auc"]
+        (0.5, 0.5, 0.5, 0.75)
+    """
+    predicted = shares.argmax(1)
+    recalls = {
+        number: float((predicted[labels == number] == number).float().mean())
+        for number in range(shares.shape[1])
+        if (labels == number).any()
+    }
+    findings = [recall for number, recall in recalls.items() if number]
+    return {
+        "accuracy": float((predicted == labels).float().mean()),
+        "balanced_accuracy": float(np.mean(list(recalls.values()))),
+        "auc": _auc(shares, labels),
+        "sensitivity": float(np.mean(findings)) if findings else 0.0,
+        "specificity": recalls.get(0, 0.0),
+        **{f"sensitivity_{number}": recall for number, recall in recalls.items()},
+    }
+
+
+def _auc(shares: Tensor, labels: Tensor) -> float:
+    """Of the findings against the rest, the mean over those with cases on both sides; 0.5 where there are none."""
+    areas: list[Any] = []
+    for number in range(1, shares.shape[1]):
+        truth = (labels == number).int()
+        if 0 < int(truth.sum()) < len(truth):
+            areas.append(compute_roc_auc(shares[:, number], truth))
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def _segmentation_scores(
+    network: nn.Module, cases: Sequence[Subject], classes: int, patch: tuple[int, ...] | None, device: torch.device
+) -> Scores:
+    dice = DiceMetric(include_background=False)
+    counts = ConfusionMatrixMetric(
+        include_background=False, metric_name=("precision", "sensitivity"), compute_sample=True
+    )
+    for case in cases:
+        image = case.image[None].to(device)
+        output = network(image) if patch is None else sliding_window_inference(image, patch, 2, network)
+        output = torch.as_tensor(output[0] if isinstance(output, list | tuple) else output)
+        pair = one_hot(output.argmax(1, keepdim=True), classes), one_hot(case.label[None].to(device), classes)
+        with warnings.catch_warnings():
+            # A case without a class has no Dice for it; the mean leaves it out.
+            warnings.filterwarnings("ignore", message=".*ground truth of class.*all 0")
+            dice(*pair)
+            counts(*pair)
+    ppv, sensitivity = counts.aggregate()
+    means = (torch.as_tensor(value).nan_to_num(0.0).item() for value in (dice.aggregate(), ppv, sensitivity))
+    return dict(zip(SEGMENTATION, means, strict=True))

@@ -1,0 +1,131 @@
+"""A study's network: made by its name, checked against the data, and given its pre-trained weights."""
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layertune import LayerMap, load_weights, map_layers, read_weights
+from layertune.errors import WeightsError
+from layertune.hosts.networks import named_network
+from layertune_studies.config.study import Network, StudyError
+from layertune_studies.data.brains import DataError
+
+__all__ = ["WEIGHTS", "make_network", "network_layers", "pretrained_weights"]
+
+# Weights by name: the file below the folder of all data, and where it comes from.
+WEIGHTS: dict[str, tuple[str, str]] = {
+    "uscl-resnet18": (
+        "weights/uscl_resnet18.pth",
+        "USCL's ResNet-18, pre-trained on ultrasound videos (US-4): https://github.com/983632847/USCL",
+    ),
+    "genesis-chest-ct": (
+        "weights/Genesis_Chest_CT.pt",
+        "Models Genesis' 3D U-Net, pre-trained on chest CT, for research: https://github.com/MrGiovanni/ModelsGenesis",
+    ),
+    "medicalnet-resnet18": (
+        "weights/resnet_18_23dataset.pth",
+        "MedicalNet's 3D ResNet-18, pre-trained on 23 data sets: https://github.com/Tencent/MedicalNet, MIT",
+    ),
+    "c2l-resnet18": (
+        "weights/c2l_resnet18.pth",
+        "C2L's ResNet-18, pre-trained on chest X-rays: https://github.com/funnyzhou/C2L_MICCAI2020",
+    ),
+}
+
+
+def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretrained: bool = True) -> nn.Module:
+    """Make a study's network, with random weights unless its arguments ask the constructor for others.
+
+    Args:
+        config: its name and arguments.
+        classes: channels of its output.
+        shape: of an image, channels first.
+        pretrained: ``False`` for random weights whatever the arguments say, as in ``pretrained: true`` for timm.
+
+    Raises:
+        ModelError: the name is unknown, or the constructor refuses the arguments.
+    """
+    given = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
+    arguments = {**_usual(config.name, classes, shape), **given}
+    return named_network(config.name, shape=(2, *shape), arguments=arguments).network
+
+
+def network_layers(config: Network, *, classes: int, shape: tuple[int, ...]) -> LayerMap:
+    """Its layers, as the study reads their depths; looked at once a process.
+
+    Raises:
+        ModelError: the network refuses images of this shape, or has no such depths.
+        StudyError: its output does not fit the data.
+    """
+    return _layers(config.model_dump_json(), classes, shape)
+
+
+@lru_cache(maxsize=8)
+def _layers(network: str, classes: int, shape: tuple[int, ...]) -> LayerMap:
+    config = Network.model_validate_json(network)
+    with torch.random.fork_rng(devices=[]):
+        made = make_network(config, classes=classes, shape=shape)
+    layers = map_layers(made, torch.empty(2, *shape), granularity=config.granularity, depth=config.depth)
+    with torch.no_grad():
+        output = made.eval()(torch.zeros(1, *shape))
+    output = output[0] if isinstance(output, list | tuple) else output
+    if output.shape[1] != classes:
+        raise StudyError(
+            f"network.name {config.name} gives {output.shape[1]} classes, and the data have {classes}; leave the "
+            "number of classes out of network.arguments, or mend it"
+        )
+    return layers
+
+
+def pretrained_weights(name: str, root: Path | None) -> Mapping[str, Tensor]:
+    """Weights from a file, or known ones by name.
+
+    Raises:
+        DataError: the file is not there; the message says where it comes from.
+        WeightsError: it holds no weights.
+    """
+    file, source = WEIGHTS.get(name, (name, "give a path, absolute or below the folder of all data"))
+    path = (root or Path()) / file
+    if not path.is_file():
+        raise DataError(f"pretraining.weights {name}: there is no {path}. {source}")
+    return read_weights(path)
+
+
+def adopt_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Copy what fits for sure, and tell what did; the head of another task stays new.
+
+    Raises:
+        WeightsError: nothing fits.
+    """
+    try:
+        return load_weights(network, weights).summary()
+    except WeightsError as error:
+        raise WeightsError(f"pretraining.weights do not fit {type(network).__name__}: {error}") from error
+
+
+def _usual(name: str, classes: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments that the data decide, under the names that the constructor has for them."""
+    if ":" in name:
+        return {}
+    import timm
+
+    if timm.is_model(name):
+        return {"num_classes": classes, "in_chans": shape[0]}
+    from monai.networks import nets
+
+    factory = getattr(nets, name, None)
+    if not callable(factory):
+        return {}
+    known = {
+        "spatial_dims": len(shape) - 1,
+        "in_channels": shape[0],
+        "n_input_channels": shape[0],
+        "out_channels": classes,
+        "num_classes": classes,
+    }
+    return {key: value for key, value in known.items() if key in inspect.signature(factory).parameters}

@@ -1,0 +1,109 @@
+"""The settings that a method tries on a network: which layers are trained."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from layertune import (
+    AllLayers,
+    BiDirectional,
+    LastLayer,
+    LayerDecay,
+    LayerMap,
+    LayerWise,
+    PolicyError,
+    UNetScheme,
+    bidirectional_grid,
+)
+from layertune.policies.policies import Policy
+from layertune_studies.config.methods import BiDirectionalMethod, Decay, Last, LayerWiseMethod, Method, UNet
+
+__all__ = ["Depths", "Setting", "policy_of", "settings_of"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One choice of which layers are trained.
+
+    Attributes:
+        label: for tables and file names.
+        policy: kind of policy.
+        numbers: its numbers.
+    """
+
+    label: str
+    policy: Literal["all", "last", "layer-wise", "bi-directional", "decay", "unet"] = "all"
+    numbers: tuple[Any, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Depths:
+    """What the settings of a network depend on.
+
+    Attributes:
+        d: its depth.
+        levels: resolution levels below the head.
+    """
+
+    d: int
+    levels: int
+
+    @classmethod
+    def of(cls, layers: LayerMap) -> "Depths":
+        """Of a network's layers."""
+        return cls(layers.d, len({layer.level for layer in layers[:-1]}))
+
+
+def settings_of(method: Method, depths: Depths) -> list[Setting]:
+    """All settings of a method on a network; a method that has none to choose has one.
+
+    Raises:
+        PolicyError: a setting does not fit the network.
+    """
+    match method:
+        case Last():
+            return [Setting("last", "last")]
+        case LayerWiseMethod():
+            return [Setting(f"from-{k}", "layer-wise", (k,)) for k in method.first or range(depths.d, 0, -1)]
+        case BiDirectionalMethod():
+            pairs: Sequence[tuple[int, int]] = method.settings or bidirectional_grid(depths.d)
+            return [Setting(f"m{m}-n{n}", "bi-directional", (m, n)) for m, n in pairs]
+        case Decay():
+            return [Setting(f"decay-{rate:g}", "decay", (rate,)) for rate in method.rates]
+        case UNet():
+            return [_unet_setting(name) for name in method.schemes or _unet_schemes(depths)]
+        case _:
+            return [Setting("all")]
+
+
+def policy_of(setting: Setting) -> Policy:
+    """The policy that a setting names."""
+    factories: dict[str, Any] = {
+        "all": AllLayers,
+        "last": LastLayer,
+        "layer-wise": LayerWise,
+        "bi-directional": BiDirectional,
+        "decay": LayerDecay,
+        "unet": UNetScheme,
+    }
+    policy: Policy = factories[setting.policy](*setting.numbers)
+    return policy
+
+
+def _unet_schemes(depths: Depths) -> list[str]:
+    down = [f"top-down-{count}" for count in range(1, depths.levels + 1)]
+    up = [f"bottom-up-{count}" for count in range(1, depths.levels)]  # all levels are tuned by the last of the others
+    return ["contracting", "expanding", *down, *up]
+
+
+def _unet_setting(name: str) -> Setting:
+    order, _, levels = name.rpartition("-")
+    if name in ("contracting", "expanding"):
+        return Setting(name, "unet", (name,))
+    if order in ("top-down", "bottom-up") and levels.isdigit():
+        return Setting(name, "unet", (order, int(levels)))
+    raise PolicyError(f"{name!r} is no U-Net scheme: contracting, expanding, top-down-N or bottom-up-N for N levels")

@@ -1,0 +1,60 @@
+"""Methods by name."""
+
+import math
+
+import pytest
+from torch import empty, nn
+
+from layertune import LayerMap, PolicyError, map_layers
+from layertune.policies.by_name import ALCHEMY_METHODS, METHODS, scheme
+
+
+def chain(d: int) -> LayerMap:
+    return map_layers(nn.Sequential(*(nn.Linear(2, 2) for _ in range(d))), empty(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers", "scales"),
+    [
+        ("all", {}, [1, 1, 1, 1, 1, 1, 1]),
+        ("metalr", {}, [1, 1, 1, 1, 1, 1, 1]),
+        ("metalr_streaming", {}, [1, 1, 1, 1, 1, 1, 1]),
+        ("last", {}, [0, 0, 0, 0, 0, 0, 1]),
+        ("layer_wise", {}, [0, 0, 0, 1, 1, 1, 1]),
+        ("layer_wise", {"first": 6}, [0, 0, 0, 0, 0, 1, 1]),
+        ("bidirectional", {}, [1, 1, 0, 0, 0, 1, 1]),
+        ("bidirectional", {"m": 2, "n": 2}, [1, 0, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_name_gives_the_policy(method: str, numbers: dict[str, int], scales: list[float]) -> None:
+    assert scheme(method, **numbers)(chain(7)) == scales
+
+
+@pytest.mark.parametrize("d", range(2, 12))
+@pytest.mark.parametrize("method", METHODS + ALCHEMY_METHODS)
+def test_without_numbers_every_method_fits_every_depth_and_trains_the_head(method: str, d: int) -> None:
+    scales = scheme(method)(chain(d))
+    assert len(scales) == d
+    assert scales[-1] == 1
+    if method == "bidirectional":
+        assert scales[0] == 1 or d == 2
+        assert scales.count(0) == math.ceil(d / 3)
+
+
+@pytest.mark.parametrize(("d", "tuned"), [(3, {1, 3}), (5, {1, 2, 5}), (6, {1, 2, 5, 6}), (8, {1, 2, 3, 7, 8})])
+def test_a_third_is_frozen_in_the_middle(d: int, tuned: set[int]) -> None:
+    assert {depth for depth, scale in enumerate(scheme("bidirectional")(chain(d)), 1) if scale} == tuned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "best"}, "method is one of metalr, .* not 'best'"),
+        ({"method": "last", "m": 1, "n": 2}, "m=1 belongs to the method 'bidirectional'"),
+        ({"method": "bidirectional", "m": 1}, "m=1 and n=None: .* give both or neither"),
+        ({"method": "all", "first": 1}, "first=1 belongs to the method 'layer_wise'"),
+    ],
+)
+def test_a_wrong_name_or_number_is_one_clear_error(arguments: dict, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        scheme(**arguments)

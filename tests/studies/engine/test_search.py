@@ -1,0 +1,107 @@
+"""Successive halving: who goes on, what it costs, and that it goes on where it stopped."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from layertune_studies.config.study import Study, StudyError
+from layertune_studies.engine import run as study_run
+from layertune_studies.engine.run import Workshop, run_study
+from layertune_studies.engine.search import rounds
+from layertune_studies.engine.store import StudyStore
+from layertune_studies.engine.trial import Trial, run_trial
+from layertune_studies.results.table import chosen_trials
+from layertune_studies.training.settings import Depths
+from study_runs import study_of, write_images
+
+QUIET = Console(quiet=True)
+GRID = [[m, n] for m in range(1, 6) for n in range(m, 6)]
+
+
+def study(**changes: Any) -> Study:
+    method = {"kind": "bi-directional", "search": "halving", "settings": GRID, "lr": [0.01]}
+    budget = {"unit": "passes", "amount": 16, "batch": 4}
+    return Study.model_validate(study_of(network={"name": "test_resnet"}, methods=[method], budget=budget) | changes)
+
+
+def finished(workshop: Workshop, score: Callable[[Trial], float], amounts: Sequence[int]) -> None:
+    """Write results of made-up scores for all trials, at some of the budgets."""
+    for part in rounds(workshop.study):
+        for trial in workshop.trials if part.budget.amount in amounts else ():
+            scores = {"accuracy": score(trial), "auc": 0.5}
+            held = {"validation": scores, "test": scores, "passes": part.budget.amount}
+            workshop.store.save(trial.name(part), held)
+
+
+def made_up(tmp_path: Path, settings: Sequence[Any] = GRID) -> Workshop:
+    method = {"kind": "bi-directional", "search": "halving", "settings": list(settings), "lr": [0.01]}
+    config = study(budget={"unit": "passes", "amount": 240, "batch": 4}, methods=[method])
+    workshop = Workshop(config, None, StudyStore(tmp_path))
+    workshop.__dict__["depths"] = Depths(6, 0)
+    return workshop
+
+
+def test_the_better_eighth_goes_on_and_every_pass_is_counted(tmp_path: Path) -> None:
+    workshop = made_up(tmp_path)
+    finished(workshop, lambda trial: sum(trial.setting.numbers), [15])
+    assert workshop.found(workshop.trials) is None
+    # At the end m1-n1 would be the best, but it is not among the two that go on.
+    finished(workshop, lambda trial: -sum(trial.setting.numbers), [240])
+    found = workshop.found(workshop.trials)
+    assert found is not None
+    results, passes = found
+    assert {trial.setting.label for trial in results} == {"m5-n5", "m4-n5"}
+    assert passes == 15 * 15 + 2 * 240
+    (chosen,) = chosen_trials(workshop)["bi-directional", 8]
+    assert (chosen.trial.setting.label, chosen.passes) == ("m4-n5", passes)
+
+
+def test_of_few_settings_one_goes_on(tmp_path: Path) -> None:
+    workshop = made_up(tmp_path, [[1, 1], [2, 2], [3, 3]])
+    finished(workshop, lambda trial: trial.setting.numbers[0], [15, 240])
+    found = workshop.found(workshop.trials)
+    assert found is not None
+    assert [trial.setting.label for trial in found[0]] == ["m3-n3"]
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_stopped_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "data")
+    config = study()
+    run_study(config, tmp_path / "whole", tmp_path / "data", console=QUIET)
+    done = []
+
+    def crash(*args: Any) -> dict[str, Any]:
+        done.append(args[1].setting.label)
+        if len(done) == 16:  # in the second round
+            raise RuntimeError("the power went out")
+        return run_trial(*args)
+
+    monkeypatch.setattr(study_run, "run_trial", crash)
+    with pytest.raises(RuntimeError, match="power"):
+        run_study(config, tmp_path / "cut", tmp_path / "data", console=QUIET)
+    with pytest.raises(StudyError, match="no trial of small is finished"):
+        chosen_of(config, tmp_path, "cut")
+    run_study(config, tmp_path / "cut", tmp_path / "data", console=QUIET)
+    monkeypatch.undo()
+    # 15 settings with one pass, 2 with sixteen; the one that was at work when the power went out again.
+    assert len(done) == 15 + 2 + 1
+    (whole,), (cut,) = chosen_of(config, tmp_path, "whole"), chosen_of(config, tmp_path, "cut")
+    assert whole.passes == cut.passes == 15 * 1 + 2 * 16
+    assert whole.trial == cut.trial
+    assert whole.result["test"] == cut.result["test"]
+
+    # The same settings all trained in the same folder change nothing in what the search has found.
+    exhaustive = {"kind": "bi-directional", "title": "all settings", "settings": GRID, "lr": [0.01]}
+    both = study(methods=[*study().model_dump(mode="json")["methods"], exhaustive])
+    run_study(both, tmp_path / "whole", tmp_path / "data", console=QUIET)
+    found = chosen_trials(Workshop(both, tmp_path / "data", StudyStore(tmp_path / "whole")))
+    assert found["bi-directional", 8][0].trial.setting == whole.trial.setting
+    assert found["all settings", 8][0].passes == 15 * 16
+
+
+def chosen_of(config: Study, folder: Path, out: str) -> list[Any]:
+    return chosen_trials(Workshop(config, folder / "data", StudyStore(folder / out)))["bi-directional", 8]
