@@ -5,7 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from layertune import freeze
-from layertune.policies.param_groups import Frozen
+from layertune.policies.freezing import Frozen
 from layertune.policies.policies import Policy
 from layertune_lightning.module_layers import Layers, find_layers
 from layertune_lightning.two_packages import Callback

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from layertune import LayerMap, ModelError, map_layers
-from layertune.layers.layer_map import named_parameters
+from layertune.layers.names import named_parameters
 
 __all__ = ["Layers", "example_inputs", "find_layers"]
 

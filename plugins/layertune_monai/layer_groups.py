@@ -11,7 +11,7 @@ from layertune import param_groups as core_param_groups
 from layertune.layers.depth import Depth, Granularity
 from layertune.policies.by_name import scheme
 from layertune.policies.policies import Policy, scales_of
-from layertune_monai.handlers.layer_freeze import check_not_wrapped
+from layertune_monai.handlers.engine import check_not_wrapped
 from layertune_monai.handlers.report import log_layers, log_trained
 
 __all__ = ["param_groups"]
@@ -42,7 +42,7 @@ def param_groups(
         lr: base learning rate; a layer's rate is this times the policy's scale.
         input_shape: of an input, batch first, as ``[2, 1, 96, 96, 96]``; nothing is computed with it.
         layers: instead of ``input_shape``, the network's layers.
-        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.policies.by_name``;
+        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme;
             ``"norm_only"`` freezes all but the norms' own parameters, as ``layertune.norm_only`` does.
         depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
         granularity: ``"module"``, ``"block"`` or ``"stage"``.

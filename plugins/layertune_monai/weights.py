@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from layertune.errors import ModelError
-from layertune.layers.layer_map import named_parameters
+from layertune.layers.names import named_parameters
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = ["load_pretrained", "renaming", "tuned"]

@@ -8,8 +8,7 @@ from torch import nn
 
 import layertune as core
 from layertune import AllLayers, BiDirectional, LastLayer, LayerDecay, LayerWise, param_groups
-from layertune.layers.layer_map import named_parameters
-from layertune.layers.trace import unwrap
+from layertune.layers.names import named_parameters, unwrap
 from layertune.policies.policies import Policy
 from layertune_timm.layers import map_layers
 

@@ -10,7 +10,8 @@ from torch import nn
 from layertune import LayerMap, ModelError
 from layertune import map_layers as map_traced_layers
 from layertune.layers.depth import Granularity
-from layertune.layers.trace import plain_name, unwrap
+from layertune.layers.names import unwrap
+from layertune.layers.trace import plain_name
 
 __all__ = ["map_layers"]
 

@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 
 import layertune_timm
 from layertune import MetaLR, OptimizerError
-from layertune.layers.layer_map import named_parameters
-from layertune.layers.trace import unwrap
-from layertune.policies.param_groups import Frozen
+from layertune.layers.names import named_parameters, unwrap
+from layertune.policies.freezing import Frozen
 from layertune_timm.report import log_rates, write_report
 from layertune_timm.train_options import Scheme
 

@@ -1,7 +1,8 @@
 """timm's own ``train.py``, unchanged, with a scheme of layers or learned rates: ``python -m layertune_timm.train``.
 
 timm's script is not in timm's package: it lies in a clone of its repository, and stays there as it is. The launcher
-gives it what it has no argument for, by the factory of optimizers that it imports (see ``layertune_timm.optimizer_factory``)::
+gives it what it has no argument for, through the optimizer factory that it imports; see
+``layertune_timm.optimizer_factory``::
 
     python -m layertune_timm.train --param-groups bidirectional:3,6 --metalr streaming -- DATA --model resnet18 ...
 

@@ -1,14 +1,15 @@
 """Layer-wise fine-tuning for people who adapt pre-trained networks to medical images."""
 
-from layertune.alchemy.clip_test import clip_test
-from layertune.alchemy.convergence import Convergence
-from layertune.alchemy.norms import frozen_statistics, gammas, norm_only
+from layertune.alchemy.clip_test import ClipPoint, ClipTest, clip_test
+from layertune.alchemy.convergence import Convergence, Progress
+from layertune.alchemy.kernels import KernelNorm
+from layertune.alchemy.norms import gammas, norm_only
 from layertune.alchemy.penalty import GammaPenalty
 from layertune.alchemy.phases import Alchemy
-from layertune.alchemy.ranking import rank_checkpoints, rank_correlation
-from layertune.alchemy.redundancy import redundant_kernels
+from layertune.alchemy.ranking import Candidate, Ranking, rank_checkpoints, rank_correlation
+from layertune.alchemy.redundancy import RedundantKernels, redundant_kernels
 from layertune.alchemy.reinitialize import reinitialize
-from layertune.autolr.autolr import AutoLR
+from layertune.autolr.autolr import AutoLR, LRTrial
 from layertune.autolr.pruning import prune_blocks, removable_blocks
 from layertune.errors import (
     AlchemyError,
@@ -21,34 +22,45 @@ from layertune.errors import (
     ProfileError,
     WeightsError,
 )
-from layertune.hosts.plugin import Plugin, plugins
+from layertune.hosts.plugin import Plugin, PluginStatus, plugins
+from layertune.layers.activations import Activation
 from layertune.layers.layer_map import Layer, LayerMap, map_layers
 from layertune.layers.trace import Trace, trace
-from layertune.metalr.meta_pass import meta_pass
+from layertune.metalr.meta_pass import frozen_statistics, meta_pass
 from layertune.metalr.metalr import MetaLR
 from layertune.old_paths import redirect
-from layertune.policies.param_groups import freeze, param_groups
+from layertune.policies.freezing import Frozen, freeze
+from layertune.policies.param_groups import param_groups
 from layertune.policies.policies import (
     AllLayers,
     BiDirectional,
     LastLayer,
     LayerDecay,
     LayerWise,
+    Policy,
     UNetScheme,
     bidirectional_grid,
 )
-from layertune.rates.profile import LRProfile
+from layertune.rates.profile import LRProfile, ProfileSummary
+from layertune.rates.replay import Replay
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = [
+    "Activation",
     "Alchemy",
     "AlchemyError",
     "AllLayers",
     "AutoLR",
     "BiDirectional",
+    "Candidate",
+    "ClipPoint",
+    "ClipTest",
     "Convergence",
+    "Frozen",
     "GammaPenalty",
+    "KernelNorm",
     "LRProfile",
+    "LRTrial",
     "LastLayer",
     "Layer",
     "LayerDecay",
@@ -62,8 +74,15 @@ __all__ = [
     "ModelError",
     "OptimizerError",
     "Plugin",
+    "PluginStatus",
+    "Policy",
     "PolicyError",
     "ProfileError",
+    "ProfileSummary",
+    "Progress",
+    "Ranking",
+    "RedundantKernels",
+    "Replay",
     "Trace",
     "UNetScheme",
     "WeightsError",

@@ -7,15 +7,11 @@ from typing import Any
 
 import torch
 
-from layertune.errors import LayertuneError
+from layertune_studies.errors import FolderError
 
-__all__ = ["FolderError", "Store"]
+__all__ = ["Store"]
 
 OPTIONS = "options.json"
-
-
-class FolderError(LayertuneError, FileExistsError):
-    """The folder cannot be used, or holds the work of a run with other options, or other things."""
 
 
 class Store:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from layertune import MetaLR, meta_pass
-from layertune_studies.data.brains import Batch, Subject
+from layertune_studies.data.case import Batch, Subject
 from layertune_studies.demo_store import Store
 
 __all__ = ["Log", "Run", "Scores", "Task", "evaluate", "make_network", "predict", "train"]

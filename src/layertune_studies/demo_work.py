@@ -12,7 +12,8 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from layertune import LayerMap, LRProfile, MetaLR, freeze, map_layers, param_groups
-from layertune_studies.data.brains import Batch, Cohort, augmentation, batch_of
+from layertune_studies.data.brains import Cohort, augmentation
+from layertune_studies.data.case import Batch, batch_of
 from layertune_studies.demo_methods import Candidate, Method
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store

@@ -16,7 +16,9 @@ from monai.transforms import (
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from layertune_studies.data.brains import MNI, Subject, make_cohort
+from layertune_studies.config.sets import MNI
+from layertune_studies.data.brains import make_cohort
+from layertune_studies.data.case import Subject
 
 __all__ = ["Plan", "Sets", "augmentation", "make_sets"]
 

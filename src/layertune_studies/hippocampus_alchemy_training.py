@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from layertune import GammaPenalty, load_weights, map_layers
 from layertune_monai.genesis.unet import GenesisUNet
-from layertune_studies.data.brains import Batch, Subject, batch_of
+from layertune_studies.data.case import Batch, Subject, batch_of
 from layertune_studies.demo_train import CLASSES, evaluate
 from layertune_studies.hippocampus_alchemy_data import Plan, Sets, augmentation
 from layertune_studies.training.genesis import deformation, restoration_loss

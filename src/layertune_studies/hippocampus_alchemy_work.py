@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune import GammaPenalty, clip_test, gammas, norm_only, rank_checkpoints, redundant_kernels, reinitialize
-from layertune_studies.data.brains import Batch
+from layertune_studies.data.case import Batch
 from layertune_studies.demo_store import Store
 from layertune_studies.demo_train import evaluate
 from layertune_studies.hippocampus_alchemy_data import Plan, Sets

@@ -23,7 +23,8 @@ from torch.optim import SGD
 
 from layertune import LRProfile, MetaLR, map_layers, param_groups
 from layertune.plots.rates import plot_lrs_over_depth, plot_network
-from layertune_studies.data.brains import batch_of, make_cohort
+from layertune_studies.data.brains import make_cohort
+from layertune_studies.data.case import batch_of
 from layertune_studies.demo_methods import START_LR
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store

@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from layertune_studies.data.brains import DataError
+from layertune_studies.errors import DataError
 
 __all__ = ["LABELS", "PLANS", "SOURCE", "TARGET", "prepare", "settings", "write_datasets"]
 

@@ -12,8 +12,9 @@ import typer
 
 from layertune import LayertuneError, map_layers
 from layertune.cli.terminal import Json, print_json, print_table
+from layertune_studies.data.digits import SIDE
 from layertune_studies.demo_store import Store
-from layertune_studies.pneumonia_data import SIDE, few, xrays
+from layertune_studies.pneumonia_data import few, xrays
 from layertune_studies.pneumonia_methods import METHODS, Chosen, Setting, choose, tuned_rate
 from layertune_studies.pneumonia_training import NETWORKS, Network, XRays, pretrain, tune
 from layertune_studies.training.lightning import quiet

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset
 
-from layertune_studies.data.brains import DataError
+from layertune_studies.errors import DataError
 
-__all__ = ["FILE", "SIDE", "digits", "few", "xrays"]
+__all__ = ["FILE", "few", "xrays"]
 
 FILE = "pneumoniamnist.npz"
-SIDE = 28
 
 
 def xrays(split: str, root: Path) -> Dataset[Any]:
@@ -65,27 +63,3 @@ def few(images: Any, count: int, *, seed: int) -> Subset[Any]:
         raise DataError(f"{count} training images were asked for, and there are {len(images)}; ask for fewer")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return Subset(images, order[:count].tolist())
-
-
-def digits() -> tuple[TensorDataset, TensorDataset]:
-    """Handwritten digits to pre-train on, as scikit-learn brings them, made as large as the X-rays.
-
-    They are real images, nothing has to be downloaded, both networks learn them within a minute, and they have neither
-    content nor contrast in common with X-rays: what is transferred are strokes and edges.
-
-    Returns:
-        1,500 digits to train on and 297 to test: images (1, 28, 28) in [-1, 1] and labels from 0 to 9.
-
-    Example:
-        >>> [len(part) for part in digits()]
-        [1500, 297]
-    """
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = torch.from_numpy(found.images).float()[:, None] / 8 - 1
-    large = interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
-    labels = torch.from_numpy(found.target)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    first, last = order[:1500], order[1500:]
-    return TensorDataset(large[first], labels[first]), TensorDataset(large[last], labels[last])

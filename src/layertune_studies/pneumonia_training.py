@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryRecall, BinarySpecificity, MulticlassAccuracy
 
-from layertune_studies.pneumonia_data import SIDE, digits
+from layertune_studies.data.digits import SIDE, digits
 from layertune_studies.training.lightning import quiet_trainer
 
 __all__ = ["NETWORKS", "Network", "Scores", "XRays", "pretrain", "tune"]

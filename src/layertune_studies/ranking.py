@@ -1,27 +1,25 @@
 """A ranking of checkpoints as a YAML file says it: network, task and budget; checked before anything runs."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import yaml
-from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from layertune.alchemy.ranking import Ranking, rank_checkpoints
 from layertune.hosts.networks import import_factory, named_network
 from layertune.layers.layer_map import map_layers
-from layertune_studies.config.methods import Section
-from layertune_studies.config.study import StudyError, nearest
-from layertune_studies.data.brains import MNI, Subject, augmentation, batch_of, make_cohort
+from layertune_studies.config.ranking import RankStudy
+from layertune_studies.data.brains import augmentation, make_cohort
+from layertune_studies.data.case import Subject, batch_of
+from layertune_studies.errors import StudyError
 
-__all__ = ["RankStudy", "RankTask", "load_rank_study", "run_rank_study"]
+__all__ = ["RankTask", "run_rank_study"]
 
 Batch = tuple[Tensor, Tensor]
-Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,67 +37,6 @@ class RankTask:
     loss: Callable[[Any, Tensor], Tensor]
     evaluate: Callable[[nn.Module], float]
     higher_is_better: bool = True
-
-
-class RankStudy(Section):
-    """All that a ranking depends on but the checkpoints.
-
-    Attributes:
-        network: a model of timm, a network of MONAI, or ``module:factory``.
-        arguments: for its constructor.
-        task: ``module:function`` that makes a ``RankTask``; or one of the demo's: ``mni152``, or a task of the Medical
-            Segmentation Decathlon with up to two foreground classes.
-        task_arguments: for that function; of a built-in task ``root``, ``size``, ``shots`` and ``held_out``.
-        budget: optimizer steps of each checkpoint (in the first round).
-        full_budget: steps that fine-tuning one checkpoint would take, to compare the time with.
-        halving: train only the better 1 / halving of the checkpoints on, that many times longer.
-        keep: checkpoints that halving does not tell apart any more.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
-        lr: its learning rate.
-        head: whether the head trains too, as a head that is new has to.
-        biases: whether biases train too.
-        seed: of the network's own weights and of all batches.
-        threads: of torch.
-    """
-
-    network: str
-    arguments: Mapping[str, Any] = Field(default_factory=dict)
-    task: str
-    task_arguments: Mapping[str, Any] = Field(default_factory=dict)
-    budget: Count
-    full_budget: Count | None = None
-    halving: Annotated[int, Field(ge=2)] | None = None
-    keep: Count = 1
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-2
-    head: bool = False
-    biases: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Count = 1
-
-    @model_validator(mode="after")
-    def _task_is_known(self) -> "RankStudy":
-        if ":" not in self.task and self.task != MNI and not self.task.startswith("Task"):
-            raise ValueError(f"task {self.task!r} is neither module:function, nor {MNI}, nor a task of the Decathlon")
-        return self
-
-
-def load_rank_study(path: Path) -> RankStudy:
-    """Read and check a file.
-
-    Raises:
-        StudyError: the file cannot be read, or says something that is not understood; the message names the key.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"{path} cannot be read as YAML ({error}); see docs/alchemy.md for an example") from error
-    if not isinstance(content, Mapping):
-        raise StudyError(f"{path} says nothing; a ranking is a mapping with {', '.join(RankStudy.model_fields)}")
-    try:
-        return RankStudy.model_validate(content)
-    except ValidationError as error:
-        raise StudyError(f"{path}: {'; '.join(_told(problem) for problem in error.errors())}") from error
 
 
 def run_rank_study(study: RankStudy, checkpoints: Sequence[Path]) -> Ranking:
@@ -212,13 +149,3 @@ def _optimizer(study: RankStudy, parameters: list[nn.Parameter]) -> torch.optim.
         return torch.optim.SGD(parameters, lr=study.lr, momentum=0.9)
     kind = torch.optim.AdamW if study.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr=study.lr)
-
-
-def _told(problem: Any) -> str:
-    where = ".".join(map(str, problem["loc"])) or "the file"
-    if problem["type"] == "extra_forbidden":
-        known = list(RankStudy.model_fields)
-        return f"{where} is no key of a ranking{nearest(where, known)}; there are {', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

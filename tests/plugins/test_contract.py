@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_contract import End, Host, Train, left_behind, weights
 
+from host_contract import End, Host, Train, left_behind, weights
 from layertune import Plugin, plugins
 from layertune.hosts.plugin import GROUP
 

@@ -11,9 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, gammas
 from layertune.alchemy.convergence import check_rules
 from layertune.alchemy.phases import USUAL
-from layertune_monai.handlers.layer_freeze import check_not_wrapped
-from layertune_monai.handlers.meta_loss import example_inputs
-from layertune_monai.handlers.metalr import check_not_begun, network_of
+from layertune_monai.handlers.engine import check_not_begun, check_not_wrapped, example_inputs, network_of
 from layertune_monai.handlers.report import log_once
 
 __all__ = ["AlchemyHandler"]

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from layertune import GammaPenalty
-from layertune_monai.handlers.metalr import check_not_begun, network_of
+from layertune_monai.handlers.engine import check_not_begun, network_of
 
 __all__ = ["GammaPenaltyHandler"]
 

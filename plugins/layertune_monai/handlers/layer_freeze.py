@@ -4,18 +4,16 @@ from typing import Any
 
 from ignite.engine import Events
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from layertune import LayerMap, ModelError, freeze, map_layers
+from layertune import LayerMap, freeze, map_layers
 from layertune.layers.depth import Depth, Granularity
 from layertune.policies.by_name import scheme
-from layertune.policies.param_groups import Frozen
+from layertune.policies.freezing import Frozen
 from layertune.policies.policies import Policy, scales_of
-from layertune_monai.handlers.meta_loss import example_inputs
-from layertune_monai.handlers.metalr import check_not_begun
+from layertune_monai.handlers.engine import check_not_begun, check_not_wrapped, example_inputs
 from layertune_monai.handlers.report import log_layers
 
-__all__ = ["LayerFreezeHandler", "check_not_wrapped"]
+__all__ = ["LayerFreezeHandler"]
 
 
 class LayerFreezeHandler:
@@ -27,7 +25,7 @@ class LayerFreezeHandler:
     mode their running statistics keep following the data.
 
     Args:
-        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme as in ``layertune.policies.by_name``; its
+        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme; its
             scales other than 0 are not used.
         layers: the layers of the network, if they are not to be traced.
         network: the one that is trained; ``engine.network`` by default.
@@ -91,16 +89,3 @@ class LayerFreezeHandler:
             layers = map_layers(network, *inputs, depth=self.depth, granularity=self.granularity)
         self._frozen = freeze(network, layers, self.policy)
         log_layers(layers, scales_of(layers, self.policy))
-
-
-def check_not_wrapped(network: nn.Module) -> None:
-    """Refuse to freeze what ``DistributedDataParallel`` waits for.
-
-    Raises:
-        ModelError: it has wrapped the network, and not with ``find_unused_parameters=True``.
-    """
-    if isinstance(network, DistributedDataParallel) and not network.find_unused_parameters:
-        raise ModelError(
-            "this policy freezes layers, and DistributedDataParallel waits for the gradients of all that it has "
-            "wrapped; freeze before the network is wrapped, or wrap it with find_unused_parameters=True"
-        )

@@ -1,36 +1,20 @@
 """The loss of a meta batch, with an engine's own settings."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from layertune import MetaBatchError, ModelError
 from layertune.hosts.meta_batches import structure
-from layertune.restoring import kept_random_state
+from layertune_monai.handlers.engine import _plain, _prepared
 
-__all__ = ["MetaLoss", "backward_of_meta_batch", "check_engine", "engine_loss", "example_inputs"]
+__all__ = ["MetaLoss", "backward_of_meta_batch", "engine_loss"]
 
 MetaLoss = Callable[[Any, Any], Any]
 """A function from an engine and a batch, as its loader gives it, to the loss, a tensor without dimensions."""
-
-
-def check_engine(engine: Any) -> None:
-    """Refuse an engine that does not say how it makes a loss.
-
-    Raises:
-        ModelError: it lacks something that ``SupervisedTrainer`` has.
-    """
-    missing = [name for name in ("network", "inferer", "loss_function", "prepare_batch") if not hasattr(engine, name)]
-    if missing:
-        raise ModelError(
-            f"{type(engine).__name__} has no {', '.join(missing)}, so the loss of a meta batch is not known; give "
-            "MetaLRHandler(meta_loss=...), a function from the engine and a batch to the loss, or take streaming=True"
-        )
 
 
 def engine_loss(engine: Any, batch: Any) -> Tensor:
@@ -84,23 +68,3 @@ def backward_of_meta_batch(engine: Any, loss_of: MetaLoss, batch: Any) -> Tensor
     scale = one if scaler is None else scaler.scale(one)
     (loss * scale).backward()
     return scale
-
-
-def example_inputs(engine: Any, network: nn.Module) -> tuple[Any, ...]:
-    """What the network's forward takes, by position, from the batch that the engine holds."""
-    with kept_random_state():
-        inputs, _, args, kwargs = _prepared(engine, engine.state.batch)
-    inputs = _plain(inputs)
-    if kwargs:
-        # `map_layers` takes positions: the order of the names in `forward`.
-        args = inspect.signature(network.forward).bind(inputs, *args, **kwargs).args[1:]
-    return (inputs, *args)
-
-
-def _prepared(engine: Any, batch: Any) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
-    made = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
-    return (*made, (), {}) if len(made) == 2 else made
-
-
-def _plain(value: Any) -> Any:
-    return value.as_tensor() if isinstance(value, MetaTensor) else value

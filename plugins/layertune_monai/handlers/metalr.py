@@ -7,31 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Events
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from layertune import LayerMap, LRProfile, MetaLR, ModelError, OptimizerError, map_layers, meta_pass
-from layertune.hosts.endless_data import ALONE, Share, over_same_data
+from layertune import LayerMap, LRProfile, MetaLR, OptimizerError, map_layers, meta_pass
+from layertune.hosts.endless_data import over_same_data
 from layertune.hosts.meta_batches import MetaBatches
 from layertune.metalr.meta_pass import kept_gradients
 from layertune.metalr.settings import check_settings, usual_hyper_lr
-from layertune_monai.handlers.meta_loss import (
-    MetaLoss,
-    backward_of_meta_batch,
-    check_engine,
-    engine_loss,
-    example_inputs,
-)
+from layertune_monai.handlers.engine import check_engine, check_not_begun, example_inputs, network_of, seed_and_share
+from layertune_monai.handlers.meta_loss import MetaLoss, backward_of_meta_batch, engine_loss
 from layertune_monai.handlers.report import publish_lrs, write_profile
 from layertune_monai.handlers.transform_state import kept_transforms, random_transforms
 
 if TYPE_CHECKING:
     from layertune_monai.handlers.alchemy import AlchemyHandler
 
-__all__ = ["MetaLRHandler", "check_not_begun", "network_of"]
+__all__ = ["MetaLRHandler"]
 
 Layers = LayerMap | Callable[[nn.Module], LayerMap]
 
@@ -212,7 +206,7 @@ class MetaLRHandler:
         return layers.parameters_of(network)
 
     def _find_batches(self, engine: Any) -> MetaBatches:
-        seed, share = _seed_and_share()
+        seed, share = seed_and_share()
         loader: Any = self.meta_loader
         if loader is None:
             loader = over_same_data(engine.data_loader, seed, share)
@@ -248,37 +242,3 @@ class MetaLRHandler:
         profile = self.profile
         if self.output_dir is not None and profile is not None and not engine.state.rank:
             write_profile(profile, Path(self.output_dir))
-
-
-def check_not_begun(engine: Any, handler: object) -> None:
-    """Refuse an engine whose first iteration has passed.
-
-    Raises:
-        ModelError: naming the handler and the iteration.
-    """
-    if engine.state.iteration:
-        raise ModelError(
-            f"{type(handler).__name__} came to a {type(engine).__name__} that has begun (iteration "
-            f"{engine.state.iteration}); attach it before run(), best in train_handlers=[...]"
-        )
-
-
-def network_of(engine: Any, handler: Any) -> nn.Module:
-    """The handler's ``network`` if it has one, or else the engine's.
-
-    Raises:
-        ModelError: there is none.
-    """
-    network = handler.network if handler.network is not None else getattr(engine, "network", None)
-    if not isinstance(network, nn.Module):
-        raise ModelError(f"{type(engine).__name__} has no network; give {type(handler).__name__}(network=...)")
-    return network
-
-
-def _seed_and_share() -> tuple[int, Share]:
-    """One seed for all processes, and which of them this is."""
-    seed = [torch.initial_seed() % 2**63]
-    if not (dist.is_available() and dist.is_initialized()):
-        return seed[0], ALONE
-    dist.broadcast_object_list(seed)
-    return seed[0], Share(dist.get_rank(), dist.get_world_size())

@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from layertune import BiDirectional, LastLayer, LayerWise, PolicyError, freeze
-from layertune.layers.layer_map import named_parameters
-from layertune.policies.param_groups import Frozen
+from layertune.layers.names import named_parameters
+from layertune.policies.freezing import Frozen
 from layertune.policies.policies import Policy
 from layertune_nnunet.trainers.base import LayeredMixin
 from layertune_nnunet.trainers.names import Suffix

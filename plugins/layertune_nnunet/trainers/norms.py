@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from layertune import AlchemyError, GammaPenalty, gammas, norm_only
-from layertune.policies.param_groups import Frozen
+from layertune.policies.freezing import Frozen
 from layertune_nnunet.trainers.base import LayeredMixin
 from layertune_nnunet.trainers.frozen import FrozenMixin
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from layertune.alchemy.norms import affine_norms, gamma_of
 from layertune.layers.activations import Activation
-from layertune.layers.trace import Trace, plain_name, unwrap
+from layertune.layers.names import modules_by_name, unwrap
+from layertune.layers.trace import Trace
 
-__all__ = ["KernelNorm", "KernelNorms", "holds_kernels", "kernel_rows", "modules_by_name", "pair_kernels"]
+__all__ = ["KernelNorm", "KernelNorms", "holds_kernels", "kernel_rows", "pair_kernels"]
 
 CONVOLUTIONS = nn.modules.conv._ConvNd
 
@@ -75,11 +76,6 @@ def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
             continue
         pairs[name] = KernelNorm(name, operation, kernels, found.activations.get(name, Activation("linear")))
     return KernelNorms(pairs, unpaired)
-
-
-def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by their path without wrappers' prefixes."""
-    return {plain_name(name): module for name, module in unwrap(model).named_modules()}
 
 
 def holds_kernels(module: nn.Module | None) -> bool:

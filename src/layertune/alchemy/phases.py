@@ -16,8 +16,9 @@ from layertune.alchemy.penalty import GammaPenalty
 from layertune.alchemy.redundancy import RedundantKernels, redundant_kernels
 from layertune.alchemy.reinitialize import reinitialize
 from layertune.errors import AlchemyError, OptimizerError
-from layertune.layers.trace import trace, unwrap
-from layertune.policies.param_groups import Frozen
+from layertune.layers.names import unwrap
+from layertune.layers.trace import trace
+from layertune.policies.freezing import Frozen
 
 __all__ = ["Alchemy", "Phase"]
 

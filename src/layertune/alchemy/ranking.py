@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layertune.alchemy.norms import norm_only
 from layertune.errors import AlchemyError, WeightsError
-from layertune.layers.trace import unwrap
+from layertune.layers.names import unwrap
 from layertune.restoring import kept_random_state
 from layertune.weights.loading import Loaded, load_weights, read_weights
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from layertune.alchemy.kernels import KernelNorm, KernelNorms, pair_kernels
 from layertune.alchemy.norms import gammas, why_no_gammas
 from layertune.errors import AlchemyError, ModelError
-from layertune.layers.trace import Trace, trace, unwrap
+from layertune.layers.names import unwrap
+from layertune.layers.trace import Trace, trace
 
 __all__ = ["RedundantKernels", "redundant_kernels", "require_finite"]
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layertune.alchemy.kernels import KernelNorm, holds_kernels, kernel_rows, modules_by_name
+from layertune.alchemy.kernels import KernelNorm, holds_kernels, kernel_rows
 from layertune.alchemy.redundancy import RedundantKernels
 from layertune.errors import AlchemyError
+from layertune.layers.names import modules_by_name, unwrap
 from layertune.layers.norm_layers import beta_name, gamma_name
-from layertune.layers.trace import unwrap
 
 __all__ = ["reinitialize"]
 

@@ -11,8 +11,13 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layertune.autolr.autolr_layers import weights_by_layer
-from layertune.autolr.weight_variation import first_target, mended_target, sorting_quality, weight_variation
+from layertune.autolr.weight_variation import (
+    first_target,
+    mended_target,
+    sorting_quality,
+    weight_variation,
+    weights_by_layer,
+)
 from layertune.errors import OptimizerError
 from layertune.rates.attachment import group_layer_names, multiply_lrs, require_single_multiplier, restore_lrs
 

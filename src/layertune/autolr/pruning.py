@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from layertune.autolr.weight_variation import weight_variation
 from layertune.errors import ModelError
-from layertune.layers.layer_map import LayerMap, named_parameters, parameters_by_layer
-from layertune.layers.trace import trace, unwrap
+from layertune.layers.layer_map import LayerMap, parameters_by_layer
+from layertune.layers.names import named_parameters, unwrap
+from layertune.layers.trace import trace
 from layertune.restoring import kept_attributes, kept_random_state
 
 __all__ = ["prune_blocks", "removable_blocks"]

@@ -1,5 +1,11 @@
 """The command line: ``layertune``."""
 
-from layertune.cli.app import app, main
+__all__ = ["main"]
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Run the command line."""
+    # Commands of plug-ins import `layertune.cli.terminal`, and the app loads them: it must not load with the package.
+    from layertune.cli.app import app
+
+    app()

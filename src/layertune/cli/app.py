@@ -1,7 +1,6 @@
 """The command line: `layertune`."""
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
@@ -9,17 +8,14 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from layertune import LayerMap, LayertuneError, __version__, map_layers
-from layertune.cli.gammas import rank, show_gammas
+from layertune.cli.gammas import show_gammas
 from layertune.cli.terminal import Json, aside, cell, print_json, print_table, show
 from layertune.hosts.networks import NamedNetwork, named_network, parse_arguments, parse_shape
 from layertune.hosts.plugin import host_commands, plugins
 from layertune.layers.depth import Granularity
-from layertune.layers.layer_map import named_parameters
-from layertune_studies.commands.bench import bench
-from layertune_studies.commands.extra import studies, study_module
-from layertune_studies.commands.study import study
+from layertune.layers.names import named_parameters
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 
 class OneLineErrors(TyperGroup):
@@ -42,17 +38,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Layer-wise fine-tuning for people who adapt pre-trained networks to medical images.",
 )
-app.add_typer(bench, name="bench")
-app.add_typer(study, name="study")
 app.command("gammas")(show_gammas)
-app.command("rank")(rank)
 for name, commands in host_commands().items():
-    app.add_typer(commands, name=name)
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
+    if isinstance(commands, typer.Typer):
+        app.add_typer(commands, name=name)
+    else:
+        app.command(name)(commands)
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,41 +59,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def demo(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; an interrupted run goes on from it. [layertune-demo]")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="mni152, or a task of the Medical Segmentation Decathlon. [mni152]")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(envvar="LAYERTUNE_DATA", help="Folder that holds the task's folder.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="What subjects, weights and batches are drawn with. [0]")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How often fine-tuning is repeated. [2]")] = None,
-    size: Annotated[str | None, typer.Option(help="Voxels of a case, each a multiple of 8. [40,48,40]")] = None,
-    source: Annotated[int | None, typer.Option(help="Cases to pre-train on. [10]")] = None,
-    shots: Annotated[int | None, typer.Option(help="Labelled cases to fine-tune on. [3]")] = None,
-    pretrain_steps: Annotated[int | None, typer.Option(help="Steps of pre-training. [120]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of each fine-tuning. [60]")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch. [1]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Fine-tune a small U-Net to another contrast: flat learning rates against learned ones."""
-    given = {name: value for name, value in locals().items() if name != "as_json" and value is not None}
-    if size is not None:
-        given["size"] = _size(size)
-    study = study_module("demo")
-    with studies():
-        result = study.run_demo(study.DemoOptions(**given))
-    if as_json:
-        print_json(result.as_dict())
-        return
-    show(result.table())
-    show(Text(f"Report: {result.report}"))
 
 
 @app.command()
@@ -183,10 +139,3 @@ def show_plugins(as_json: Json = False) -> None:
         return
     rows = [[str(row["name"]), cell(row["installed"]), str(row["reason"] or "usable")] for row in found]
     print_table("Plug-ins", ["Host", "Version", "State"], rows, left=3)
-
-
-def _size(text: str) -> tuple[int, ...]:
-    size = parse_shape(text)
-    if len(size) != 3:
-        raise typer.BadParameter(f"{text!r} is not three numbers, as in 40,48,40", param_hint="--size")
-    return size

@@ -17,9 +17,8 @@ from layertune.hosts.networks import named_network, parse_arguments, parse_shape
 from layertune.layers.norm_layers import gamma_name
 from layertune.layers.trace import trace
 from layertune.weights.loading import Loaded, load_weights, read_weights
-from layertune_studies.commands.extra import studies, study_module
 
-__all__ = ["Figure", "Threshold", "rank", "report_gammas", "show_gammas"]
+__all__ = ["Figure", "Threshold", "report_gammas", "show_gammas"]
 
 Threshold = Annotated[float, typer.Option(min=0.0, help="Kernels with |gamma| below it are counted.")]
 Figure = Annotated[Path | None, typer.Option(help="A figure to write: the gammas of the network.")]
@@ -108,39 +107,6 @@ def report_gammas(
         show(Text(f"{len(both.unpaired)} norms scale no kernels of one layer and are left alone; --json says why."))
     if figure is not None:
         show(Text(f"Figure: {figure}"))
-
-
-def rank(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Files of weights of one network.")],
-    study: Annotated[Path, typer.Option(help="A YAML file: network, task and budget; see docs/alchemy.md.")],
-    as_json: Json = False,
-) -> None:
-    """Rank checkpoints for a task by training their norms alone."""
-    module = study_module("rank_study")
-    with studies():
-        ranking = module.run_rank_study(module.load_rank_study(study), checkpoints)
-    found = [
-        {
-            "rank": number,
-            "name": candidate.name,
-            "metric": candidate.metric,
-            "spent": candidate.spent,
-            "loaded": candidate.loaded.summary(),
-        }
-        for number, candidate in enumerate(ranking.candidates, 1)
-    ]
-    if as_json:
-        keys = ("spent", "seconds", "full_budget", "full_seconds")
-        print_json({"candidates": found, **{key: getattr(ranking, key) for key in keys}})
-        return
-    rows = [[str(row["name"]), *(cell(row[key]) for key in ("rank", "metric", "spent"))] for row in found]
-    print_table("Norm-only training", ["Checkpoint", "Rank", "Metric", "Budget"], rows, left=1)
-    for row in found:
-        show(Text(f"{row['name']}: {row['loaded']}"))
-    line = f"{ranking.spent} units of training the norms took {ranking.seconds:.1f} s"
-    if ranking.full_seconds is not None:
-        line += f"; fine-tuning all takes {ranking.full_budget} units, about {ranking.full_seconds:.1f} s"
-    show(Text(f"{line}."))
 
 
 def _draw(sizes: Mapping[str, Tensor], threshold: float, file: Path) -> None:

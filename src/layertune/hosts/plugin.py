@@ -96,14 +96,17 @@ def plugins() -> list[PluginStatus]:
 
 
 def host_commands() -> dict[str, Any]:
-    """The commands that plug-ins add to ``layertune``: name -> a ``typer.Typer``.
+    """Return the commands that plug-ins and studies add to ``layertune``.
 
-    They are found by their entry points in the group ``layertune.commands``; the module that holds them must import
-    without its host. One that cannot be loaded is left out with a warning, so that the other commands still work.
+    They are found by their entry points in the group ``layertune.commands``. The module that holds them must import
+    without its host. A command that cannot be loaded is left out with a warning, so that the others still work.
+
+    Returns:
+        The command's name to a ``typer.Typer`` with several commands, or to the function of a single one.
 
     Example:
-        >>> all(commands.info.help for commands in host_commands().values())
-        True
+        >>> sorted(host_commands())
+        ['bench', 'demo', 'monai', 'nnunet', 'rank', 'study']
     """
     found = {}
     for entry in sorted(importlib.metadata.entry_points(group=COMMANDS), key=lambda entry: entry.name):

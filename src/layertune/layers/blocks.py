@@ -1,14 +1,15 @@
 """Operations -> blocks: which convolutions and linear layers of a traced network share a learning rate."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from layertune.layers.names import common_path
 from layertune.layers.trace import Operation, Trace, plain_name
 
-__all__ = ["SAME_RESOLUTION", "Block", "by_operation", "common_path", "find_blocks", "merged"]
+__all__ = ["SAME_RESOLUTION", "Block", "find_blocks"]
 
 # Feature maps whose sizes differ by less than this are of one resolution: a class token or the padding of an odd
 # size is no change of level, while halving a single axis (the least that a U-Net pools) is.
@@ -70,29 +71,6 @@ def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
     if name in {block.name for block in blocks}:
         name = operations[0].name
     return [*blocks, Block(name, operations, is_head=True)]
-
-
-def by_operation(block: Block) -> list[Block]:
-    """A block taken apart: each operation on its own; the head stays together."""
-    return [block] if block.is_head else [Block(operation.name, (operation,)) for operation in block.operations]
-
-
-def merged(blocks: list[Block], taken: set[str]) -> Block:
-    """Several blocks as one, under the name of the module around them if that name is not yet taken."""
-    name = common_path(block.name for block in blocks)
-    operations = tuple(operation for block in blocks for operation in block.operations)
-    return Block(name if name and name not in taken else blocks[0].name, operations, blocks[0].is_head)
-
-
-def common_path(names: Iterable[str]) -> str:
-    """The longest path that all names lie under (or are)."""
-    paths = [name.split(".") for name in names]
-    shared = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)
 
 
 def _ancestors(name: str) -> list[str]:

@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Literal
 
 from layertune.errors import ModelError
-from layertune.layers.blocks import SAME_RESOLUTION, Block, by_operation, merged
+from layertune.layers.blocks import SAME_RESOLUTION, Block
 
-__all__ = ["Depth", "Granularity", "Place", "Role", "depths", "place_blocks", "regroup"]
+__all__ = ["Depth", "Granularity", "Place", "Role", "depths", "place_blocks"]
 
 Depth = Literal["I1", "I2"]
 Granularity = Literal["module", "block", "stage"]
@@ -58,36 +58,6 @@ def place_blocks(blocks: Sequence[Block]) -> list[Place]:
     return [Place(blocks[index], role, levels[index]) for role, path in paths for index in path]
 
 
-def regroup(places: Sequence[Place], granularity: Granularity) -> list[Place]:
-    """Take blocks apart into operations, or merge neighbours on one path and level into stages.
-
-    Args:
-        places: blocks with their places.
-        granularity: ``"module"``, ``"block"`` (as they are) or ``"stage"``. A lone first operation (the stem) stays a
-            stage of its own, as in timm.
-
-    Returns:
-        The new blocks with the places of those that they were made of.
-    """
-    if granularity == "module":
-        return [Place(part, place.role, place.level) for place in places for part in by_operation(place.block)]
-    if granularity == "block":
-        return list(places)
-    stages: list[list[Place]] = []
-    for index, place in enumerate(places):
-        after_stem = index == 1 and len(places[0].block.operations) == 1
-        if stages and not after_stem and _one_stage(stages[-1][-1], place):
-            stages[-1].append(place)
-        else:
-            stages.append([place])
-    regrouped: list[Place] = []
-    for stage in stages:
-        taken = {place.block.name for place in (*regrouped, places[-1])} - {stage[-1].block.name}
-        block = merged([place.block for place in stage], taken)
-        regrouped.append(Place(block, stage[-1].role, stage[-1].level))
-    return regrouped
-
-
 def depths(places: Sequence[Place], interpretation: Depth) -> list[int]:
     """Depth of each block from 1, the head the deepest.
 
@@ -132,8 +102,3 @@ def _downstream(blocks: Sequence[Block], start: int) -> set[int]:
         frontier += fed - reached - {start}
         reached |= fed - {start}
     return reached
-
-
-def _one_stage(a: Place, b: Place) -> bool:
-    paths = {"encoder" if place.role == "bottleneck" else place.role for place in (a, b)}
-    return len(paths) == 1 and a.level == b.level and b.role != "head"

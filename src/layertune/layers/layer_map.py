@@ -7,11 +7,13 @@ from typing import Any, get_args, overload
 from torch import nn
 
 from layertune.errors import ModelError
-from layertune.layers.blocks import Block, common_path, find_blocks
-from layertune.layers.depth import Depth, Granularity, Place, Role, depths, place_blocks, regroup
-from layertune.layers.trace import Trace, plain_name, trace, unwrap
+from layertune.layers.blocks import Block, find_blocks
+from layertune.layers.depth import Depth, Granularity, Place, Role, depths, place_blocks
+from layertune.layers.granularity import regroup
+from layertune.layers.names import common_path, named_parameters, unwrap
+from layertune.layers.trace import Trace, trace
 
-__all__ = ["Layer", "LayerMap", "map_layers", "named_parameters", "parameters_by_layer"]
+__all__ = ["Layer", "LayerMap", "map_layers", "parameters_by_layer"]
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,6 @@ class LayerMap(Sequence[Layer]):
             if parameter in layer.parameters:
                 return layer
         raise ModelError(f"no layer holds a parameter {parameter!r}; the map was made of another network")
-
-
-def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters by their names without wrappers' prefixes, each shared one once, under its first name."""
-    return {plain_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
 
 
 def map_layers(

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from layertune.layers.activations import ActivationTrail
+from layertune.layers.names import plain_name
 from layertune.layers.norm_layers import has_parameters
 
-__all__ = ["Operation", "Recorder", "plain_name"]
+__all__ = ["Operation", "Recorder"]
 
 CONVOLUTIONS = {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}
 RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn"}
@@ -68,11 +69,6 @@ class Operation:
     feeds: list[str] = field(default_factory=list)
     reaches_output: bool = False
     is_gate: bool = False
-
-
-def plain_name(name: str) -> str:
-    """A module's or parameter's path without the segment that ``torch.compile`` puts into it."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _holder(parameter: str) -> str:

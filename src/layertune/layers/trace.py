@@ -22,10 +22,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from layertune.errors import ModelError
 from layertune.layers.activations import Activation
-from layertune.layers.recorder import Operation, Recorder, plain_name
+from layertune.layers.names import plain_name, unwrap
+from layertune.layers.recorder import Operation, Recorder
 from layertune.restoring import kept_attributes, kept_random_state
 
-__all__ = ["Operation", "Trace", "plain_name", "trace", "unwrap"]
+__all__ = ["Operation", "Trace", "plain_name", "trace"]
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,6 @@ class Trace:
     position: dict[str, int]
     residual: frozenset[str]
     unused: tuple[str, ...]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, DDP and DataParallel wrappers (any nesting)."""
-    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trace:

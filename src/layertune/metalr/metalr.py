@@ -12,9 +12,8 @@ from layertune.metalr.displacement import Displacement
 from layertune.metalr.history import History
 from layertune.metalr.sections import Layers, Layout
 from layertune.metalr.settings import check_layers, check_meta_gradient, check_optimizer, check_settings, usual_hyper_lr
-from layertune.rates.attachment import multiply_lrs, restore_lrs
+from layertune.rates.attachment import call_before_update, multiply_lrs, restore_lrs
 from layertune.rates.profile import LRProfile
-from layertune.rates.step_closure import call_before_update
 
 __all__ = ["MetaLR"]
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from layertune.errors import ProfileError
-from layertune.layers.blocks import common_path
+from layertune.layers.names import common_path
 
 __all__ = [
     "COLUMN",

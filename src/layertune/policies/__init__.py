@@ -1,6 +1,7 @@
 """Policies: which layers are trained, and at which share of the learning rate."""
 
-from layertune.policies.param_groups import Frozen, freeze, param_groups
+from layertune.policies.freezing import Frozen, freeze
+from layertune.policies.param_groups import param_groups
 from layertune.policies.policies import (
     AllLayers,
     BiDirectional,

@@ -1,13 +1,13 @@
 """Multiply the learning rates of param groups for the length of one step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
 
-__all__ = ["group_layer_names", "multiply_lrs", "require_single_multiplier", "restore_lrs"]
+__all__ = ["call_before_update", "group_layer_names", "multiply_lrs", "require_single_multiplier", "restore_lrs"]
 
 
 def multiply_lrs(groups: Sequence[dict[str, Any]], factors: Sequence[float]) -> list[Any]:
@@ -54,3 +54,31 @@ def require_single_multiplier(optimizer: Optimizer) -> None:
             f"a {attached[0]} is attached to this optimizer already, and two would multiply its learning rates twice; "
             "keep the first, or call its detach() before"
         )
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def call_before_update(ready: Callable[[], None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+    """Call ``ready`` once the gradients of a step are there: at once, or, with a closure, when that has made them.
+
+    Args:
+        ready: what has to happen before the parameters change.
+        args: of ``Optimizer.step``, the optimizer itself first, as its pre-hooks get them.
+        kwargs: of the same.
+
+    Returns:
+        What the pre-hook returns: new arguments where there is a closure.
+    """
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if closure is None:
+        ready()
+        return None
+
+    def closure_then_ready() -> Any:
+        loss = closure()
+        ready()
+        return loss
+
+    kwargs = {key: value for key, value in kwargs.items() if key != "closure"}
+    return (args[0], closure_then_ready, *args[2:]), kwargs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch.optim import Optimizer
 
 from layertune.errors import ProfileError
-from layertune.layers.blocks import common_path
+from layertune.layers.names import common_path
 from layertune.rates.attachment import group_layer_names, multiply_lrs, require_single_multiplier, restore_lrs
 
 if TYPE_CHECKING:

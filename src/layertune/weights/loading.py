@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from layertune.errors import WeightsError
-from layertune.layers.trace import plain_name, unwrap
+from layertune.layers.names import unwrap
+from layertune.layers.trace import plain_name
 from layertune.weights.file import read_weights
 from layertune.weights.order import pair_between, pair_by_order
 

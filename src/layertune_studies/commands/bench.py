@@ -28,7 +28,7 @@ def bench_step(
     as_json: Json = False,
 ) -> None:
     """Time and memory of a step with MetaLR, as ratios to the plain step; all in one process, in turns."""
-    study = study_module("bench_step")
+    study = study_module("bench.step")
     chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
     results = _measured(chosen, threads, lambda name: study.bench_step(name, repeats=repeats))
     if as_json:
@@ -48,7 +48,7 @@ def bench_trace(
     as_json: Json = False,
 ) -> None:
     """Time and memory of placing a network's layers, each network in an interpreter of its own."""
-    study = study_module("bench_trace")
+    study = study_module("bench.trace")
     chosen = _chosen(network or list(study.TRACE_NETWORKS), study.TRACE_NETWORKS)
     results = _measured(chosen, threads, lambda name: study.bench_trace(name, repeats=repeats))
     if as_json:
@@ -66,7 +66,7 @@ def bench_nnunet(
     as_json: Json = False,
 ) -> None:
     """Time of a training step of layertune's trainers in nnU-Net, as ratios to nnU-Net's own; in one process."""
-    study = study_module("bench_nnunet")
+    study = study_module("bench.nnunet")
     measured = _measured(["nnU-Net"], threads, lambda _: study.bench_nnunet(repeats=repeats, device=device))
     result = measured["nnU-Net"]
     if as_json:
@@ -86,7 +86,7 @@ def bench_lightning(
     as_json: Json = False,
 ) -> None:
     """Time of a Trainer's steps with the callback, as ratios to the same Trainer without it; in one process."""
-    study = study_module("bench_lightning")
+    study = study_module("bench.lightning")
     chosen = _chosen(network or ["resnet18"], study.STEP_NETWORKS)
     results = _measured(chosen, threads, lambda name: study.bench_lightning(name, repeats=repeats))
     if as_json:
@@ -107,7 +107,7 @@ def bench_alchemy(
     as_json: Json = False,
 ) -> None:
     """Time of a norm-only step and of the penalty, as ratios to the plain step; all in one process, in turns."""
-    study = study_module("bench_alchemy")
+    study = study_module("bench.alchemy")
     chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
     results = _measured(chosen, threads, lambda name: study.bench_alchemy(name, repeats=repeats))
     if as_json:
@@ -126,7 +126,7 @@ def bench_monai(
     as_json: Json = False,
 ) -> None:
     """Time of MONAI's engine with the handler, as ratios to the same engine without it; in one process."""
-    study = study_module("bench_monai")
+    study = study_module("bench.monai")
     result = _measured(["MONAI"], threads, lambda _: study.bench_monai(repeats=repeats))["MONAI"]
     if as_json:
         print_json(result)

@@ -27,7 +27,7 @@ def studies() -> Iterator[None]:
 
 
 def study_module(name: str) -> ModuleType:
-    """A module of the studies by its name in `layertune_studies`."""
+    """Import a module of the studies by its path below ``layertune_studies``, as in ``engine.run``."""
     with studies():
         return _import_study(name)
 

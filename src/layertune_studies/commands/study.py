@@ -28,10 +28,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, or go on with it: a trial whose result is there is not run again."""
-    module = study_module("study_run")
+    module = study_module("engine.run")
     with studies():
-        found = study_module("study_config").load_study(config)
-        executor = None if ray is None else study_module("study_ray").OnRay(ray)
+        found = study_module("config.study").load_study(config)
+        executor = None if ray is None else study_module("engine.ray").OnRay(ray)
         store = module.run_study(found, _folder(found, out), root, executor=executor)
     show(Text(f"Results: {store.folder}; see `layertune study table {config}`"))
 
@@ -50,7 +50,7 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Show medians over seeds with bootstrap intervals, and paired tests against the best baseline."""
-    module = study_module("study_table")
+    module = study_module("results.table")
     with studies():
         workshop = _workshop(config, out, root)
         if starts:
@@ -59,7 +59,7 @@ def table(
             rows = module.make_rows(workshop.study, module.chosen_trials(workshop))
             if not module.is_whole(workshop.study, rows):
                 typer.echo(f"Unfinished: `layertune study run {config}` goes on; what is there is shown.", err=True)
-        text = study_module("study_formats").render(workshop.study, rows, form)
+        text = study_module("results.formats").render(workshop.study, rows, form)
     if as_json:
         print_json([vars(row) for row in rows])
     else:
@@ -78,7 +78,7 @@ def plot(
     root: Root = None,
 ) -> None:
     """Draw one of the papers' figures."""
-    module = study_module("study_plot")
+    module = study_module("results.figures")
     with studies():
         workshop = _workshop(config, out, root)
         count = int(labelled) if labelled is not None and labelled.isdigit() else labelled
@@ -91,6 +91,6 @@ def _folder(found: Any, out: Path | None) -> Path:
 
 
 def _workshop(config: Path, out: Path | None, root: Path | None) -> Any:
-    found = study_module("study_config").load_study(config)
-    store = study_module("study_store").StudyStore(_folder(found, out))
-    return study_module("study_run").Workshop(found, root, store)
+    found = study_module("config.study").load_study(config)
+    store = study_module("engine.store").StudyStore(_folder(found, out))
+    return study_module("engine.workshop").Workshop(found, root, store)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from layertune_studies.data.brains import DataError
+from layertune_studies.errors import DataError
 
-__all__ = ["SETS", "DataSet", "require_folder"]
+__all__ = ["MNI", "SETS", "DataSet", "require_folder"]
 
 Kind = Literal["medmnist", "decathlon", "images", "volumes"]
 
@@ -169,3 +169,6 @@ def require_folder(name: str, root: Path | None, folder: str | None = None) -> P
     if not (root / below).exists():
         raise DataError(f"there is no {below} in {root}. {known.page()}")
     return root / below
+
+
+MNI = "mni152"

@@ -7,28 +7,13 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from layertune.errors import LayertuneError
 from layertune.layers.depth import Granularity
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, MethodConfig, Rates
 from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest
+from layertune_studies.errors import StudyError
 
-__all__ = [
-    "Budget",
-    "Data",
-    "Network",
-    "Optimizer",
-    "Pretraining",
-    "Split",
-    "Study",
-    "StudyError",
-    "load_study",
-    "nearest",
-]
-
-
-class StudyError(LayertuneError, ValueError):
-    """A study cannot be run as it is written."""
+__all__ = ["Budget", "Data", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study", "nearest"]
 
 
 class Network(Section):

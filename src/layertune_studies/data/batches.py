@@ -14,7 +14,7 @@ from monai.transforms import (
 )
 
 from layertune_studies.config.study import Data
-from layertune_studies.data.brains import Batch, batch_of
+from layertune_studies.data.case import Batch, batch_of
 from layertune_studies.data.cases import Drawn
 
 __all__ = ["batches"]

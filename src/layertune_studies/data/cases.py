@@ -1,6 +1,5 @@
 """A study's cases: read by the hosts' own readers, checked, split, and drawn for each seed."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +10,12 @@ import numpy as np
 import torch
 
 from layertune_studies.config.sets import SETS, require_folder
-from layertune_studies.config.study import Data, Split
-from layertune_studies.data.brains import DataError, Subject
+from layertune_studies.config.study import Data
+from layertune_studies.data.case import Subject
+from layertune_studies.data.split import split_cases
+from layertune_studies.errors import DataError
 
-__all__ = ["Cases", "Drawn", "LazyCases", "checked", "draw", "load_cases", "split_cases"]
+__all__ = ["Cases", "Drawn", "LazyCases", "checked", "draw", "load_cases"]
 
 Task = Literal["classification", "segmentation"]
 PARTS = ("train", "val", "test")
@@ -123,38 +124,6 @@ def load_cases(data: Data, root: Path | None) -> Cases:
     )
 
 
-def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int], list[int]]:
-    """Numbers of the training, validation and test cases.
-
-    Args:
-        paths: of the cases.
-        split: into how many parts, and which is which.
-
-    Raises:
-        DataError: a group is asked for and a path has none, or a part gets no case.
-
-    Example:
-        >>> paths = [f"patient{number // 2}_{number % 2}.png" for number in range(8)]
-        >>> parts = split_cases(paths, Split(folds=4, group="(patient[0-9]+)"))
-        >>> [len(part) for part in parts], {paths[number][:8] for number in parts[2]}
-        ([4, 2, 2], {'patient2'})
-    """
-    groups: dict[str, list[int]] = {}
-    for number, path in enumerate(paths):
-        groups.setdefault(_group(path, split.group), []).append(number)
-    names = sorted(groups)
-    order = [names[index] for index in np.random.RandomState(split.seed).permutation(len(names)).tolist()]
-    folds = [[number for name in order[part :: split.folds] for number in groups[name]] for part in range(split.folds)]
-    empty = [part for part, fold in enumerate(folds) if not fold]
-    if empty:
-        raise DataError(
-            f"fold {empty[0]} of {split.folds} has no case: there are {len(names)} groups of cases; choose fewer folds"
-        )
-    validation = (split.fold + 1) % split.folds
-    rest = [number for part, fold in enumerate(folds) if part not in (split.fold, validation) for number in fold]
-    return rest, folds[validation], folds[split.fold]
-
-
 def draw(
     cases: Cases, labelled: int | Literal["all"], *, seed: int, reserved: int = 0, holdout: float | None = None
 ) -> Drawn:
@@ -201,7 +170,7 @@ def checked(case: Subject, where: str, *, classes: int, like: tuple[int, ...] | 
     Example:
         >>> checked(Subject(torch.zeros(1, 4, 4), torch.tensor(2)), "a.png", classes=2, like=None, sizes=True)
         Traceback (most recent call last):
-        layertune_studies.data.brains.DataError: a.png: its label is 2, and the 2 classes are counted from 0 to 1
+        layertune_studies.errors.DataError: a.png: its label is 2, and the 2 classes are counted from 0 to 1
     """
     image, label = case.image, case.label
     if not torch.isfinite(image).all():
@@ -233,15 +202,6 @@ class _Check:
         checked(case, str(path), classes=self.classes, like=self.like, sizes=self.data.patch is None)
         self.like = self.like or tuple(case.image.shape)
         return case
-
-
-def _group(path: str, pattern: str | None) -> str:
-    if pattern is None:
-        return path
-    found = re.search(pattern, path)
-    if found is None or not found.groups() or found[1] is None:
-        raise DataError(f"data.split.group {pattern!r} has no group in {path}; write one, as in (patient[0-9]+)")
-    return found[1]
 
 
 def _bytes(case: Subject) -> int:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from layertune_studies.config.sets import DataSet
 from layertune_studies.config.study import Data
-from layertune_studies.data.brains import DataError, Subject
+from layertune_studies.data.case import Subject
+from layertune_studies.errors import DataError
 
 __all__ = ["read_decathlon", "read_images", "read_medmnist", "read_volumes"]
 
@@ -97,7 +98,7 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
         return case, paths, None
     train, validation = ends["train"], ends.get("val", [])
     if not validation:
-        from layertune_studies.data.cases import split_cases
+        from layertune_studies.data.split import split_cases
 
         rest, validation, other = split_cases([str(paths[number]) for number in train], data.split)
         train, validation = [train[index] for index in rest + other], [train[index] for index in validation]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from layertune.errors import LayertuneError, MissingPackageError
-from layertune_studies.config.study import StudyError
-from layertune_studies.engine.run import Result, Workshop
 from layertune_studies.engine.trial import Trial, run_trial
+from layertune_studies.engine.workshop import Result, Workshop
+from layertune_studies.errors import StudyError
 
 try:
     import ray

@@ -12,13 +12,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from layertune_studies.demo_store import FolderError
+from layertune_studies.errors import DiskError, FolderError
 
-__all__ = ["DiskError", "StudyStore"]
-
-
-class DiskError(FolderError):
-    """The disk is full, or refuses to be written to."""
+__all__ = ["StudyStore"]
 
 
 class StudyStore:

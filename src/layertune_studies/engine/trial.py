@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from layertune import LayerMap
 from layertune_studies.config.methods import Method, Scratch
 from layertune_studies.config.sets import SETS
-from layertune_studies.config.study import Data, Study, StudyError
+from layertune_studies.config.study import Data, Study
 from layertune_studies.data.batches import batches
 from layertune_studies.data.cases import Cases, draw, load_cases
 from layertune_studies.demo_train import Task
+from layertune_studies.errors import StudyError
 from layertune_studies.training.loop import Training
 from layertune_studies.training.methods import train_method
 from layertune_studies.training.metrics import evaluate

@@ -13,9 +13,9 @@ from layertune import LRProfile
 from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
 from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, new_axes
 from layertune_studies.config.methods import BiDirectionalMethod
-from layertune_studies.config.study import StudyError
-from layertune_studies.engine.run import Workshop, best_of
 from layertune_studies.engine.trial import Trial
+from layertune_studies.engine.workshop import Workshop, best_of
+from layertune_studies.errors import StudyError
 from layertune_studies.results.table import Chosen, chosen_trials, rows_by_start
 from layertune_studies.training.network import make_network
 

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from layertune_studies.config.study import Study
-from layertune_studies.results.table import Row, interval
+from layertune_studies.results.statistics import interval
+from layertune_studies.results.table import Row
 
 __all__ = ["render"]
 

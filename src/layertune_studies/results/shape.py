@@ -22,10 +22,11 @@ from torch import Tensor
 from layertune import AllLayers, LayertuneError
 from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, short_names
 from layertune_studies.config.methods import Flat, MetaLRMethod
-from layertune_studies.config.study import StudyError, load_study
-from layertune_studies.engine.run import Workshop
+from layertune_studies.config.study import load_study
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial, training_of
+from layertune_studies.engine.workshop import Workshop
+from layertune_studies.errors import StudyError
 from layertune_studies.training.loop import Training
 from layertune_studies.training.methods import steps_of
 from layertune_studies.training.settings import Setting

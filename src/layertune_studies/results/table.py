@@ -6,24 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from layertune_studies.config.study import Study, StudyError
-from layertune_studies.engine.run import Workshop, best_of
+from layertune_studies.config.study import Study
 from layertune_studies.engine.search import is_searched
 from layertune_studies.engine.trial import Trial
+from layertune_studies.engine.workshop import Workshop, best_of
+from layertune_studies.errors import StudyError
+from layertune_studies.results.statistics import p_value
 
-__all__ = [
-    "Chosen",
-    "Row",
-    "chosen_trials",
-    "interval",
-    "make_rows",
-    "p_value",
-    "rows_by_start",
-    "start_rows",
-]
-
-RESAMPLES = 9999
-LEVEL = 0.95
+__all__ = ["Chosen", "Row", "chosen_trials", "make_rows", "rows_by_start", "start_rows"]
 
 
 @dataclass(frozen=True)
@@ -175,55 +165,6 @@ def _start_row(study: Study, title: str, labelled: int | str, seeds: Mapping[int
     best = [results[best_of(study, results)] for results in seeds.values()]
     values = {name: [float(one[study.report][name]) for one in best] for name in study.metrics}
     return Row(title, labelled, values, seeds=tuple(seeds))
-
-
-def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the median, 95 %, by percentiles; a single value is its own interval.
-
-    Example:
-        >>> low, high = interval([0.80, 0.81, 0.82, 0.83, 0.84])
-        >>> 0.80 <= low <= 0.82 <= high <= 0.84
-        True
-    """
-    if len(set(values)) < 2:
-        return values[0], values[0]
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (np.asarray(values),),
-        np.median,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def p_value(values: Sequence[float], others: Sequence[float]) -> float:
-    """Two-sided paired permutation test on the mean difference over seeds, exact for up to 13 of them.
-
-    With n seeds it cannot come below 2 / 2 ** n: 0.0625 for 5.
-
-    Example:
-        >>> p_value([0.9, 0.8, 0.9, 0.8, 0.9], [0.7, 0.7, 0.7, 0.7, 0.7])
-        0.0625
-    """
-    from scipy.stats import permutation_test
-
-    def mean_difference(a: Any, b: Any, axis: int) -> Any:
-        return np.mean(a - b, axis=axis)
-
-    return float(
-        permutation_test(
-            (np.asarray(values), np.asarray(others)),
-            mean_difference,
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            rng=np.random.default_rng(0),
-        ).pvalue
-    )
 
 
 def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> Row:

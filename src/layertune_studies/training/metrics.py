@@ -11,7 +11,7 @@ from monai.metrics import ConfusionMatrixMetric, DiceMetric, compute_roc_auc
 from monai.networks import one_hot
 from torch import Tensor, nn
 
-from layertune_studies.data.brains import Subject
+from layertune_studies.data.case import Subject
 
 __all__ = ["CLASSIFICATION", "SEGMENTATION", "Scores", "classification_scores", "evaluate"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from layertune import LayerMap, load_weights, map_layers, read_weights
 from layertune.errors import WeightsError
 from layertune.hosts.networks import named_network
-from layertune_studies.config.study import Network, StudyError
-from layertune_studies.data.brains import DataError
+from layertune_studies.config.study import Network
+from layertune_studies.errors import DataError, StudyError
 
 __all__ = ["WEIGHTS", "make_network", "network_layers", "pretrained_weights"]
 

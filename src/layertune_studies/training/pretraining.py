@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy, interpolate
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from layertune_studies.config.study import Study, StudyError
+from layertune_studies.config.study import Study
 from layertune_studies.data.batches import batches
-from layertune_studies.data.brains import Batch, Subject, batch_of
+from layertune_studies.data.case import Batch, Subject, batch_of
 from layertune_studies.data.cases import Cases, Drawn, LazyCases
+from layertune_studies.errors import StudyError
 from layertune_studies.training.genesis import deformation, restoration_loss
 from layertune_studies.training.network import make_network, pretrained_weights
 
@@ -75,7 +76,7 @@ Made = tuple[nn.Module, Callable[[int], Batch], Callable[..., Tensor]]
 def _digits(study: Study, cases: Cases) -> Made:
     if cases.task != "classification" or len(cases.shape) != 3:
         raise StudyError("pretraining.task digits makes images with one label; for volumes take inverted")
-    from layertune_studies.pneumonia_data import digits
+    from layertune_studies.data.digits import digits
 
     config, (channels, *size) = study.pretraining, cases.shape
     images, labels = (part[: config.cases] for part in digits()[0].tensors)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from layertune import cli
+import layertune
+from layertune.cli import app as cli
 from layertune.errors import MissingPackageError, ModelError
 from layertune.hosts.networks import named_network, parse_arguments, parse_shape
 from layertune.hosts.plugin import Plugin, PluginStatus
@@ -221,7 +222,7 @@ def test_plugins_show_what_can_be_used_and_why_not(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_version_is_the_package_s() -> None:
-    assert run("--version").stdout.strip() == cli.__version__
+    assert run("--version").stdout.strip() == layertune.__version__
 
 
 @pytest.mark.slow

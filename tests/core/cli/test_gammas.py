@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from layertune import cli
+from layertune.cli import app as cli
 
 SOURCE = """
 import torch

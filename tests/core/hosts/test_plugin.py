@@ -97,9 +97,7 @@ def test_the_install_line_names_the_distribution_that_has_the_extra() -> None:
         pytest.param("raise OSError('no licence')", "OSError: no licence", id="fails on import"),
         pytest.param("import package_that_nobody_has", "ModuleNotFoundError", id="import missing"),
         pytest.param("OTHER = 1", "AttributeError", id="object missing"),
-        pytest.param(
-            "PLUGIN = 'text'", "should name a layertune.Plugin, and names 'text'", id="not a Plugin"
-        ),
+        pytest.param("PLUGIN = 'text'", "should name a layertune.Plugin, and names 'text'", id="not a Plugin"),
         pytest.param(
             "from layertune.hosts.plugin import Plugin\n"
             "PLUGIN = Plugin(name='', distribution='', lowest='new', module='', extra='')",

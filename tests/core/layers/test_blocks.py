@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layertune.layers.blocks import Block, by_operation, common_path, find_blocks, merged
+from layertune.layers.blocks import Block, find_blocks
+from layertune.layers.granularity import by_operation, merged
+from layertune.layers.names import common_path
 from layertune.layers.recorder import Operation
 from layertune.layers.trace import trace
 from small_networks import DoubleConv, Residual, SmallResNet, SmallUNet, image

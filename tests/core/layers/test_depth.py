@@ -4,7 +4,8 @@ import pytest
 
 from layertune import ModelError
 from layertune.layers.blocks import Block
-from layertune.layers.depth import Place, depths, place_blocks, regroup
+from layertune.layers.depth import Place, depths, place_blocks
+from layertune.layers.granularity import regroup
 from layertune.layers.recorder import Operation
 
 

@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from layertune import cli
+from layertune.cli import app as cli
 from nnunet_runs import make
 
 SMALL = 0.001

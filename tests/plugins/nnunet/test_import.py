@@ -11,7 +11,8 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from layertune import WeightsError, cli, read_weights
+from layertune import WeightsError, read_weights
+from layertune.cli import app as cli
 from layertune_nnunet.errors import PlansError
 from layertune_nnunet.tools.import_weights import Imported, import_weights, renaming
 from layertune_nnunet.tools.planned_network import find_plan, planned_network

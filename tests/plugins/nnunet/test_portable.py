@@ -10,7 +10,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from typer.testing import CliRunner
 
-from layertune import WeightsError, cli
+from layertune import WeightsError
+from layertune.cli import app as cli
 from layertune_nnunet.errors import ExportError, TrainerNameError
 from layertune_nnunet.tools import portable
 from layertune_nnunet.tools.portable import Renamed, make_portable

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from layertune import cli
+from layertune.cli import app as cli
 from layertune.hosts.plugin import Plugin
 from layertune_nnunet import commands
 from layertune_nnunet.tools.trainer_path import FOLDER, VARIABLE, trainer_path

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from layertune import cli
+from layertune.cli import app as cli
 from layertune.hosts.plugin import Plugin
 from layertune_studies.bench import nnunet as bench
 

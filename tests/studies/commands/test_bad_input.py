@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from layertune import cli
-from layertune_studies.config.study import Data, Split, Study, StudyError, load_study
+from layertune.cli import app as cli
+from layertune_studies.config.study import Data, Split, Study, load_study
 from layertune_studies.data import cases as study_data
-from layertune_studies.data.brains import DataError
-from layertune_studies.data.cases import Cases, load_cases, split_cases
+from layertune_studies.data.cases import Cases, load_cases
+from layertune_studies.data.split import split_cases
+from layertune_studies.errors import DataError, StudyError
 from layertune_studies.training.metrics import classification_scores
 from layertune_studies.training.pretraining import pretrain
 from study_runs import study_of, volumes, write_images, write_study

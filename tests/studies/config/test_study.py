@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from layertune_studies.config.sets import SETS
-from layertune_studies.config.study import StudyError, load_study
+from layertune_studies.config.study import load_study
+from layertune_studies.errors import StudyError
 from study_runs import METHODS, study_of, write_study
 
 

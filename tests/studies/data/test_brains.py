@@ -6,18 +6,9 @@ import torch
 from monai.data import MetaTensor, get_track_meta
 from monai.transforms import Compose, Lambdad
 
-from layertune_studies.data.brains import (
-    SOURCE,
-    TARGET,
-    Cohort,
-    DataError,
-    Subject,
-    augmentation,
-    batch_of,
-    make_brain,
-    make_cohort,
-    tissue_maps,
-)
+from layertune_studies.data.brains import SOURCE, TARGET, Cohort, augmentation, make_brain, make_cohort, tissue_maps
+from layertune_studies.data.case import Subject, batch_of
+from layertune_studies.errors import DataError
 
 SIZE = (16, 24, 16)
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Split
-from layertune_studies.data.brains import DataError, Subject
-from layertune_studies.data.cases import Cases, LazyCases, checked, draw, load_cases, split_cases
+from layertune_studies.data.case import Subject
+from layertune_studies.data.cases import Cases, LazyCases, checked, draw, load_cases
+from layertune_studies.data.split import split_cases
+from layertune_studies.errors import DataError
 from study_runs import volumes, write_images
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from layertune_studies.config.study import Study, StudyError
-from layertune_studies.data.brains import DataError
-from layertune_studies.engine.run import Result, Workshop, run_study
+from layertune_studies.config.study import Study
+from layertune_studies.engine.run import run_study
 from layertune_studies.engine.trial import Trial
+from layertune_studies.engine.workshop import Result, Workshop
+from layertune_studies.errors import DataError, StudyError
 from layertune_studies.results.table import chosen_trials
 from study_runs import study_of, write_images, write_study
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from layertune_studies.config.study import Study, StudyError
-from layertune_studies.data.brains import DataError
+from layertune_studies.config.study import Study
 from layertune_studies.data.cases import draw
-from layertune_studies.demo_store import FolderError
 from layertune_studies.engine import run as study_run
-from layertune_studies.engine.run import Workshop, run_study
-from layertune_studies.engine.store import DiskError, StudyStore
+from layertune_studies.engine.run import run_study
+from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial, study_cases, training_of
+from layertune_studies.engine.workshop import Workshop
+from layertune_studies.errors import DataError, DiskError, FolderError, StudyError
 from layertune_studies.results.table import chosen_trials
 from layertune_studies.training import network as study_network
 from layertune_studies.training.loop import Trained, Training

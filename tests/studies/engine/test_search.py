@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from layertune_studies.config.study import Study, StudyError
+from layertune_studies.config.study import Study
 from layertune_studies.engine import run as study_run
-from layertune_studies.engine.run import Workshop, run_study
+from layertune_studies.engine.run import run_study
 from layertune_studies.engine.search import rounds
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial
+from layertune_studies.engine.workshop import Workshop
+from layertune_studies.errors import StudyError
 from layertune_studies.results.table import chosen_trials
 from layertune_studies.training.settings import Depths
 from study_runs import study_of, write_images

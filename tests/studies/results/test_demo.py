@@ -13,7 +13,7 @@ from layertune import LRProfile
 from layertune_studies import demo_work
 from layertune_studies.demo import DemoOptions, DemoResult, run_demo
 from layertune_studies.demo_methods import LRS
-from layertune_studies.demo_store import FolderError
+from layertune_studies.errors import FolderError
 
 pytestmark = pytest.mark.slow
 TINY = DemoOptions(

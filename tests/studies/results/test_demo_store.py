@@ -5,7 +5,8 @@ import torch
 from typer.testing import CliRunner
 
 from layertune.cli.app import app
-from layertune_studies.demo_store import FolderError, Store
+from layertune_studies.demo_store import Store
+from layertune_studies.errors import FolderError
 
 
 def test_a_piece_comes_back_as_it_was(tmp_path: Path) -> None:

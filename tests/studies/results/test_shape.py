@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from layertune_studies.config.methods import Flat
-from layertune_studies.config.study import Study, StudyError
-from layertune_studies.engine.run import Workshop
+from layertune_studies.config.study import Study
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, training_of
+from layertune_studies.engine.workshop import Workshop
+from layertune_studies.errors import StudyError
 from layertune_studies.results.shape import Shape, app, draw, measure, shape_of, table
 from layertune_studies.training.settings import Setting
 from study_runs import study_of, write_images, write_study

@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner, Result
 
 from layertune.cli.app import app
-from layertune_studies.config.study import Study, StudyError
-from layertune_studies.engine.run import Workshop
+from layertune_studies.config.study import Study
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial
+from layertune_studies.engine.workshop import Workshop
+from layertune_studies.errors import StudyError
 from layertune_studies.results.figures import FIGURES, plot_study
 from layertune_studies.results.formats import render
-from layertune_studies.results.table import Row, chosen_trials, interval, make_rows, p_value, start_rows
+from layertune_studies.results.statistics import interval, p_value
+from layertune_studies.results.table import Row, chosen_trials, make_rows, start_rows
 from layertune_studies.training.settings import Depths
 from study_runs import study_of, write_study
 

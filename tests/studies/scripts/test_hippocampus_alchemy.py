@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from decathlon_task import make_task
 from layertune import GammaPenalty, norm_only
-from layertune_studies.data.brains import Subject, batch_of
+from layertune_studies.data.case import Subject, batch_of
 from layertune_studies.hippocampus_alchemy import CHECKPOINTS, STARTS, run_study
 from layertune_studies.hippocampus_alchemy_data import Plan, make_sets
 from layertune_studies.hippocampus_alchemy_training import Phases, ends, fit, head_of, phase_grid, pretrain, start

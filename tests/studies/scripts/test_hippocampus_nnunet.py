@@ -10,7 +10,7 @@ import pytest
 
 from layertune_studies import hippocampus_nnunet as study
 from layertune_studies import hippocampus_nnunet_data as data
-from layertune_studies.data.brains import DataError
+from layertune_studies.errors import DataError
 from layertune_studies.hippocampus_nnunet import METHODS, PRETRAINED, Options, run_study
 from layertune_studies.training.nnunet import dice_of
 from nnunet_runs import plans

@@ -10,9 +10,10 @@ from torch.optim import SGD
 from typer.testing import CliRunner
 
 from layertune_studies import pneumonia
-from layertune_studies.data.brains import DataError
+from layertune_studies.data.digits import digits
+from layertune_studies.errors import DataError
 from layertune_studies.pneumonia import Plan, app, run
-from layertune_studies.pneumonia_data import FILE, digits, few, xrays
+from layertune_studies.pneumonia_data import FILE, few, xrays
 from layertune_studies.pneumonia_methods import METHODS, Setting, best, choose, tuned_rate
 from layertune_studies.pneumonia_training import NETWORKS, Network
 from layertune_studies.training.lightning import quiet

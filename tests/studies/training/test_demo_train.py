@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layertune_studies.data.brains import Subject
+from layertune_studies.data.case import Subject
 from layertune_studies.demo_train import evaluate
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from layertune_studies.data.brains import Cohort, Subject
+from layertune_studies.data.brains import Cohort
+from layertune_studies.data.case import Subject
 from layertune_studies.demo_methods import Candidate, Method
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store

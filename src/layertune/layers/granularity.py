@@ -1,0 +1,56 @@
+"""Granularity: layers of single modules, of blocks, or of resolution stages."""
+
+from collections.abc import Sequence
+
+from layertune.layers.blocks import Block
+from layertune.layers.depth import Granularity, Place
+from layertune.layers.names import common_path
+
+__all__ = ["by_operation", "merged", "regroup"]
+
+
+def regroup(places: Sequence[Place], granularity: Granularity) -> list[Place]:
+    """Take blocks apart into operations, or merge neighbours on one path and level into stages.
+
+    Args:
+        places: blocks with their places.
+        granularity: ``"module"``, ``"block"`` (as they are) or ``"stage"``. A lone first operation (the stem) stays a
+            stage of its own, as in timm.
+
+    Returns:
+        The new blocks with the places of those that they were made of.
+    """
+    if granularity == "module":
+        return [Place(part, place.role, place.level) for place in places for part in by_operation(place.block)]
+    if granularity == "block":
+        return list(places)
+    stages: list[list[Place]] = []
+    for index, place in enumerate(places):
+        after_stem = index == 1 and len(places[0].block.operations) == 1
+        if stages and not after_stem and _one_stage(stages[-1][-1], place):
+            stages[-1].append(place)
+        else:
+            stages.append([place])
+    regrouped: list[Place] = []
+    for stage in stages:
+        taken = {place.block.name for place in (*regrouped, places[-1])} - {stage[-1].block.name}
+        block = merged([place.block for place in stage], taken)
+        regrouped.append(Place(block, stage[-1].role, stage[-1].level))
+    return regrouped
+
+
+def _one_stage(a: Place, b: Place) -> bool:
+    paths = {"encoder" if place.role == "bottleneck" else place.role for place in (a, b)}
+    return len(paths) == 1 and a.level == b.level and b.role != "head"
+
+
+def by_operation(block: Block) -> list[Block]:
+    """A block taken apart: each operation on its own; the head stays together."""
+    return [block] if block.is_head else [Block(operation.name, (operation,)) for operation in block.operations]
+
+
+def merged(blocks: list[Block], taken: set[str]) -> Block:
+    """Several blocks as one, under the name of the module around them if that name is not yet taken."""
+    name = common_path(block.name for block in blocks)
+    operations = tuple(operation for block in blocks for operation in block.operations)
+    return Block(name if name and name not in taken else blocks[0].name, operations, blocks[0].is_head)

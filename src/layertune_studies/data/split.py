@@ -1,0 +1,52 @@
+"""How cases are split into labelled, validation and test cases."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from layertune_studies.config.study import Split
+from layertune_studies.errors import DataError
+
+__all__ = ["split_cases"]
+
+
+def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int], list[int]]:
+    """Numbers of the training, validation and test cases.
+
+    Args:
+        paths: of the cases.
+        split: into how many parts, and which is which.
+
+    Raises:
+        DataError: a group is asked for and a path has none, or a part gets no case.
+
+    Example:
+        >>> paths = [f"patient{number // 2}_{number % 2}.png" for number in range(8)]
+        >>> parts = split_cases(paths, Split(folds=4, group="(patient[0-9]+)"))
+        >>> [len(part) for part in parts], {paths[number][:8] for number in parts[2]}
+        ([4, 2, 2], {'patient2'})
+    """
+    groups: dict[str, list[int]] = {}
+    for number, path in enumerate(paths):
+        groups.setdefault(_group(path, split.group), []).append(number)
+    names = sorted(groups)
+    order = [names[index] for index in np.random.RandomState(split.seed).permutation(len(names)).tolist()]
+    folds = [[number for name in order[part :: split.folds] for number in groups[name]] for part in range(split.folds)]
+    empty = [part for part, fold in enumerate(folds) if not fold]
+    if empty:
+        raise DataError(
+            f"fold {empty[0]} of {split.folds} has no case: there are {len(names)} groups of cases; choose fewer folds"
+        )
+    validation = (split.fold + 1) % split.folds
+    rest = [number for part, fold in enumerate(folds) if part not in (split.fold, validation) for number in fold]
+    return rest, folds[validation], folds[split.fold]
+
+
+def _group(path: str, pattern: str | None) -> str:
+    if pattern is None:
+        return path
+    found = re.search(pattern, path)
+    if found is None or not found.groups() or found[1] is None:
+        raise DataError(f"data.split.group {pattern!r} has no group in {path}; write one, as in (patient[0-9]+)")
+    return found[1]

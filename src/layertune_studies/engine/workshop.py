@@ -1,0 +1,157 @@
+"""What all trials of a study share: its data, networks, and the store of results."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from layertune import LayerMap
+from layertune_studies.config.methods import Flat
+from layertune_studies.config.study import Study
+from layertune_studies.data.cases import Cases
+from layertune_studies.engine.search import better, rounds
+from layertune_studies.engine.store import StudyStore
+from layertune_studies.engine.trial import Trial, all_trials, data_identity, ranking, study_cases, study_layers
+from layertune_studies.errors import StudyError
+from layertune_studies.training.metrics import CLASSIFICATION, SEGMENTATION
+from layertune_studies.training.pretraining import pretrain
+from layertune_studies.training.settings import Depths
+
+__all__ = ["Executor", "Workshop", "best_of"]
+
+
+Result = dict[str, Any]
+
+
+class Executor(Protocol):
+    """Runs trials in any order, on this machine or on many."""
+
+    def run(self, workshop: "Workshop", trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+        """Give each trial with its result as it is finished, once."""
+        ...
+
+
+class Workshop:
+    """A study with its data, network and folder.
+
+    Args:
+        study: as its file says.
+        root: the folder of all data.
+        store: for results.
+        tell: told (what runs, its number in the run, steps done in it).
+    """
+
+    def __init__(
+        self, study: Study, root: Path | None, store: StudyStore, tell: Callable[[str, int], object] = lambda *_: None
+    ) -> None:
+        self.study = study
+        self.root = root
+        self.store = store
+        self.tell = tell
+
+    @cached_property
+    def cases(self) -> Cases:
+        """All cases; each is read, and checked, when it is asked for.
+
+        Raises:
+            StudyError: a metric is asked for that the task has not.
+        """
+        cases = study_cases(self.study, self.root)
+        known = CLASSIFICATION if cases.task == "classification" else SEGMENTATION
+        extra = [f"sensitivity_{number}" for number in range(cases.classes)] if known is CLASSIFICATION else []
+        unknown = [metric for metric in self.study.metrics if metric not in (*known, *extra)]
+        if unknown:
+            raise StudyError(f"metrics: {unknown[0]} is none of {', '.join((*known, *extra))}, which {cases.task} has")
+        return cases
+
+    @cached_property
+    def layers(self) -> LayerMap:
+        """The network's layers."""
+        return study_layers(self.study, self.cases)
+
+    @cached_property
+    def depths(self) -> Depths:
+        """How deep the network is; kept in the folder, so that tables need neither data nor network."""
+        name = f"network_{_digest(self.study.model_dump_json(include={'network', 'data'}))}"
+        held = self.store.load(name)
+        if held is None:
+            held = asdict(Depths.of(self.layers))
+            self.store.save(name, held)
+        return Depths(**held)
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """What trials start from; made once, and kept in the folder where it was made here."""
+        if self.study.pretraining.task is None:
+            return pretrain(self.study, self.cases, self.root, lambda _: None)
+        parts = self.study.model_dump(mode="json", include={"network", "pretraining"})
+        parts["data"] = data_identity(self.study.data, "holdout", "validation", "test")
+        name = f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
+        held: Mapping[str, Tensor] | None = self.store.load_tensors(name)
+        if held is None:
+            held = pretrain(self.study, self.cases, self.root, lambda step: self.tell("pre-training", step))
+            self.store.save_tensors(name, held)
+        return held
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """All trials; those that wait for a tuned rate have none."""
+        return all_trials(self.study, self.depths)
+
+    def result(self, trial: Trial) -> Result | None:
+        """What is known of a trial."""
+        return None if trial.lr is None else self.store.load(trial.name(self.study))
+
+    def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
+        """What is known of trials; those that are not finished are left out."""
+        return {trial: result for trial in trials if (result := self.result(trial)) is not None}
+
+    def holds(self, name: str) -> bool:
+        """Whether all that the study keeps of a trial is there, its network too where networks are kept."""
+        kept = not self.study.keep_networks or self.store.tensors(name).is_file()
+        return kept and self.store.load(name) is not None
+
+    def found(self, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], float] | None:
+        """What a search among trials has come to: results of those that had the whole budget, and all its passes.
+
+        ``None`` while it is not finished.
+        """
+        passes: dict[str, float] = {}
+        results: dict[Trial, Result] = {}
+        for study in rounds(self.study):
+            trials = better(study, results) if results else trials
+            results = Workshop(study, self.root, self.store).results(trials)
+            if len(results) < len(trials):
+                return None
+            passes |= {trial.name(study): float(result["passes"]) for trial, result in results.items()}
+        return results, sum(passes.values())
+
+    def ready(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those of the trials whose rate is known."""
+        return [tuned for trial in trials if (tuned := self.tuned(trial)) is not None]
+
+    def tuned(self, trial: Trial) -> Trial | None:
+        """The trial at the rate that the flat method chose on its seed; ``None`` while that is not known."""
+        if trial.lr is not None:
+            return trial
+        flat = next(method for method in self.study.methods if isinstance(method, Flat) and method.lr != "tuned")
+        rivals = [one for one in self.trials if one.group == (flat.name, trial.labelled, trial.seed)]
+        found = {one: self.result(one) for one in rivals}
+        if not all(found.values()):
+            return None
+        best = best_of(self.study, {one: result for one, result in found.items() if result is not None})
+        return replace(trial, lr=best.lr)
+
+
+def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:
+    """The trial that the validation cases choose: by the study's first metric, of equals by its second."""
+    return max(results, key=lambda trial: ranking(study, results[trial]["validation"]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
