@@ -28,6 +28,7 @@ from layertune.layers.layer_map import Layer, LayerMap, map_layers
 from layertune.layers.trace import Trace, trace
 from layertune.metalr.meta_pass import frozen_statistics, meta_pass
 from layertune.metalr.metalr import MetaLR
+from layertune.metalr.settings import MetaLRSettings
 from layertune.old_paths import redirect
 from layertune.policies.freezing import Frozen, freeze
 from layertune.policies.param_groups import param_groups
@@ -70,6 +71,7 @@ __all__ = [
     "Loaded",
     "MetaBatchError",
     "MetaLR",
+    "MetaLRSettings",
     "MissingPackageError",
     "ModelError",
     "OptimizerError",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from layertune.metalr.settings import check_settings, usual_hyper_lr
+from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.by_name import METHODS, scheme
 from layertune_monai.bundle.train_config import TrainConfig, inside, is_saver, read_train_config, train_files
 from layertune_monai.errors import BundleError
@@ -53,14 +53,7 @@ class Method:
         scheme(self.name, m=self.m, n=self.n, first=self.first)
         if self.depth not in ("I1", "I2"):
             raise BundleError(f"depth is I1 (order of execution) or I2 (resolution level), not {self.depth!r}")
-        check_settings(
-            hyper_lr=usual_hyper_lr(self.hyper_lr, self.rule),
-            rule=self.rule,
-            min_lr=1e-6,
-            max_lr=None,
-            max_change=2.0,
-            every=self.every,
-        )
+        MetaLRSettings.given(hyper_lr=self.hyper_lr, rule=self.rule, every=self.every)
 
     @property
     def learns(self) -> bool:

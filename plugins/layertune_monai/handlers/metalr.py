@@ -16,7 +16,7 @@ from layertune import LayerMap, LRProfile, MetaLR, OptimizerError, map_layers, m
 from layertune.hosts.endless_data import over_same_data
 from layertune.hosts.meta_batches import MetaBatches
 from layertune.metalr.meta_pass import kept_gradients
-from layertune.metalr.settings import check_settings, usual_hyper_lr
+from layertune.metalr.settings import MetaLRSettings
 from layertune_monai.handlers.engine import check_engine, check_not_begun, example_inputs, network_of, seed_and_share
 from layertune_monai.handlers.meta_loss import MetaLoss, backward_of_meta_batch, engine_loss
 from layertune_monai.handlers.report import publish_lrs, write_profile
@@ -99,16 +99,15 @@ class MetaLRHandler:
         after: "AlchemyHandler | None" = None,
         output_dir: str | Path | None = None,
     ) -> None:
-        self.settings: dict[str, Any] = {
-            "hyper_lr": usual_hyper_lr(hyper_lr, rule),
-            "rule": rule,
-            "every": every,
-            "streaming": streaming,
-            "min_lr": min_lr,
-            "max_lr": max_lr,
-            "max_change": max_change,
-        }
-        check_settings(**self.settings)
+        self.settings = MetaLRSettings.given(
+            hyper_lr=hyper_lr,
+            rule=rule,
+            every=every,
+            streaming=streaming,
+            min_lr=min_lr,
+            max_lr=max_lr,
+            max_change=max_change,
+        )
         self.optimizer = optimizer
         self.meta_loader = meta_loader
         if streaming and meta_loader is not None:
@@ -171,7 +170,7 @@ class MetaLRHandler:
 
     def _check(self, engine: Any) -> None:
         """When the run starts: while handlers are attached, a ``SupervisedTrainer`` is not complete yet."""
-        if not self.settings["streaming"] and self.meta_loss is None:
+        if not self.settings.streaming and self.meta_loss is None:
             check_engine(engine)
         if getattr(engine, "optimizer", self.optimizer) is not self.optimizer:
             raise OptimizerError(
@@ -184,7 +183,7 @@ class MetaLRHandler:
         if self.metalr is not None or (self.after is not None and not self.after.maximises):
             return
         network = network_of(engine, self)
-        metalr = MetaLR(self.optimizer, **self.settings, layers=self._layers_for(engine, network))
+        metalr = MetaLR(self.optimizer, settings=self.settings, layers=self._layers_for(engine, network))
         if not metalr.streaming:
             try:
                 self._batches = self._find_batches(engine)

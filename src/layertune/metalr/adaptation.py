@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from layertune.metalr.displacement import pair_sums
 from layertune.metalr.rules import NEEDS_NORMS, RULES, alignment, bounded
 from layertune.metalr.sections import Layout
+from layertune.metalr.settings import MetaLRSettings
 
 __all__ = ["Adaptation", "Limits", "Skipped", "adaptation"]
 
@@ -20,6 +21,11 @@ class Limits(NamedTuple):
     min_lr: float
     max_lr: float
     max_change: float
+
+    @classmethod
+    def of(cls, settings: MetaLRSettings) -> Self:
+        """Read the limits from the settings; no ``max_lr`` is an infinite one."""
+        return cls(settings.min_lr, float("inf") if settings.max_lr is None else settings.max_lr, settings.max_change)
 
 
 class Adaptation(NamedTuple):

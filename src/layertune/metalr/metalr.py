@@ -10,8 +10,9 @@ from layertune.errors import OptimizerError
 from layertune.metalr.adaptation import Limits, Skipped, adaptation
 from layertune.metalr.displacement import Displacement
 from layertune.metalr.history import History
+from layertune.metalr.requirements import check_layers, check_meta_gradient, check_optimizer
 from layertune.metalr.sections import Layers, Layout
-from layertune.metalr.settings import check_layers, check_meta_gradient, check_optimizer, check_settings, usual_hyper_lr
+from layertune.metalr.settings import MetaLRSettings
 from layertune.rates.attachment import call_before_update, multiply_lrs, restore_lrs
 from layertune.rates.profile import LRProfile
 
@@ -38,20 +39,25 @@ class MetaLR:
 
     Args:
         optimizer: the host's optimizer; its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
-        hyper_lr: eta, >= 0; 0 changes nothing, bit for bit. 0.1 unless given, cosine 0.05; additive has to be given.
-        rule: ``"additive"`` (eq. 3), ``"proportional"`` (alpha' = alpha (1 - eta h)), ``"cosine"`` (alpha' = alpha
-            exp(eta cos(-g, -u))) or ``"joint"`` (the same, and five times as fast by the cosine of all layers together,
-            which makes up for a start that is far too low; from a hyper_lr of 0.12 up ``max_change`` cuts it).
-        min_lr: floor of the learned rates; the paper's 1e-6.
-        max_lr: ceiling, if any.
-        max_change: largest factor, up or down, of one adaptation; ``float("inf")`` for eq. 3 as it stands.
-        every: learn at each k-th step; costs 1 + 1/k passes a step.
-        streaming: take the next training batch's gradient as the meta gradient, at no extra pass: attaching is all.
+        hyper_lr: The step size eta of the learning rates, >= 0. 0 changes nothing, bit for bit. Default: 0.1, and 0.05
+            for the rule ``"cosine"``; the rule ``"additive"`` has no default.
+        rule: ``"joint"`` (default), ``"cosine"`` (alpha' = alpha exp(eta cos(-g, -u))), ``"proportional"`` (alpha' =
+            alpha (1 - eta h)) or ``"additive"`` (eq. 3). ``"joint"`` is ``"cosine"``, and five times as fast by the
+            cosine of all layers together, which makes up for a start that is far too low; from a hyper_lr of 0.12 up
+            ``max_change`` limits it.
+        min_lr: The smallest learned rate. Default: the paper's 1e-6.
+        max_lr: The largest learned rate. Default: no limit.
+        max_change: The largest factor, up or down, of one adaptation; ``float("inf")`` for eq. 3 without a limit.
+            Default: 2.
+        every: Learn at each ``every``-th step, at a cost of 1 + 1/every passes a step. Default: 1.
+        streaming: Take the next training batch's gradient as the meta gradient, at no extra pass; then attaching is all
+            that a training loop needs. Default: ``False``.
+        settings: All settings above in one record, in place of single ones.
         layers: the parameters of each layer, as ``LayerMap.parameters_of(model)`` gives them, for an optimizer whose
             groups must stay as they are; the groups' own layers if none are given.
 
     Raises:
-        OptimizerError: a setting out of range, an optimizer with a single group, or one whose step is not linear.
+        OptimizerError: A setting is out of range, the optimizer has a single layer, or its step is not linear.
 
     Example:
         >>> import torch
@@ -83,18 +89,19 @@ class MetaLR:
         optimizer: Optimizer,
         *,
         hyper_lr: float | None = None,
-        rule: str = "joint",
-        min_lr: float = 1e-6,
+        rule: str | None = None,
+        min_lr: float | None = None,
         max_lr: float | None = None,
-        max_change: float = 2.0,
-        every: int = 1,
-        streaming: bool = False,
+        max_change: float | None = None,
+        every: int | None = None,
+        streaming: bool | None = None,
+        settings: MetaLRSettings | None = None,
         layers: Layers | None = None,
     ) -> None:
         self.optimizer = optimizer
-        self.hyper_lr = usual_hyper_lr(hyper_lr, rule)
-        check_settings(
-            hyper_lr=self.hyper_lr,
+        self.settings = _one_record(
+            settings,
+            hyper_lr=hyper_lr,
             rule=rule,
             min_lr=min_lr,
             max_lr=max_lr,
@@ -102,12 +109,6 @@ class MetaLR:
             every=every,
             streaming=streaming,
         )
-        self.rule = rule
-        self.min_lr = min_lr
-        self.max_lr = float("inf") if max_lr is None else max_lr
-        self.max_change = max_change
-        self.every = every
-        self.streaming = streaming
         self._layers = layers
         self._layout = Layout.of(optimizer, layers)
         check_layers(self._layout.names)
@@ -124,6 +125,16 @@ class MetaLR:
             optimizer.register_state_dict_pre_hook(self._before_saving),
             optimizer.register_load_state_dict_post_hook(self._reload),
         ]
+
+    @property
+    def hyper_lr(self) -> float:
+        """The step size of the learning rates."""
+        return self.settings.eta
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the gradient of the next training batch is the meta gradient."""
+        return self.settings.streaming
 
     @property
     def steps(self) -> int:
@@ -257,7 +268,7 @@ class MetaLR:
         self._displacement.forget(groups)
         if self._scales_lr:
             self._multiplied = multiply_lrs(groups, layout.group_scales(groups))
-        if not self._scales_lr or (self.steps + 1) % self.every == 0:
+        if not self._scales_lr or (self.steps + 1) % self.settings.every == 0:
             self._displacement.start(groups)
         self._stepping = True
 
@@ -273,7 +284,7 @@ class MetaLR:
         steps = self.steps + 1
         for group in groups:
             group["meta_steps"] = steps
-        if steps % self.every:
+        if steps % self.settings.every:
             self._displacement.forget(groups)
 
     def _learn(self, grad_scale: float | Tensor, found_inf: Tensor | None = None) -> None:
@@ -282,9 +293,9 @@ class MetaLR:
         scales, ratio, lrs, overflowed = adaptation(
             groups,
             layout,
-            rule=self.rule,
+            rule=self.settings.rule,
             hyper_lr=self.hyper_lr,
-            limits=Limits(self.min_lr, self.max_lr, self.max_change),
+            limits=Limits.of(self.settings),
             grad_scale=grad_scale,
             found_inf=found_inf,
         )
@@ -293,7 +304,16 @@ class MetaLR:
             self._displacement.stretch(groups, layout.sections, layout.spread(ratio - 1))
         learned = scales * ratio
         layout.write_scales(groups, learned)
-        self._history.record(self.steps, layout.names, learned, lrs, every=self.every)
+        self._history.record(self.steps, layout.names, learned, lrs, every=self.settings.every)
         self._displacement.forget(groups)
         if layout.members.device.type == "cpu":
             self._skipped.warn(self.steps)
+
+
+def _one_record(settings: MetaLRSettings | None, **single: Any) -> MetaLRSettings:
+    given = [name for name, value in single.items() if value is not None]
+    if settings is not None and given:
+        raise OptimizerError(
+            f"MetaLR takes settings= or single settings, not both; put {', '.join(given)} into settings="
+        )
+    return MetaLRSettings.given(**single) if settings is None else settings

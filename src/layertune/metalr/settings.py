@@ -1,105 +1,126 @@
-"""What MetaLR asks of its settings and of the optimizer that it attaches to."""
+"""The settings of MetaLR: their defaults and checks, for every host."""
 
-from collections.abc import Callable, Sequence
-
-from torch.optim import Optimizer
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Self
 
 from layertune.errors import OptimizerError
-from layertune.metalr.linearity import require_linear_step
 from layertune.metalr.rules import HYPER_LR, RULES
-from layertune.rates.attachment import require_single_multiplier
 
-__all__ = ["check_layers", "check_meta_gradient", "check_optimizer", "check_settings", "usual_hyper_lr"]
+__all__ = ["PRESETS", "MetaLRSettings"]
 
-
-def check_settings(
-    *,
-    hyper_lr: float,
-    rule: str,
-    min_lr: float,
-    max_lr: float | None,
-    max_change: float,
-    every: int,
-    streaming: bool = False,
-) -> None:
-    """Refuse a setting that is out of range.
-
-    Raises:
-        OptimizerError: naming the setting, its range and what came.
-    """
-    numbers = {"hyper_lr": hyper_lr, "min_lr": min_lr, "max_lr": max_lr, "max_change": max_change, "every": every}
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) and not (name == "max_lr" and value is None):
-            raise OptimizerError(f"{name} must be a number, not {value!r}")
-    checks: list[tuple[bool, Callable[[], str]]] = [
-        (0 <= hyper_lr < float("inf"), lambda: f"hyper_lr must be finite and >= 0, not {hyper_lr}"),
-        (rule in RULES, lambda: f"rule must be one of {', '.join(RULES)}, not {rule!r}"),
-        (min_lr >= 0, lambda: f"min_lr must be >= 0, not {min_lr}"),
-        (max_lr is None or max_lr > min_lr, lambda: f"max_lr must be above min_lr = {min_lr}, not {max_lr}"),
-        (max_change > 1, lambda: f"max_change must be above 1, not {max_change}"),
-        (isinstance(streaming, bool), lambda: f"streaming must be True or False, not {streaming!r}"),
-        (every % 1 == 0 and every >= 1, lambda: f"every must be a whole number from 1, not {every}"),
-    ]
-    for holds, message in checks:
-        if not holds:
-            raise OptimizerError(message())
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "usual": MappingProxyType({}),
+        # The cosine rules were measured on trainings of some hundred steps only.
+        "long_training": MappingProxyType({"rule": "proportional"}),
+    }
+)
+"""Defaults by name, where they differ from those of ``MetaLRSettings``. nnU-Net, which trains for 250,000 steps, uses
+``"long_training"``."""
 
 
-def usual_hyper_lr(hyper_lr: float | None, rule: str) -> float:
-    """The step size of the learning rates that was given, or else the one that suits the rule.
+@dataclass(frozen=True, kw_only=True)
+class MetaLRSettings:
+    """Hold the settings of ``MetaLR``, complete and checked.
+
+    This record is the only place of the defaults. A host's plug-in passes on what its user gave, with
+    ``MetaLRSettings.given``, and hands the record to ``MetaLR(optimizer, settings=...)``.
+
+    Attributes:
+        hyper_lr: The step size eta of the learning rates, >= 0. 0 changes nothing, bit for bit. ``None`` is replaced by
+            the default of the rule: 0.1, and 0.05 for ``"cosine"``. The rule ``"additive"`` has no default, because its
+            unit depends on the loss.
+        rule: How a layer's rate follows its meta gradient: ``"joint"``, ``"cosine"``, ``"proportional"`` or
+            ``"additive"``; see ``MetaLR``.
+        min_lr: The smallest learned rate, >= 0. The paper uses 1e-6.
+        max_lr: The largest learned rate, above ``min_lr``. ``None`` sets no limit.
+        max_change: The largest factor, up or down, of one adaptation, > 1.
+        every: MetaLR learns at each ``every``-th optimizer step, a whole number >= 1.
+        streaming: Whether the gradient of the next training batch serves as the meta gradient.
 
     Raises:
-        OptimizerError: none was given, and for this rule there is no usual one.
+        OptimizerError: A setting is out of range. The message names the setting, its range and the value.
 
     Example:
-        >>> usual_hyper_lr(None, "cosine"), usual_hyper_lr(0.2, "cosine")
-        (0.05, 0.2)
+        >>> MetaLRSettings(rule="cosine")  # doctest: +NORMALIZE_WHITESPACE
+        MetaLRSettings(hyper_lr=0.05, rule='cosine', min_lr=1e-06, max_lr=None, max_change=2.0, every=1,
+                       streaming=False)
     """
-    if hyper_lr is None and rule == "additive":
+
+    hyper_lr: float | None = None
+    rule: str = "joint"
+    min_lr: float = 1e-6
+    max_lr: float | None = None
+    max_change: float = 2.0
+    every: int = 1
+    streaming: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if self.hyper_lr is None:
+            object.__setattr__(self, "hyper_lr", _default_hyper_lr(self.rule))
+        for holds, message in _conditions(self, self.eta):
+            if not holds:
+                raise OptimizerError(message())
+
+    @property
+    def eta(self) -> float:
+        """``hyper_lr`` as a number: the given one, or the default of the rule."""
+        return HYPER_LR.get(self.rule, 0.0) if self.hyper_lr is None else self.hyper_lr
+
+    @classmethod
+    def given(cls, *, preset: str = "usual", **values: Any) -> Self:
+        """Build the record from the values that a user gave.
+
+        Args:
+            preset: A name of ``PRESETS``: the defaults to use where nothing was given.
+            **values: Settings by name. ``None`` means that the user did not give this setting.
+
+        Raises:
+            OptimizerError: A setting or the preset is unknown, or a value is out of range.
+
+        Example:
+            >>> MetaLRSettings.given(preset="long_training", hyper_lr=0.3, every=None).rule
+            'proportional'
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise OptimizerError(f"MetaLR has no setting {', '.join(unknown)}; it has {', '.join(known)}")
+        if preset not in PRESETS:
+            raise OptimizerError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+        return cls(**{**PRESETS[preset], **{name: value for name, value in values.items() if value is not None}})
+
+
+def _default_hyper_lr(rule: str) -> float:
+    if rule not in HYPER_LR:
         raise OptimizerError(
-            'rule="additive" needs a hyper_lr that fits the scale of loss and gradients, as hyper_lr=1e-3; the other '
-            "rules have one of their own"
+            f'rule="{rule}" needs a hyper_lr that fits the scale of loss and gradients, for example hyper_lr=1e-3; the '
+            f"rules {', '.join(HYPER_LR)} have a default"
         )
-    return HYPER_LR.get(rule, 0.0) if hyper_lr is None else hyper_lr
+    return HYPER_LR[rule]
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
-    """Refuse an optimizer whose steps cannot be learned from.
-
-    Raises:
-        OptimizerError: its rates are multiplied already, it trains flattened shards, or its step is not linear in
-            ``lr``.
-    """
-    require_single_multiplier(optimizer)
-    if any(hasattr(p, "_fsdp_flattened") for group in optimizer.param_groups for p in group["params"]):
-        raise OptimizerError(
-            "these parameters are shards of FullyShardedDataParallel, which do not say what they are shards of, so "
-            "each rank would learn rates of its own; shard with torch.distributed.fsdp.fully_shard instead"
-        )
-    require_linear_step(optimizer)
+def _check_types(settings: MetaLRSettings) -> None:
+    for name in ("hyper_lr", "min_lr", "max_lr", "max_change", "every"):
+        value = getattr(settings, name)
+        if not isinstance(value, int | float) and not (name in ("hyper_lr", "max_lr") and value is None):
+            raise OptimizerError(f"{name} must be a number, not {value!r}")
+    if not isinstance(settings.streaming, bool):
+        raise OptimizerError(f"streaming must be True or False, not {settings.streaming!r}")
+    if settings.rule not in tuple(RULES):
+        raise OptimizerError(f"rule must be one of {', '.join(RULES)}, not {settings.rule!r}")
 
 
-def check_layers(names: Sequence[str]) -> None:
-    """Refuse a single layer.
-
-    Raises:
-        OptimizerError: saying how an optimizer comes to have several.
-    """
-    if len(names) < 2:
-        raise OptimizerError(
-            "MetaLR learns one rate per layer, and this optimizer has all parameters in one layer; build it from "
-            "layertune.param_groups(model, layertune.map_layers(model, example_input), lr=...), or give "
-            "layers=map.parameters_of(model)"
-        )
-
-
-def check_meta_gradient(optimizer: Optimizer) -> None:
-    """Refuse to learn without a gradient.
-
-    Raises:
-        OptimizerError: no parameter has one.
-    """
-    if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
-        raise OptimizerError(
-            "adapt() found no meta gradient; call optimizer.zero_grad() and backward on the meta loss before it"
-        )
+def _conditions(own: MetaLRSettings, eta: float) -> list[tuple[bool, Callable[[], str]]]:
+    """Pair each range that a setting must lie in with the message for a value outside."""
+    within = own.max_lr is None or own.max_lr > own.min_lr
+    return [
+        (0 <= eta < float("inf"), lambda: f"hyper_lr must be finite and >= 0, not {eta}"),
+        (own.min_lr >= 0, lambda: f"min_lr must be >= 0, not {own.min_lr}"),
+        (within, lambda: f"max_lr must be above min_lr = {own.min_lr}, not {own.max_lr}"),
+        (own.max_change > 1, lambda: f"max_change must be above 1, not {own.max_change}"),
+        (own.every % 1 == 0 and own.every >= 1, lambda: f"every must be a whole number from 1, not {own.every}"),
+    ]

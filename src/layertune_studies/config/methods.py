@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from layertune.metalr.settings import usual_hyper_lr
+from layertune.metalr.settings import MetaLRSettings
 from layertune_studies.config.section import Fraction, Positive, Section, Several
 
 __all__ = [
@@ -224,7 +224,7 @@ class MetaLRMethod(Method):
     def _usual(cls, given: Any) -> Any:
         """The number itself is part of what a trial is known by, so that it is found when a default changes."""
         if isinstance(given, Mapping) and given.get("hyper_lr") is None:
-            return {**given, "hyper_lr": usual_hyper_lr(None, str(given.get("rule", "joint")))}
+            return {**given, "hyper_lr": MetaLRSettings.given(rule=given.get("rule")).hyper_lr}
         return given
 
     @model_validator(mode="after")

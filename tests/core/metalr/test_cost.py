@@ -109,7 +109,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("mode", [{}, {"streaming": True}, {"every": 2}])
 def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
     """On fake tensors, which claim to live on a GPU and have no numbers to give."""
-    monkeypatch.setattr("layertune.metalr.settings.require_linear_step", lambda _: None)  # attaching may wait
+    monkeypatch.setattr("layertune.metalr.requirements.require_linear_step", lambda _: None)  # attaching may wait
     with FakeTensorMode():
         parameters = [nn.Parameter(torch.empty(3, 3, device="cuda")) for _ in range(5)]
         groups = [{"params": [parameter], "layer": str(i // 2)} for i, parameter in enumerate(parameters)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import SGD, AdamW
 
-from layertune import MetaLR
+from layertune import MetaLR, MetaLRSettings
 from small_runs import (
     Plain,
     Run,
@@ -141,7 +141,7 @@ def test_a_state_from_another_attachment_replaces_what_was_learned(tmp_path):
     train(net, optimizer, metalr, data(range(20, 25)))  # another past, with a step that waits
     load(tmp_path / "checkpoint.pt", net, optimizer)
     assert not metalr.due
-    metalr.streaming = False
+    metalr.settings = MetaLRSettings(hyper_lr=metalr.hyper_lr, rule=metalr.settings.rule)
     assert_same(train(net, optimizer, metalr, data(range(3, STEPS))), uninterrupted)
 
 
