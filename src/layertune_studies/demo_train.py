@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from layertune import MetaLR, meta_pass
-from layertune_studies.data.case import Batch, Subject
+from layertune_studies.data.case import Batch, Case
 from layertune_studies.demo_store import Store
 
 __all__ = ["Log", "Run", "Scores", "Task", "evaluate", "make_network", "predict", "train"]
@@ -50,7 +50,7 @@ class Task:
 
     batch: Callable[[int], Batch]
     meta_batch: Callable[[int], Batch] | None
-    validation: Sequence[Subject]
+    validation: Sequence[Case]
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,13 @@ def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, subjects: Sequence[Subject]) -> list[Tensor]:
+def predict(network: nn.Module, subjects: Sequence[Case]) -> list[Tensor]:
     """The label map of each subject, (1, x, y, z)."""
     network.eval()
     return [network(subject.image[None]).argmax(1) for subject in subjects]
 
 
-def evaluate(network: nn.Module, subjects: Sequence[Subject]) -> Scores:
+def evaluate(network: nn.Module, subjects: Sequence[Case]) -> Scores:
     """Dice, positive predictive value and sensitivity, the mean over subjects and tissues."""
     dice = DiceMetric(include_background=False)
     counts = ConfusionMatrixMetric(

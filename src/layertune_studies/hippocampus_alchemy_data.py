@@ -18,7 +18,7 @@ from torch import Tensor
 
 from layertune_studies.config.sets import MNI
 from layertune_studies.data.brains import make_cohort
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 
 __all__ = ["Plan", "Sets", "augmentation", "make_sets"]
 
@@ -82,12 +82,12 @@ class Sets:
         test: cases that are only reported on.
     """
 
-    same: list[Subject]
-    other: list[Subject]
-    inverted: list[Subject]
-    train: list[list[Subject]]
-    validation: list[Subject]
-    test: list[Subject]
+    same: list[Case]
+    other: list[Case]
+    inverted: list[Case]
+    train: list[list[Case]]
+    validation: list[Case]
+    test: list[Case]
 
 
 def make_sets(plan: Plan, data: Path, *, task: str = "Task04_Hippocampus") -> Sets:
@@ -117,11 +117,11 @@ def make_sets(plan: Plan, data: Path, *, task: str = "Task04_Hippocampus") -> Se
         MNI, root=None, size=twice, source=0, shots=plan.unlabelled, seeds=1, held_out=0, seed=0
     ).train
     # The cohort's source cases come with inverted contrast.
-    same = [_resampled(Subject(-case.image, case.label), plan.grid) for case in cohort.source]
+    same = [_resampled(Case(-case.image, case.label), plan.grid) for case in cohort.source]
     return Sets(
         same=same,
-        other=[Subject(_scaled(case.image), case.label) for case in brains],
-        inverted=[Subject(1 - case.image, case.label) for case in same],
+        other=[Case(_scaled(case.image), case.label) for case in brains],
+        inverted=[Case(1 - case.image, case.label) for case in same],
         train=[[_resampled(case, plan.grid) for case in cases] for cases in cohort.train],
         validation=[_resampled(case, plan.grid) for case in cohort.validation],
         test=[_resampled(case, plan.grid) for case in cohort.test],
@@ -143,10 +143,10 @@ def augmentation() -> Transform:
     )
 
 
-def _resampled(case: Subject, grid: Shape) -> Subject:
+def _resampled(case: Case, grid: Shape) -> Case:
     resize: Transform = Resized(("image", "label"), grid, mode=("area", "nearest-exact"))
     smaller = resize(vars(case))
-    return Subject(_scaled(_plain(smaller["image"])), _plain(smaller["label"]))
+    return Case(_scaled(_plain(smaller["image"])), _plain(smaller["label"]))
 
 
 def _scaled(image: Tensor) -> Tensor:

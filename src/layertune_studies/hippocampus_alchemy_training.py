@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from layertune import GammaPenalty, load_weights, map_layers
 from layertune_monai.genesis.unet import GenesisUNet
-from layertune_studies.data.case import Batch, Subject, batch_of
+from layertune_studies.data.case import Batch, Case, batch_of
 from layertune_studies.demo_train import CLASSES, evaluate
 from layertune_studies.hippocampus_alchemy_data import Plan, Sets, augmentation
 from layertune_studies.training.genesis import deformation, restoration_loss
@@ -132,7 +132,7 @@ def fit(
     return losses
 
 
-def pretrain(plan: Plan, cases: Sequence[Subject]) -> dict[str, Any]:
+def pretrain(plan: Plan, cases: Sequence[Case]) -> dict[str, Any]:
     """Learn to restore deformed volumes (Models Genesis).
 
     Returns:
@@ -175,7 +175,7 @@ def labelled_batches(plan: Plan, sets: Sets, seed: int, *, ranking: bool = False
 def measured(
     network: nn.Module,
     batch: Callable[[int], Batch],
-    validation: Sequence[Subject],
+    validation: Sequence[Case],
     *,
     steps: int,
     lr: float,
@@ -194,7 +194,7 @@ def measured(
     return {"network": _copy(network), "losses": losses, "validation": dice, "seconds": seconds}
 
 
-def scores(network: nn.Module, cases: Sequence[Subject]) -> dict[str, float]:
+def scores(network: nn.Module, cases: Sequence[Case]) -> dict[str, float]:
     """Dice, positive predictive value and sensitivity."""
     return asdict(evaluate(network, cases))
 
@@ -205,7 +205,7 @@ def ends(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values[:tenth]), fmean(values[-tenth:])
 
 
-def _batches(plan: Plan, cases: Sequence[Subject], stream: int, seed: int) -> Callable[[int], Batch]:
+def _batches(plan: Plan, cases: Sequence[Case], stream: int, seed: int) -> Callable[[int], Batch]:
     augment = augmentation()
     return lambda step: batch_of(cases, plan.batch, key=(stream, step, seed), augment=augment)
 

@@ -14,7 +14,7 @@ from layertune.hosts.networks import import_factory, named_network
 from layertune.layers.layer_map import map_layers
 from layertune_studies.config.ranking import RankStudy
 from layertune_studies.data.brains import augmentation, make_cohort
-from layertune_studies.data.case import Subject, batch_of
+from layertune_studies.data.case import Case, batch_of
 from layertune_studies.errors import StudyError
 
 __all__ = ["RankTask", "run_rank_study"]
@@ -91,7 +91,7 @@ def _make_task(study: RankStudy) -> RankTask:
 class _DemoBatches:
     """Augmented batches, drawn by the global generator's state, so that every checkpoint sees the same."""
 
-    def __init__(self, subjects: Sequence[Subject], batch: int) -> None:
+    def __init__(self, subjects: Sequence[Case], batch: int) -> None:
         self._subjects, self._batch, self._augment = subjects, batch, augmentation()
 
     def __iter__(self) -> Iterator[Batch]:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
 from layertune_studies.config.sets import MNI
-from layertune_studies.data.case import Subject, _number, _plain
+from layertune_studies.data.case import Case, plain_tensor, seed_from
 from layertune_studies.errors import DataError
 
 __all__ = ["Cohort", "augmentation", "make_cohort", "tissues"]
@@ -45,10 +45,10 @@ class Cohort:
         test: target cases that are only reported on.
     """
 
-    source: list[Subject]
-    train: list[list[Subject]]
-    validation: list[Subject]
-    test: list[Subject]
+    source: list[Case]
+    train: list[list[Case]]
+    validation: list[Case]
+    test: list[Case]
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,14 @@ def tissue_maps(size: Shape) -> Tensor:
     return pooled
 
 
-def _make_brains(size: Shape, source: int, count: int, seed: int) -> list[Subject]:
+def _make_brains(size: Shape, source: int, count: int, seed: int) -> list[Case]:
     maps = tissue_maps(size)
-    return [make_brain(maps, SOURCE if index < source else TARGET, seed=_number(seed, index)) for index in range(count)]
+    return [
+        make_brain(maps, SOURCE if index < source else TARGET, seed=seed_from(seed, index)) for index in range(count)
+    ]
 
 
-def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Subject:
+def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Case:
     """Deform the template and take an image of it.
 
     Tissue shares are deformed, and both the image (their mixture, so that a voxel of two tissues has an intensity
@@ -142,7 +144,7 @@ def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Subject:
         translate_range=(2, 2, 2),
         padding_mode="zeros",
     ).set_random_state(state=rng)(maps)
-    shares = _plain(deformed).clamp(0, 1)
+    shares = plain_tensor(deformed).clamp(0, 1)
     label = torch.stack([1 - shares[1] - shares[2], shares[1], shares[2]]).argmax(0, keepdim=True).to(torch.uint8)
     means = torch.tensor([contrast.csf, contrast.grey, contrast.white]) + contrast.spread * torch.from_numpy(
         rng.randn(3).astype(np.float32)
@@ -156,10 +158,10 @@ def make_brain(maps: Tensor, contrast: Contrast, *, seed: int) -> Subject:
             NormalizeIntensity(),
         ]
     ).set_random_state(state=rng)
-    return Subject(_plain(acquire(image)), label)
+    return Case(plain_tensor(acquire(image)), label)
 
 
-def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: int, seed: int) -> list[Subject]:
+def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: int, seed: int) -> list[Case]:
     from monai.apps import DecathlonDataset
 
     root = _task_root(task, root)
@@ -182,9 +184,9 @@ def _load_cases(task: str, root: Path | None, size: Shape, source: int, count: i
     subjects = []
     for position, index in enumerate(order.tolist()):
         case = cases[index]
-        image = _plain(case["image"])
-        label = _plain(case["label"]).clamp(max=2).to(torch.uint8)
-        subjects.append(Subject(-image if position < source else image, label))
+        image = plain_tensor(case["image"])
+        label = plain_tensor(case["label"]).clamp(max=2).to(torch.uint8)
+        subjects.append(Case(-image if position < source else image, label))
     return subjects
 
 

@@ -11,7 +11,7 @@ import torch
 
 from layertune_studies.config.sets import SETS, require_folder
 from layertune_studies.config.study import Data
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 from layertune_studies.data.split import split_cases
 from layertune_studies.errors import DataError
 
@@ -37,9 +37,9 @@ class Cases:
         shape: of an image as the network sees it in training, channels first.
     """
 
-    train: Sequence[Subject]
-    validation: Sequence[Subject]
-    test: Sequence[Subject]
+    train: Sequence[Case]
+    validation: Sequence[Case]
+    test: Sequence[Case]
     classes: int
     task: Task
     shape: tuple[int, ...]
@@ -54,11 +54,11 @@ class Drawn:
         meta: for meta batches; never a validation or test case.
     """
 
-    train: Sequence[Subject]
-    meta: Sequence[Subject]
+    train: Sequence[Case]
+    meta: Sequence[Case]
 
 
-class LazyCases(Sequence[Subject]):
+class LazyCases(Sequence[Case]):
     """Cases that are read when they are asked for, and checked then; the most recent ones may stay in memory.
 
     Args:
@@ -66,7 +66,7 @@ class LazyCases(Sequence[Subject]):
         numbers: which of the numbers are cases of this part.
     """
 
-    def __init__(self, read: Callable[[int], Subject], numbers: Sequence[int]) -> None:
+    def __init__(self, read: Callable[[int], Case], numbers: Sequence[int]) -> None:
         self._read = read
         self._numbers = list(numbers)
 
@@ -108,7 +108,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         if not part:
             raise DataError(f"the {name} part of {data.set} has no case, of {len(paths)}; choose fewer folds")
 
-    def read_case(number: int) -> Subject:
+    def read_case(number: int) -> Case:
         return check(case_of(number), paths[number])
 
     first = read_case(numbers[0][0])
@@ -154,7 +154,7 @@ def draw(
     return Drawn(train, cases.train.chosen(numbers[:held]) if held else train)
 
 
-def checked(case: Subject, where: str, *, classes: int, like: tuple[int, ...] | None, sizes: bool) -> Subject:
+def checked(case: Case, where: str, *, classes: int, like: tuple[int, ...] | None, sizes: bool) -> Case:
     """A case, after a look at it.
 
     Args:
@@ -168,7 +168,7 @@ def checked(case: Subject, where: str, *, classes: int, like: tuple[int, ...] | 
         DataError: it cannot be used; the message says why and what to do.
 
     Example:
-        >>> checked(Subject(torch.zeros(1, 4, 4), torch.tensor(2)), "a.png", classes=2, like=None, sizes=True)
+        >>> checked(Case(torch.zeros(1, 4, 4), torch.tensor(2)), "a.png", classes=2, like=None, sizes=True)
         Traceback (most recent call last):
         layertune_studies.errors.DataError: a.png: its label is 2, and the 2 classes are counted from 0 to 1
     """
@@ -196,14 +196,14 @@ class _Check:
         self.data, self.classes, self.place = data, classes, place
         self.like: tuple[int, ...] | None = None
 
-    def __call__(self, case: Subject, path: Path) -> Subject:
+    def __call__(self, case: Case, path: Path) -> Case:
         if self.data.binary:
-            case = Subject(case.image, (case.label > 0).to(case.label.dtype))
+            case = Case(case.image, (case.label > 0).to(case.label.dtype))
         checked(case, str(path), classes=self.classes, like=self.like, sizes=self.data.patch is None)
         self.like = self.like or tuple(case.image.shape)
         return case
 
 
-def _bytes(case: Subject) -> int:
+def _bytes(case: Case) -> int:
     """That it takes in memory; a crop keeps the whole that it was cut from."""
     return sum(tensor.untyped_storage().nbytes() for tensor in (case.image, case.label))

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from layertune_studies.config.sets import DataSet
 from layertune_studies.config.study import Data
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 from layertune_studies.errors import DataError
 
 __all__ = ["read_decathlon", "read_images", "read_medmnist", "read_volumes"]
 
 Parts = tuple[list[int], list[int], list[int]]
-Read = tuple[Callable[[int], Subject], list[Path], Parts | None]
+Read = tuple[Callable[[int], Case], list[Path], Parts | None]
 KEYS = ("image", "label")
 # What readers raise of a file that is damaged, holds something else, or has a part missing.
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, BadZipFile, zlib.error)
@@ -60,10 +60,10 @@ def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
         images += [image for image, _ in pairs]
         labels += [number_of.get(int(label), int(label)) for _, label in pairs]
 
-    def case(number: int) -> Subject:
+    def case(number: int) -> Case:
         image = torch.from_numpy(images[number].copy()).float()
         image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
-        return Subject(_sized(image / 127.5 - 1, data.size), torch.tensor(labels[number]))
+        return Case(_sized(image / 127.5 - 1, data.size), torch.tensor(labels[number]))
 
     return case, [Path(f"{place}[{number}]") for number in range(len(images))], (parts[0], parts[1], parts[2])
 
@@ -90,9 +90,9 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
         samples += [(path, classes.index(folder.classes[label])) for path, label in folder.samples]
     paths = [Path(path) for path, _ in samples]
 
-    def case(number: int) -> Subject:
+    def case(number: int) -> Case:
         path, label = samples[number]
-        return Subject(_sized(_picture(Path(path), found.channels), data.size), torch.tensor(label))
+        return Case(_sized(_picture(Path(path), found.channels), data.size), torch.tensor(label))
 
     if "" in ends:
         return case, paths, None
@@ -134,7 +134,7 @@ def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
         raise DataError(f"{place}: {problem}. {found.page()}")
     transform = _volume_transform(data)
 
-    def case(number: int) -> Subject:
+    def case(number: int) -> Case:
         path = images[number]
         return _volume(lambda: transform({"image": path, "label": place / "labelsTr" / path.name}), path)
 
@@ -158,13 +158,13 @@ def _volume_transform(data: Data) -> Any:
     return Compose(steps)
 
 
-def _volume(read: Callable[[], Any], path: Path) -> Subject:
+def _volume(read: Callable[[], Any], path: Path) -> Case:
     try:
         case = read()
     except RuntimeError as error:  # MONAI's, whatever its transforms met
         raise DataError(f"{path} or its label cannot be read: {error.__cause__ or error}; mend the files") from error
     image, label = (convert_to_tensor(case[key], track_meta=False) for key in KEYS)
-    return Subject(image.float(), label.round().to(torch.int16))
+    return Case(image.float(), label.round().to(torch.int16))
 
 
 def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:

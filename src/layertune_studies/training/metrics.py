@@ -11,7 +11,7 @@ from monai.metrics import ConfusionMatrixMetric, DiceMetric, compute_roc_auc
 from monai.networks import one_hot
 from torch import Tensor, nn
 
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 
 __all__ = ["CLASSIFICATION", "SEGMENTATION", "Scores", "classification_scores", "evaluate"]
 
@@ -22,7 +22,7 @@ BATCH = 128
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, cases: Sequence[Subject], *, classes: int, patch: tuple[int, ...] | None) -> Scores:
+def evaluate(network: nn.Module, cases: Sequence[Case], *, classes: int, patch: tuple[int, ...] | None) -> Scores:
     """Scores of a network, each in [0, 1].
 
     Args:
@@ -89,7 +89,7 @@ def _auc(shares: Tensor, labels: Tensor) -> float:
 
 
 def _segmentation_scores(
-    network: nn.Module, cases: Sequence[Subject], classes: int, patch: tuple[int, ...] | None, device: torch.device
+    network: nn.Module, cases: Sequence[Case], classes: int, patch: tuple[int, ...] | None, device: torch.device
 ) -> Scores:
     dice = DiceMetric(include_background=False)
     counts = ConfusionMatrixMetric(

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from layertune_studies.config.study import Study
 from layertune_studies.data.batches import batches
-from layertune_studies.data.case import Batch, Subject, batch_of
+from layertune_studies.data.case import Batch, Case, batch_of
 from layertune_studies.data.cases import Cases, Drawn, LazyCases
 from layertune_studies.errors import StudyError
 from layertune_studies.training.genesis import deformation, restoration_loss
@@ -94,9 +94,9 @@ def _inverted(study: Study, cases: Cases) -> Made:
     config = study.pretraining
     _require_volumes(study, cases)
 
-    def inverted(number: int) -> Subject:
+    def inverted(number: int) -> Case:
         case = cases.train[number]
-        return Subject(-case.image, case.label)
+        return Case(-case.image, case.label)
 
     source = LazyCases(inverted, range(config.cases))
     cpu = torch.device("cpu")

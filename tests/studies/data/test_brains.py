@@ -7,7 +7,7 @@ from monai.data import MetaTensor, get_track_meta
 from monai.transforms import Compose, Lambdad
 
 from layertune_studies.data.brains import SOURCE, TARGET, Cohort, augmentation, make_brain, make_cohort, tissue_maps
-from layertune_studies.data.case import Subject, batch_of
+from layertune_studies.data.case import Case, batch_of
 from layertune_studies.errors import DataError
 
 SIZE = (16, 24, 16)
@@ -106,7 +106,7 @@ def test_too_few_decathlon_cases_are_refused(data_dir: Path) -> None:
 
 
 def test_augmenting_without_metadata_gives_the_same_bits_and_leaves_the_switch_as_it_was() -> None:
-    subjects = [Subject(torch.rand(1, 6, 6, 6), torch.randint(3, (1, 6, 6, 6), dtype=torch.uint8)) for _ in range(4)]
+    subjects = [Case(torch.rand(1, 6, 6, 6), torch.randint(3, (1, 6, 6, 6), dtype=torch.uint8)) for _ in range(4)]
     image, label = batch_of(subjects, 4, key=(0,), augment=augmentation())
     assert get_track_meta()
     rng = np.random.RandomState(int(np.random.SeedSequence((0,)).generate_state(1)[0]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Split
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 from layertune_studies.data.cases import Cases, LazyCases, checked, draw, load_cases
 from layertune_studies.data.split import split_cases
 from layertune_studies.errors import DataError
@@ -116,7 +116,7 @@ def test_the_folds_test_every_case_once() -> None:
 
 
 def made(count: int) -> Cases:
-    cases = LazyCases(lambda number: Subject(torch.full((1, 2, 2), float(number)), torch.tensor(0)), range(count))
+    cases = LazyCases(lambda number: Case(torch.full((1, 2, 2), float(number)), torch.tensor(0)), range(count))
     return Cases(cases, cases[:1], cases[:1], 2, "classification", (1, 2, 2))
 
 
@@ -150,25 +150,25 @@ def test_a_missing_set_is_answered_with_its_page(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("case", "options", "message"),
     [
-        (Subject(torch.full((1, 2, 2), torch.nan), torch.tensor(0)), {}, "a.png: 4 of its values are no numbers"),
-        (Subject(torch.full((1, 2, 2), torch.inf), torch.tensor(0)), {}, "are no numbers; mend the file"),
+        (Case(torch.full((1, 2, 2), torch.nan), torch.tensor(0)), {}, "a.png: 4 of its values are no numbers"),
+        (Case(torch.full((1, 2, 2), torch.inf), torch.tensor(0)), {}, "are no numbers; mend the file"),
         (
-            Subject(torch.zeros(1, 2, 2), torch.tensor(3)),
+            Case(torch.zeros(1, 2, 2), torch.tensor(3)),
             {},
             "its label is 3, and the 3 classes are counted from 0 to 2",
         ),
-        (Subject(torch.zeros(1, 2, 2), torch.tensor(-1)), {}, "its label is -1"),
-        (Subject(torch.zeros(3, 2, 2), torch.tensor(0)), {}, "it has 3 channels, and the first image has 1"),
-        (Subject(torch.zeros(1, 4, 2), torch.tensor(0)), {}, r"size is \(4, 2\), and that of the first image \(2, 2\)"),
-        (Subject(torch.zeros(1, 2, 2, 2), torch.tensor(0)), {"sizes": False}, r"its size is \(2, 2, 2\)"),
+        (Case(torch.zeros(1, 2, 2), torch.tensor(-1)), {}, "its label is -1"),
+        (Case(torch.zeros(3, 2, 2), torch.tensor(0)), {}, "it has 3 channels, and the first image has 1"),
+        (Case(torch.zeros(1, 4, 2), torch.tensor(0)), {}, r"size is \(4, 2\), and that of the first image \(2, 2\)"),
+        (Case(torch.zeros(1, 2, 2, 2), torch.tensor(0)), {"sizes": False}, r"its size is \(2, 2, 2\)"),
         (
-            Subject(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3, dtype=torch.int16)),
+            Case(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3, dtype=torch.int16)),
             {},
             r"its image has the size \(2, 2\), and its label \(2, 3\)",
         ),
     ],
 )
-def test_cases_that_cannot_be_used(case: Subject, options: dict[str, Any], message: str) -> None:
+def test_cases_that_cannot_be_used(case: Case, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         checked(case, "a.png", **({"classes": 3, "like": (1, 2, 2), "sizes": True} | options))
 

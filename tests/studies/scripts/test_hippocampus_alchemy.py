@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from decathlon_task import make_task
 from layertune import GammaPenalty, norm_only
-from layertune_studies.data.case import Subject, batch_of
+from layertune_studies.data.case import Case, batch_of
 from layertune_studies.hippocampus_alchemy import CHECKPOINTS, STARTS, run_study
 from layertune_studies.hippocampus_alchemy_data import Plan, make_sets
 from layertune_studies.hippocampus_alchemy_training import Phases, ends, fit, head_of, phase_grid, pretrain, start
@@ -37,10 +37,10 @@ TINY = Plan(
 )
 
 
-def cases(count: int) -> list[Subject]:
+def cases(count: int) -> list[Case]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 1, *TINY.grid, generator=generator)
-    return [Subject(image, (2 * image).round().to(torch.uint8)) for image in images]
+    return [Case(image, (2 * image).round().to(torch.uint8)) for image in images]
 
 
 def test_the_grid_holds_each_phase_on_and_off_once() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 from layertune_studies.demo_train import evaluate
 
 
@@ -21,7 +21,7 @@ class Fixed(nn.Module):
 def test_scores_are_those_of_their_definitions() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = [torch.randint(0, 3, (1, 8, 8, 8), generator=generator) for _ in range(3)]
-    subjects = [Subject(label.float(), label) for label in labels]
+    subjects = [Case(label.float(), label) for label in labels]
     predicted = [subject.label.roll(1, dims=1) for subject in subjects]
     scores = evaluate(Fixed(list(predicted)), subjects)
     expected: dict[str, list[float]] = {"dice": [], "ppv": [], "sensitivity": []}

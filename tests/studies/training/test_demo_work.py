@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from layertune_studies.data.brains import Cohort
-from layertune_studies.data.case import Subject
+from layertune_studies.data.case import Case
 from layertune_studies.demo_methods import Candidate, Method
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store
@@ -23,13 +23,13 @@ EXACT = Method("metalr", "Exact", (Candidate("exact", 0.1),), meta="exact")
 STREAMING = Method("streaming", "Streaming", (Candidate("streaming", 0.1),), meta="streaming")
 
 
-def _subject(seed: int) -> Subject:
+def _subject(seed: int) -> Case:
     """Two overlapping boxes in noise; the smaller is class 2."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
     label[:, 3 : 9 + seed % 4, 3:12, 3:12] = 1
     label[:, 5:8, 5:9, 5 : 8 + seed % 3] = 2
-    return Subject(label.float() + 0.3 * torch.randn(label.shape, generator=generator), label)
+    return Case(label.float() + 0.3 * torch.randn(label.shape, generator=generator), label)
 
 
 COHORT = Cohort([_subject(0), _subject(1)], [[_subject(2), _subject(3)]], [_subject(4)], [_subject(5), _subject(6)])
