@@ -17,7 +17,8 @@ from layertune_studies.data.case import Batch, batch_of
 from layertune_studies.demo_methods import Candidate, Method
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store
-from layertune_studies.demo_train import Log, Run, Scores, Task, evaluate, make_network, predict, train
+from layertune_studies.demo_train import Scores, evaluate, make_network, predict, train
+from layertune_studies.training.loop import Log, Run, Task
 
 __all__ = ["Outcome", "Piece", "Workshop"]
 

@@ -28,9 +28,10 @@ from layertune_studies.data.case import batch_of
 from layertune_studies.demo_methods import START_LR
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store
-from layertune_studies.demo_train import Run, Task, make_network, train_step
+from layertune_studies.demo_train import make_network
 from layertune_studies.demo_work import MOMENTUM, Piece, Workshop
 from layertune_studies.hippocampus_methods import STARTS, Trial, Way, best, learned_ways, run_way, static_ways
+from layertune_studies.training.loop import Run, Task, train_step
 
 __all__ = ["STUDY", "run_study", "step_ratios"]
 

@@ -52,14 +52,14 @@ def table(
     """Show medians over seeds with bootstrap intervals, and paired tests against the best baseline."""
     module = study_module("results.table")
     with studies():
-        workshop = _workshop(config, out, root)
+        context = _context(config, out, root)
         if starts:
-            rows = module.start_rows(workshop)
+            rows = module.start_rows(context)
         else:
-            rows = module.make_rows(workshop.study, module.chosen_trials(workshop))
-            if not module.is_whole(workshop.study, rows):
+            rows = module.make_rows(context.study, module.chosen_trials(context))
+            if not module.is_whole(context.study, rows):
                 typer.echo(f"Unfinished: `layertune study run {config}` goes on; what is there is shown.", err=True)
-        text = study_module("results.formats").render(workshop.study, rows, form)
+        text = study_module("results.formats").render(context.study, rows, form)
     if as_json:
         print_json([vars(row) for row in rows])
     else:
@@ -80,9 +80,9 @@ def plot(
     """Draw one of the papers' figures."""
     module = study_module("results.figures")
     with studies():
-        workshop = _workshop(config, out, root)
+        context = _context(config, out, root)
         count = int(labelled) if labelled is not None and labelled.isdigit() else labelled
-        path = module.plot_study(workshop, figure, file or workshop.store.folder / f"{figure}.pdf", labelled=count)
+        path = module.plot_study(context, figure, file or context.store.folder / f"{figure}.pdf", labelled=count)
     show(Text(f"Figure: {path}"))
 
 
@@ -90,7 +90,7 @@ def _folder(found: Any, out: Path | None) -> Path:
     return out or Path("layertune-studies") / str(found.name)
 
 
-def _workshop(config: Path, out: Path | None, root: Path | None) -> Any:
+def _context(config: Path, out: Path | None, root: Path | None) -> Any:
     found = study_module("config.study").load_study(config)
     store = study_module("engine.store").StudyStore(_folder(found, out))
-    return study_module("engine.workshop").Workshop(found, root, store)
+    return study_module("engine.context").StudyContext(found, root, store)

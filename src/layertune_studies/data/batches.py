@@ -15,7 +15,7 @@ from monai.transforms import (
 
 from layertune_studies.config.study import Data
 from layertune_studies.data.case import Batch, batch_of
-from layertune_studies.data.cases import Drawn
+from layertune_studies.data.cases import LabelledCases
 
 __all__ = ["batches"]
 
@@ -23,7 +23,7 @@ TRAINING, META = 0, 1
 
 
 def batches(
-    drawn: Drawn, data: Data, *, task: str, batch: int, seed: int, device: torch.device
+    drawn: LabelledCases, data: Data, *, task: str, batch: int, seed: int, device: torch.device
 ) -> tuple[Callable[[int], Batch], Callable[[int], Batch]]:
     """The training batch and the meta batch of a step.
 

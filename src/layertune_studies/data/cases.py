@@ -15,7 +15,7 @@ from layertune_studies.data.case import Case
 from layertune_studies.data.split import split_cases
 from layertune_studies.errors import DataError
 
-__all__ = ["Cases", "Drawn", "LazyCases", "checked", "draw", "load_cases"]
+__all__ = ["Cases", "LabelledCases", "LazyCases", "checked", "draw", "load_cases"]
 
 Task = Literal["classification", "segmentation"]
 PARTS = ("train", "val", "test")
@@ -46,7 +46,7 @@ class Cases:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LabelledCases:
     """The labelled cases of one seed.
 
     Attributes:
@@ -126,7 +126,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
 
 def draw(
     cases: Cases, labelled: int | Literal["all"], *, seed: int, reserved: int = 0, holdout: float | None = None
-) -> Drawn:
+) -> LabelledCases:
     """The labelled cases of a seed: drawn from the training cases, each at most once.
 
     Args:
@@ -151,7 +151,7 @@ def draw(
         raise DataError(f"a holdout of {holdout:g} of {count} labelled cases leaves a part with no case")
     assert isinstance(cases.train, LazyCases)
     train = cases.train.chosen(numbers[held:])
-    return Drawn(train, cases.train.chosen(numbers[:held]) if held else train)
+    return LabelledCases(train, cases.train.chosen(numbers[:held]) if held else train)
 
 
 def checked(case: Case, where: str, *, classes: int, like: tuple[int, ...] | None, sizes: bool) -> Case:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from layertune.errors import LayertuneError, MissingPackageError
+from layertune_studies.engine.context import Result, StudyContext
 from layertune_studies.engine.trial import Trial, run_trial
-from layertune_studies.engine.workshop import Result, Workshop
 from layertune_studies.errors import StudyError
 
 try:
@@ -52,22 +52,22 @@ class OnRay:
         except ConnectionError:
             ray.init(include_dashboard=False, **options)
 
-    def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+    def run(self, context: StudyContext, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
         """Give each trial with its result as it is finished, once.
 
         Raises:
             LayertuneError: as ``run_trial`` raises it.
             StudyError: a trial's worker was lost again and again.
         """
-        weights = ray.put(workshop.weights)
+        weights = ray.put(context.weights)
         task: Any = ray.remote(run_trial)
-        task = task.options(max_retries=LOST, **_resources(workshop))
-        waiting = {task.remote(workshop.study, trial, workshop.root, weights): trial for trial in trials}
+        task = task.options(max_retries=LOST, **_resources(context))
+        waiting = {task.remote(context.study, trial, context.root, weights): trial for trial in trials}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             trial = waiting.pop(done)
-            workshop.tell(trial.name(workshop.study).rpartition("_")[0], 0)
-            yield trial, _result(done, trial.name(workshop.study))
+            context.tell(trial.name(context.study).rpartition("_")[0], 0)
+            yield trial, _result(done, trial.name(context.study))
 
 
 def _require_answer(address: str) -> None:
@@ -86,9 +86,9 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def _resources(workshop: Workshop) -> dict[str, float]:
+def _resources(context: StudyContext) -> dict[str, float]:
     """Of one trial: the study's threads, and a GPU where this machine has one."""
-    return {"num_cpus": workshop.study.threads, "num_gpus": 1 if torch.cuda.is_available() else 0}
+    return {"num_cpus": context.study.threads, "num_gpus": 1 if torch.cuda.is_available() else 0}
 
 
 def _result(done: Any, name: str) -> Result:

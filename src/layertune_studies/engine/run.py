@@ -9,6 +9,7 @@ from rich.console import Console
 
 from layertune_studies.config.study import Study
 from layertune_studies.data.cases import draw
+from layertune_studies.engine.context import Executor, Result, StudyContext
 from layertune_studies.engine.progress import Meter, study_progress
 from layertune_studies.engine.search import better, is_searched, rounds, survivors
 from layertune_studies.engine.store import StudyStore
@@ -16,11 +17,10 @@ from layertune_studies.engine.trial import (
     Trial,
     run_trial,
 )
-from layertune_studies.engine.workshop import Executor, Result, Workshop
 from layertune_studies.training.pretraining import reserved_cases
 from layertune_studies.training.settings import policy_of
 
-__all__ = ["Here", "run_study"]
+__all__ = ["InThisProcess", "run_study"]
 
 
 def run_study(
@@ -44,14 +44,14 @@ def run_study(
         SystemExit: with code 130, interrupted by Ctrl-C.
     """
     console = console or Console(stderr=True)
-    executor = executor or Here()
+    executor = executor or InThisProcess()
     store = StudyStore(out)
     threads = torch.get_num_threads()
     try:
         with store.locked(), study_progress(console) as progress:
             meter = Meter(progress)
-            workshop = Workshop(study, root, store, meter)
-            _run(workshop, executor, meter)
+            context = StudyContext(study, root, store, meter)
+            _run(context, executor, meter)
     except KeyboardInterrupt:
         line = f"Interrupted. What is finished lies in {out}; the same command goes on from there."
         console.print(line, soft_wrap=True)
@@ -61,15 +61,15 @@ def run_study(
     return store
 
 
-def _run(workshop: Workshop, executor: Executor, meter: Meter) -> None:
-    searched, plain = _parted(workshop.trials)
+def _run(context: StudyContext, executor: Executor, meter: Meter) -> None:
+    searched, plain = _parted(context.trials)
     groups = _groups(searched)
-    _expect(workshop.study, meter, plain, groups)
-    _require_fitting(workshop)
-    _ = workshop.weights  # before any trial, and where they are missing, before any work
+    _expect(context.study, meter, plain, groups)
+    _require_fitting(context)
+    _ = context.weights  # before any trial, and where they are missing, before any work
     for stage in ([one for one in plain if one.lr is not None], [one for one in plain if one.lr is None]):
-        _run_stage(workshop, executor, meter, workshop.ready(stage))
-    _search(workshop, executor, meter, [workshop.ready(trials) for trials in groups])
+        _run_stage(context, executor, meter, context.ready(stage))
+    _search(context, executor, meter, [context.ready(trials) for trials in groups])
 
 
 def _expect(study: Study, meter: Meter, plain: Sequence[Trial], groups: Sequence[Sequence[Trial]]) -> None:
@@ -79,38 +79,38 @@ def _expect(study: Study, meter: Meter, plain: Sequence[Trial], groups: Sequence
         groups = [trials[: survivors(len(trials))] for trials in groups]  # so many go on; which ones, nobody knows yet
 
 
-def _require_fitting(workshop: Workshop) -> None:
+def _require_fitting(context: StudyContext) -> None:
     """Find what cannot be trained or drawn before anything is.
 
     Raises:
         DataError: there are not as many labelled cases as are asked for.
         PolicyError: a setting does not fit the network.
     """
-    study = workshop.study
+    study = context.study
     for labelled in study.data.labelled:
-        draw(workshop.cases, labelled, seed=0, reserved=reserved_cases(study), holdout=study.data.holdout)
-    for setting in {trial.setting: None for trial in workshop.trials}:
-        policy_of(setting)(workshop.layers)
+        draw(context.cases, labelled, seed=0, reserved=reserved_cases(study), holdout=study.data.holdout)
+    for setting in {trial.setting: None for trial in context.trials}:
+        policy_of(setting)(context.layers)
 
 
-def _run_stage(workshop: Workshop, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
+def _run_stage(context: StudyContext, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
     """Run what is not there yet."""
     # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
-    named = {trial.name(workshop.study): trial for trial in trials}
-    missing = [trial for name, trial in named.items() if not workshop.holds(name)]
+    named = {trial.name(context.study): trial for trial in trials}
+    missing = [trial for name, trial in named.items() if not context.holds(name)]
     left_out = list(trials)
     for trial in missing:
         left_out.remove(trial)
-    meter.leave_out(workshop.study, left_out)
-    for trial, result in executor.run(workshop, missing):
-        workshop.store.save(trial.name(workshop.study), result)
-        meter.finish(workshop.study, trial)
+    meter.leave_out(context.study, left_out)
+    for trial, result in executor.run(context, missing):
+        context.store.save(trial.name(context.study), result)
+        meter.finish(context.study, trial)
 
 
-def _search(workshop: Workshop, executor: Executor, meter: Meter, groups: Sequence[Sequence[Trial]]) -> None:
+def _search(context: StudyContext, executor: Executor, meter: Meter, groups: Sequence[Sequence[Trial]]) -> None:
     """Find the best setting of each group, round by round; all groups of a round together keep many machines busy."""
-    for study in rounds(workshop.study):
-        part = Workshop(study, workshop.root, workshop.store, workshop.tell)
+    for study in rounds(context.study):
+        part = StudyContext(study, context.root, context.store, context.tell)
         _run_stage(part, executor, meter, [trial for trials in groups for trial in trials])
         groups = [better(study, part.results(trials)) for trials in groups]
 
@@ -130,15 +130,15 @@ def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
-class Here:
+class InThisProcess:
     """Runs trials in this process, one after the other."""
 
-    def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+    def run(self, context: StudyContext, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
         """Give each trial with its result as it is finished."""
         for trial in trials:
-            title = trial.name(workshop.study).rpartition("_")[0]
+            title = trial.name(context.study).rpartition("_")[0]
 
             def tell(step: int, title: str = title) -> None:
-                workshop.tell(title, step)
+                context.tell(title, step)
 
-            yield trial, run_trial(workshop.study, trial, workshop.root, workshop.weights, tell)
+            yield trial, run_trial(context.study, trial, context.root, context.weights, tell)

@@ -23,10 +23,9 @@ from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Study
 from layertune_studies.data.batches import batches
 from layertune_studies.data.cases import Cases, draw, load_cases
-from layertune_studies.demo_train import Task
 from layertune_studies.errors import StudyError
-from layertune_studies.training.loop import Training
-from layertune_studies.training.methods import train_method
+from layertune_studies.training.loop import Task, Training
+from layertune_studies.training.methods import train
 from layertune_studies.training.metrics import evaluate
 from layertune_studies.training.network import adopt_weights, make_network, network_layers
 from layertune_studies.training.pretraining import reserved_cases
@@ -188,7 +187,7 @@ def run_trial(
     start = time.process_time()
     with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
         warnings.simplefilter("always", RuntimeWarning)
-        trained = train_method(training, trial.method, trial.setting)
+        trained = train(training, trial.method, trial.setting)
     seconds = time.process_time() - start
     result = {
         "identity": trial.identity(study),

@@ -23,9 +23,9 @@ from layertune import AllLayers, LayertuneError
 from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, short_names
 from layertune_studies.config.methods import Flat, MetaLRMethod
 from layertune_studies.config.study import load_study
+from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial, training_of
-from layertune_studies.engine.workshop import Workshop
 from layertune_studies.errors import StudyError
 from layertune_studies.training.loop import Training
 from layertune_studies.training.methods import steps_of
@@ -51,11 +51,11 @@ class Shape:
     learned: dict[str, list[float]]
 
 
-def shape_of(workshop: Workshop, *, labelled: int, lr: float, seeds: int) -> Shape:
+def shape_of(context: StudyContext, *, labelled: int, lr: float, seeds: int) -> Shape:
     """Measure the two factors of the meta gradient, and what is learned from them.
 
     Args:
-        workshop: the study; its test cases are not looked at.
+        context: the study; its test cases are not looked at.
         labelled: how many labelled cases.
         lr: rate at the start, in the measurement the rate throughout.
         seeds: how many, counted from 0.
@@ -64,19 +64,19 @@ def shape_of(workshop: Workshop, *, labelled: int, lr: float, seeds: int) -> Sha
         StudyError: the study has no method of kind metalr, a layer has no gradient, or the training diverged.
         DataError: the cases are not there, or are too few.
     """
-    study = workshop.study.model_copy(update={"report": "validation"})
+    study = context.study.model_copy(update={"report": "validation"})
     methods = [method for method in study.methods if isinstance(method, MetaLRMethod)]
     if not methods:
         raise StudyError(f"{study.name} has no method that learns rates; add one of kind metalr")
-    names = tuple(layer.name for layer in workshop.layers)
+    names = tuple(layer.name for layer in context.layers)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     learned: dict[str, list[list[float]]] = {method.name: [] for method in methods}
     for seed in range(seeds):
         flat = Trial(Flat(kind="flat"), Setting("all"), lr, labelled, seed)
-        found.append(measure(training_of(study, flat, workshop.root, workshop.weights)))
+        found.append(measure(training_of(study, flat, context.root, context.weights)))
         for method in methods:
             trial = Trial(method, Setting("all"), lr, labelled, seed)
-            result = run_trial(study, trial, workshop.root, workshop.weights)
+            result = run_trial(study, trial, context.root, context.weights)
             if result["profile"] is None:
                 raise StudyError(f"{method.name} learned nothing in {result['steps']} step; give the study more")
             factors = dict(zip(result["profile"]["layers"], result["profile"]["scales"][-1], strict=True))
@@ -203,8 +203,8 @@ def main(
 ) -> None:
     """Measure what the shape of learned rates over depth comes from."""
     try:
-        workshop = Workshop(load_study(study), root, StudyStore(out))
-        shape = shape_of(workshop, labelled=labelled, lr=lr, seeds=seeds)
+        context = StudyContext(load_study(study), root, StudyStore(out))
+        shape = shape_of(context, labelled=labelled, lr=lr, seeds=seeds)
     except LayertuneError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error

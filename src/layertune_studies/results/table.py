@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from layertune_studies.config.study import Study
+from layertune_studies.engine.context import StudyContext, best_of
 from layertune_studies.engine.search import is_searched
 from layertune_studies.engine.trial import Trial
-from layertune_studies.engine.workshop import Workshop, best_of
 from layertune_studies.errors import StudyError
 from layertune_studies.results.statistics import p_value
 
@@ -55,43 +55,43 @@ class Row:
     seeds: tuple[int, ...] = ()
 
 
-def chosen_trials(workshop: Workshop) -> dict[tuple[str, int | str], list[Chosen]]:
+def chosen_trials(context: StudyContext) -> dict[tuple[str, int | str], list[Chosen]]:
     """For each method and number of labelled cases the chosen trial of each seed that is finished.
 
     Raises:
         StudyError: nothing is finished.
     """
     groups: dict[tuple[str, int | str, int], list[Trial]] = {}
-    for trial in workshop.trials:
+    for trial in context.trials:
         groups.setdefault(trial.group, []).append(trial)
     found: dict[tuple[str, int | str], list[Chosen]] = {}
-    order = [method.name for method in workshop.study.methods]
+    order = [method.name for method in context.study.methods]
     for (method, labelled, _), trials in sorted(groups.items(), key=lambda pair: order.index(pair[0][0])):
-        one = _chosen(workshop, trials)
+        one = _chosen(context, trials)
         if one is not None:
             found.setdefault((method, labelled), []).append(one)
     if not found:
-        raise StudyError(f"no trial of {workshop.study.name} is finished; run it with `layertune study run` first")
+        raise StudyError(f"no trial of {context.study.name} is finished; run it with `layertune study run` first")
     return found
 
 
-def _chosen(workshop: Workshop, trials: Sequence[Trial]) -> Chosen | None:
+def _chosen(context: StudyContext, trials: Sequence[Trial]) -> Chosen | None:
     """The best of a method's trials on one seed, once all are there or their search is finished."""
-    ready = workshop.ready(trials)
+    ready = context.ready(trials)
     if len(ready) < len(trials):
         return None
     if is_searched(ready[0].method):
-        found = workshop.found(ready)
+        found = context.found(ready)
         if found is None:
             return None
         # Another method of the study may have trained what the search gave up: that is not its finding.
         results, passes = found
     else:
-        results = workshop.results(ready)
+        results = context.results(ready)
         if len(results) < len(ready):
             return None
         passes = sum(float(result["passes"]) for result in results.values())
-    best = best_of(workshop.study, results)
+    best = best_of(context.study, results)
     return Chosen(best, results[best], passes)
 
 
@@ -113,38 +113,38 @@ def is_whole(study: Study, rows: Sequence[Row]) -> bool:
     return len(shown) == len(study.methods) * len(study.data.labelled)
 
 
-def rows_by_start(workshop: Workshop) -> dict[tuple[str, int | str], dict[float, Row]]:
+def rows_by_start(context: StudyContext) -> dict[tuple[str, int | str], dict[float, Row]]:
     """For each method that starts from several rates, and each number of labelled cases, a row by rate.
 
     Seeds count that are finished at every rate. Of several settings the one that is best on the validation cases is
     shown; methods that search theirs are left out, since what they gave up is not known to the end.
     """
     found: dict[tuple[str, int | str], dict[float, Row]] = {}
-    for (method, labelled), by_rate in _trials_by_start(workshop.trials).items():
+    for (method, labelled), by_rate in _trials_by_start(context.trials).items():
         results = {
-            lr: {seed: workshop.results(trials) for seed, trials in seeds.items()} for lr, seeds in by_rate.items()
+            lr: {seed: context.results(trials) for seed, trials in seeds.items()} for lr, seeds in by_rate.items()
         }
         whole = [
             seed
-            for seed in range(workshop.study.seeds)
+            for seed in range(context.study.seeds)
             if all(len(results[lr][seed]) == len(seeds[seed]) for lr, seeds in by_rate.items())
         ]
         if len(by_rate) > 1 and whole:
             found[method, labelled] = {
                 lr: _start_row(
-                    workshop.study, f"{method}, from {lr:g}", labelled, {seed: results[lr][seed] for seed in whole}
+                    context.study, f"{method}, from {lr:g}", labelled, {seed: results[lr][seed] for seed in whole}
                 )
                 for lr in sorted(by_rate)
             }
     return found
 
 
-def start_rows(workshop: Workshop) -> list[Row]:
+def start_rows(context: StudyContext) -> list[Row]:
     """The rows of ``rows_by_start``, and for each method its worst and its best rate."""
     rows: list[Row] = []
-    for (method, _), by_rate in rows_by_start(workshop).items():
+    for (method, _), by_rate in rows_by_start(context).items():
         own = list(by_rate.values())
-        ranked = sorted(own, key=lambda row: float(np.median(row.values[workshop.study.metrics[0]])))
+        ranked = sorted(own, key=lambda row: float(np.median(row.values[context.study.metrics[0]])))
         ends = ((f"{method}, worst", ranked[0]), (f"{method}, best", ranked[-1]))
         rows += [*own, *(replace(row, method=title, settings=(row.method,)) for title, row in ends)]
     return rows

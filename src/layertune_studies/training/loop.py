@@ -1,7 +1,8 @@
-"""What a trial trains on, and the steps that it takes: the loop that users write, and nothing that they could not."""
+"""The training loop of a study: what a trial trains on, its state, and its steps."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,25 +11,91 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from layertune import LayerMap, param_groups
+from layertune import LayerMap, MetaLR, meta_pass, param_groups
 from layertune.policies.policies import Policy
 from layertune_studies.config.study import Study
-from layertune_studies.demo_train import Run, Task, train_step
+from layertune_studies.data.case import Batch, Case
 
-__all__ = ["Trained", "Training", "train_steps"]
+__all__ = ["Log", "Run", "Task", "Trained", "Training", "train_step", "train_steps"]
+
+
+@dataclass
+class Log:
+    """What a training recorded; plain values, so that it is stored and loaded without running code.
+
+    Attributes:
+        losses: Training loss of each step.
+        curve: Pairs of a step and the Dice on the validation cases after it.
+        seconds: Time of each step in seconds, without making batches and measuring Dice.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The batches that a network is trained on.
+
+    Attributes:
+        batch: Returns the training batch of a step.
+        meta_batch: Returns the meta batch of a step; called only at steps where MetaLR needs one. None: there are none.
+        validation: Cases that the learning curve is measured on.
+    """
+
+    batch: Callable[[int], Batch]
+    meta_batch: Callable[[int], Batch] | None
+    validation: Sequence[Case]
+
+
+@dataclass
+class Run:
+    """Everything that a training changes.
+
+    Attributes:
+        network: The network that is trained.
+        optimizer: The optimizer of its param groups.
+        schedule: The schedule of the optimizer's learning rate, or None for a constant rate.
+        metalr: The ``MetaLR`` that is attached to the optimizer, or None.
+        log: What has happened so far.
+    """
+
+    network: nn.Module
+    optimizer: TorchOptimizer
+    schedule: LRScheduler | None = None
+    metalr: MetaLR | None = None
+    log: Log = field(default_factory=Log)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on; batches depend on the number of the step alone."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+            "log": vars(self.log),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from ``state()``; MetaLR's own state is part of the optimizer's."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule:
+            self.schedule.load_state_dict(state["schedule"])
+        self.log = Log(**state["log"])
 
 
 @dataclass
 class Trained:
-    """What a training left behind.
+    """The outcome of a training.
 
     Attributes:
-        steps: of the optimizer, those of rejected trials included.
-        passes: forward and backward passes.
-        losses: of each step.
-        profile: fields of the learned ``LRProfile``, if any.
-        lrs: the layers' rates at the end, where a method adjusts them.
-        trials: of AutoLR: (epoch, trial, quality, accepted).
+        steps: Steps of the optimizer, including those of rejected trials.
+        passes: Forward and backward passes.
+        losses: Training loss of each step.
+        profile: Fields of the learned ``LRProfile``, or None if no rates were learned.
+        lrs: Learning rate of each layer at the end, or None if the method does not adjust them.
+        trials: AutoLR's trials as tuples (epoch, trial, quality, accepted), or None for other methods.
     """
 
     steps: int = 0
@@ -41,17 +108,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class Training:
-    """What a method trains on.
+    """A network at its start, and what it is trained on.
 
     Attributes:
-        study: as its file says.
-        network: what is trained.
-        layers: its layers.
-        task: its batches.
-        loss_of: its loss.
-        epoch_steps: steps in which all labelled cases are seen once.
-        lr: base learning rate.
-        tell: told the steps done.
+        study: The study that the trial belongs to.
+        network: The network that is trained.
+        layers: The layers of the network.
+        task: The batches.
+        loss_of: The loss, called with the network's output and the labels.
+        epoch_steps: Number of steps in which all labelled cases are seen once.
+        lr: Base learning rate.
+        tell: Progress callback, called with the number of steps done.
     """
 
     study: Study
@@ -64,7 +131,7 @@ class Training:
     tell: Callable[[int], object]
 
     def optimizer(self, policy: Policy, lr: float) -> TorchOptimizer:
-        """The study's optimizer of the layers that a policy tunes."""
+        """Make the study's optimizer of the layers that a policy tunes."""
         config = self.study.optimizer
         groups = param_groups(
             self.network,
@@ -79,7 +146,7 @@ class Training:
         return (Adam if config.name == "adam" else AdamW)(groups, lr=lr)
 
     def schedule(self, optimizer: TorchOptimizer, steps: int) -> LRScheduler | None:
-        """The study's schedule over a number of steps."""
+        """Make the study's schedule over a number of steps; None for a constant rate."""
         match self.study.optimizer.schedule:
             case "cosine":
                 return CosineAnnealingLR(optimizer, steps)
@@ -90,12 +157,34 @@ class Training:
                 return None
 
 
+def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
+    """Take one step of an ordinary loop, followed by the meta pass where MetaLR needs one."""
+    learns = run.metalr is not None and not run.metalr.streaming
+    image, label = task.batch(step)
+    meta = task.meta_batch(step) if learns and task.meta_batch else None
+    start = time.perf_counter()
+    run.network.train()
+    run.optimizer.zero_grad()
+    loss = loss_of(run.network(image), label)
+    loss.backward()
+    run.optimizer.step()
+    if run.metalr is not None and meta is not None and run.metalr.due:
+        run.optimizer.zero_grad()
+        with meta_pass(run.network):
+            loss_of(run.network(meta[0]), meta[1]).backward()
+        run.metalr.adapt()
+    if run.schedule:
+        run.schedule.step()
+    run.log.seconds.append(time.perf_counter() - start)
+    run.log.losses.append(float(loss.detach()))
+
+
 def train_steps(training: Training, run: Run, steps: int, trained: Trained) -> None:
-    """Take so many steps more, fewer where the loss is no number any longer."""
+    """Take a number of further steps; stop early where the loss is not finite any more."""
     for _ in range(steps):
         train_step(run, training.task, training.loss_of, trained.steps)
         trained.steps += 1
         trained.losses.append(run.log.losses[-1])
         training.tell(trained.steps)
         if not math.isfinite(trained.losses[-1]):
-            break  # it will not come back; AutoLR puts such a trial back itself
+            break  # the weights are lost; AutoLR restores the weights of such a trial itself

@@ -1,9 +1,12 @@
-"""How each method trains within its budget."""
+"""How each method trains within its budget: one training, which asks the method for what differs."""
 
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from layertune import (
@@ -30,15 +33,14 @@ from layertune_studies.config.methods import (
     ProdigyMethod,
 )
 from layertune_studies.config.study import Study
-from layertune_studies.demo_train import Run
-from layertune_studies.training.loop import Trained, Training, train_steps
+from layertune_studies.training.loop import Run, Trained, Training, train_steps
 from layertune_studies.training.settings import Setting, policy_of
 
-__all__ = ["passes_of_step", "steps_of", "train_method"]
+__all__ = ["passes_of_step", "steps_of", "train"]
 
 
 def passes_of_step(method: Method) -> float:
-    """Forward and backward passes of a step.
+    """Return the number of forward and backward passes of a step.
 
     Example:
         >>> passes_of_step(MetaLRMethod(kind="metalr", mode="every", every=10))
@@ -50,106 +52,128 @@ def passes_of_step(method: Method) -> float:
 
 
 def steps_of(study: Study, method: Method) -> int:
-    """Steps of a method's training within the budget, at least 1."""
+    """Return the number of steps of a method's training within the budget, at least 1."""
     amount = study.budget.amount
     return amount if study.budget.unit == "steps" else max(1, int(amount / passes_of_step(method) + 1e-9))
 
 
-def train_method(training: Training, method: Method, setting: Setting) -> Trained:
-    """Train in one way.
+def train(training: Training, method: Method, setting: Setting) -> Trained:
+    """Train a network by a method.
 
     Args:
-        training: what on.
-        method: how.
-        setting: which layers.
+        training: The network and what it is trained on.
+        method: The method, as the study's file describes it.
+        setting: The setting of the method, which says which layers are trained.
     """
-    steps = steps_of(training.study, method)
-    match method:
-        case LastThenAll():
-            first = min(max(1, round(method.share * steps)), steps - 1) if steps > 1 else 1
-            trained = _train_flat(training, LastLayer(), training.lr, first)
-            if steps > first:
-                trained = _train_flat(training, AllLayers(), training.lr * method.drop, steps - first, trained)
-        case AutoLRMethod():
-            trained = _train_autolr(training, method, steps)
-        case MetaLRMethod():
-            trained = _train_metalr(training, method, steps)
-        case ProdigyMethod():
-            trained = _train_prodigy(training, steps)
-        case NormOnly():
-            trained = _train_norms(training, method, steps)
-        case AlchemyMethod():
-            trained = _train_alchemy(training, method, steps)
-        case _:
-            trained = _train_flat(training, policy_of(setting), training.lr, steps)
+    trained = Trained()
+    for part in _parts(training, method, setting):
+        optimizer = part.optimizer()
+        run = Run(training.network, optimizer, training.schedule(optimizer, part.steps))
+        with part.restricted(run):
+            part.take_steps(run, trained)
+            part.report(run, trained)
     trained.passes = round(trained.steps * passes_of_step(method), 6)
     return trained
 
 
-def _train_flat(training: Training, policy: Policy, lr: float, steps: int, before: Trained | None = None) -> Trained:
-    trained = before or Trained()
-    optimizer = training.optimizer(policy, lr)
-    run = Run(training.network, optimizer, training.schedule(optimizer, steps))
-    if all(policy(training.layers)):
-        train_steps(training, run, steps, trained)
-    else:
-        with freeze(training.network, training.layers, policy):
-            train_steps(training, run, steps, trained)
-    return trained
+@dataclass
+class Part:
+    """A part of a training: the layers of a policy at one rate, as every method trains that overrides nothing.
+
+    Attributes:
+        training: The network and what it is trained on.
+        method: The method, as the study's file describes it.
+        policy: The layers that are trained.
+        lr: Base learning rate.
+        steps: Number of steps within the budget.
+    """
+
+    training: Training
+    method: Any
+    policy: Policy
+    lr: float
+    steps: int
+
+    def optimizer(self) -> Optimizer:
+        """Make the optimizer."""
+        return self.training.optimizer(self.policy, self.lr)
+
+    def restricted(self, run: Run) -> AbstractContextManager[object]:  # noqa: ARG002 - others need it
+        """Freeze what is not trained, and attach what learns, for the length of the block."""
+        if all(self.policy(self.training.layers)):
+            return nullcontext()
+        return freeze(self.training.network, self.training.layers, self.policy)
+
+    def take_steps(self, run: Run, trained: Trained) -> None:
+        """Take the steps."""
+        train_steps(self.training, run, self.steps, trained)
+
+    def report(self, run: Run, trained: Trained) -> None:
+        """Add what was learned to the outcome."""
 
 
-def _train_metalr(training: Training, method: MetaLRMethod, steps: int) -> Trained:
-    trained = Trained()
-    optimizer = training.optimizer(AllLayers(), training.lr)
-    metalr = MetaLR(
-        optimizer,
-        hyper_lr=method.hyper_lr,
-        rule=method.rule,
-        min_lr=method.min_lr,
-        max_lr=method.max_lr,
-        max_change=method.max_change,
-        every=method.every if method.mode == "every" else 1,
-        streaming=method.mode == "streaming",
-    )
-    run = Run(training.network, optimizer, training.schedule(optimizer, steps), metalr)
-    train_steps(training, run, steps, trained)
-    trained.lrs = metalr.lrs
-    trained.profile = asdict(metalr.profile()) if metalr.history else None
-    return trained
+class MetaLRPart(Part):
+    """All layers at learned rates."""
+
+    def restricted(self, run: Run) -> AbstractContextManager[object]:
+        run.metalr = MetaLR(
+            run.optimizer,
+            hyper_lr=self.method.hyper_lr,
+            rule=self.method.rule,
+            min_lr=self.method.min_lr,
+            max_lr=self.method.max_lr,
+            max_change=self.method.max_change,
+            every=self.method.every if self.method.mode == "every" else 1,
+            streaming=self.method.mode == "streaming",
+        )
+        return nullcontext()
+
+    def report(self, run: Run, trained: Trained) -> None:
+        assert run.metalr is not None
+        trained.lrs = run.metalr.lrs
+        trained.profile = asdict(run.metalr.profile()) if run.metalr.history else None
 
 
-def _train_autolr(training: Training, method: AutoLRMethod, steps: int) -> Trained:
-    """Epochs until the budget is spent: by passes with rejected trials, by steps without them."""
-    trained, by_passes = Trained(), training.study.budget.unit == "passes"
-    optimizer = training.optimizer(AllLayers(), training.lr)
-    schedule = training.schedule(optimizer, steps)
-    autolr = AutoLR(
-        training.network,
-        optimizer,
-        threshold=method.threshold,
-        f_min=method.f_min,
-        f_max=method.f_max,
-        max_trials=method.max_trials,
-        also=[] if schedule is None else [_GoesOn(schedule) if by_passes else schedule],
-    )
-    run = Run(training.network, optimizer, schedule)
+class AutoLRPart(Part):
+    """Epochs until the budget is spent; with a budget of passes, rejected trials count too."""
 
-    def left() -> int:
-        return steps - (trained.steps if by_passes else autolr.epochs * training.epoch_steps)
+    @cached_property
+    def by_passes(self) -> bool:
+        return self.training.study.budget.unit == "passes"
 
-    while left() > 0:
-        autolr.max_trials = method.max_trials
-        for number in autolr.epoch():
-            if by_passes and left() <= training.epoch_steps:
-                autolr.max_trials = number  # the budget ends with this trial, and the best one of the epoch is kept
-            train_steps(training, run, min(training.epoch_steps, left()), trained)
-    trained.lrs = autolr.lrs
-    trained.trials = [(one.epoch, one.number, one.quality, one.accepted) for one in autolr.trials]
-    return trained
+    def restricted(self, run: Run) -> AbstractContextManager[object]:
+        schedule = run.schedule
+        self.autolr = AutoLR(
+            self.training.network,
+            run.optimizer,
+            threshold=self.method.threshold,
+            f_min=self.method.f_min,
+            f_max=self.method.f_max,
+            max_trials=self.method.max_trials,
+            also=[] if schedule is None else [_NeverReset(schedule) if self.by_passes else schedule],
+        )
+        return nullcontext()
+
+    def take_steps(self, run: Run, trained: Trained) -> None:
+        epoch_steps = self.training.epoch_steps
+
+        def left() -> int:
+            return self.steps - (trained.steps if self.by_passes else self.autolr.epochs * epoch_steps)
+
+        while left() > 0:
+            self.autolr.max_trials = self.method.max_trials
+            for number in self.autolr.epoch():
+                if self.by_passes and left() <= epoch_steps:
+                    self.autolr.max_trials = number  # the budget ends with this trial; the epoch's best one is kept
+                train_steps(self.training, run, min(epoch_steps, left()), trained)
+
+    def report(self, run: Run, trained: Trained) -> None:  # noqa: ARG002
+        trained.lrs = self.autolr.lrs
+        trained.trials = [(one.epoch, one.number, one.quality, one.accepted) for one in self.autolr.trials]
 
 
-class _GoesOn:
-    """A schedule that a rejected trial does not put back: it falls with the passes, as every other method's does."""
+class _NeverReset:
+    """A schedule that a rejected trial does not reset: it falls with the passes, as that of every other method."""
 
     def __init__(self, schedule: LRScheduler) -> None:
         self.schedule = schedule
@@ -158,64 +182,66 @@ class _GoesOn:
         return {}
 
     def load_state_dict(self, _: Any) -> None:
-        """The optimizer has its rates of the epoch's start again."""
+        """Set the present rates again, since the optimizer's own reset brought back those of the epoch's start."""
         for group, lr in zip(self.schedule.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = lr
 
 
-def _train_prodigy(training: Training, steps: int) -> Trained:
-    from prodigyopt import Prodigy
+class ProdigyPart(Part):
+    """All layers by Prodigy, at one rate, since it refuses groups of different rates."""
 
-    trained = Trained()
-    # One rate for all layers: Prodigy refuses groups of different rates.
-    groups = param_groups(
-        training.network, training.layers, lr=training.lr, weight_decay=training.study.optimizer.weight_decay
-    )
-    optimizer = Prodigy(groups, lr=training.lr)
-    train_steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
-    trained.lrs = {"all": float(optimizer.param_groups[0]["d"]) * training.lr}
-    return trained
+    def optimizer(self) -> Optimizer:
+        from prodigyopt import Prodigy
 
+        weight_decay = self.training.study.optimizer.weight_decay
+        groups = param_groups(self.training.network, self.training.layers, lr=self.lr, weight_decay=weight_decay)
+        optimizer: Optimizer = Prodigy(groups, lr=self.lr)
+        return optimizer
 
-def _train_norms(training: Training, method: NormOnly, steps: int) -> Trained:
-    trained = Trained()
-    optimizer = training.optimizer(AllLayers(), training.lr)
-    with norm_only(training.network, head=training.layers.head.parameters if method.head else ()):
-        train_steps(training, Run(training.network, optimizer, training.schedule(optimizer, steps)), steps, trained)
-    return trained
+    def report(self, run: Run, trained: Trained) -> None:
+        trained.lrs = {"all": float(run.optimizer.param_groups[0]["d"]) * self.lr}
 
 
-def _train_alchemy(training: Training, method: AlchemyMethod, steps: int) -> Trained:
-    trained, first = Trained(), round(method.identification * steps)
-    optimizer = training.optimizer(AllLayers(), training.lr)
-    alchemy = Alchemy(
-        training.network,
-        optimizer,
-        training.task.batch(0)[0][:2],
-        threshold=method.threshold,
-        quantile=method.quantile,
-        whole_layers=True,
-        identification=Convergence(limit=1) if first else None,
-        modification=method.modification,
-        penalty=GammaPenalty(training.network, weight=method.penalty),
-        head=training.layers.head.parameters if method.head else (),
-    )
-    run = Run(training.network, optimizer, training.schedule(optimizer, steps))
-    with alchemy:
-        if first:
-            train_steps(training, run, first, trained)
-            if not all(bool(gamma.isfinite().all()) for gamma in gammas(training.network).values()):
-                return trained  # it diverged, and scores nothing; of such gammas no kernel can be judged
-            alchemy.update()
+class NormOnlyPart(Part):
+    """The normalisation layers alone."""
+
+    def restricted(self, run: Run) -> AbstractContextManager[object]:  # noqa: ARG002
+        return norm_only(self.training.network, head=_head(self.training, self.method))
+
+
+class AlchemyPart(Part):
+    """The three phases of Network Alchemy, the first of which takes a share of the steps."""
+
+    def restricted(self, run: Run) -> AbstractContextManager[object]:
+        self.first = round(self.method.identification * self.steps)
+        self.alchemy = Alchemy(
+            self.training.network,
+            run.optimizer,
+            self.training.task.batch(0)[0][:2],
+            threshold=self.method.threshold,
+            quantile=self.method.quantile,
+            whole_layers=True,
+            identification=Convergence(limit=1) if self.first else None,
+            modification=self.method.modification,
+            penalty=GammaPenalty(self.training.network, weight=self.method.penalty),
+            head=_head(self.training, self.method),
+        )
+        return self.alchemy
+
+    def take_steps(self, run: Run, trained: Trained) -> None:
+        if self.first:
+            train_steps(self.training, run, self.first, trained)
+            if not all(bool(gamma.isfinite().all()) for gamma in gammas(self.training.network).values()):
+                return  # it diverged and scores 0; no kernel can be judged by such gammas
+            self.alchemy.update()
         else:
-            alchemy.modify()
-        penalised = replace(training, loss_of=_WithPenalty(training.loss_of, alchemy))
-        train_steps(penalised, run, steps - first, trained)
-    return trained
+            self.alchemy.modify()
+        penalised = replace(self.training, loss_of=_WithPenalty(self.training.loss_of, self.alchemy))
+        train_steps(penalised, run, self.steps - self.first, trained)
 
 
 class _WithPenalty(nn.Module):
-    """A loss with the penalty of the present phase."""
+    """A loss plus the penalty of the present phase."""
 
     def __init__(self, loss_of: nn.Module, alchemy: Alchemy) -> None:
         super().__init__()
@@ -225,3 +251,27 @@ class _WithPenalty(nn.Module):
     def forward(self, output: Tensor, label: Tensor) -> Tensor:
         loss: Tensor = self.loss_of(output, label)
         return loss + self.alchemy.penalty().to(loss.device)
+
+
+PARTS: dict[type[Method], type[Part]] = {
+    MetaLRMethod: MetaLRPart,
+    AutoLRMethod: AutoLRPart,
+    ProdigyMethod: ProdigyPart,
+    NormOnly: NormOnlyPart,
+    AlchemyMethod: AlchemyPart,
+}
+
+
+def _parts(training: Training, method: Method, setting: Setting) -> list[Part]:
+    """Return the parts of a method's training, each with an optimizer and a schedule of its own."""
+    steps = steps_of(training.study, method)
+    if isinstance(method, LastThenAll):
+        first = min(max(1, round(method.share * steps)), steps - 1) if steps > 1 else 1
+        head = Part(training, method, LastLayer(), training.lr, first)
+        rest = Part(training, method, AllLayers(), training.lr * method.drop, steps - first)
+        return [head, rest] if rest.steps else [head]
+    return [PARTS.get(type(method), Part)(training, method, policy_of(setting), training.lr, steps)]
+
+
+def _head(training: Training, method: NormOnly | AlchemyMethod) -> tuple[str, ...]:
+    return tuple(training.layers.head.parameters) if method.head else ()

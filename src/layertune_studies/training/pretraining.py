@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from layertune_studies.config.study import Study
 from layertune_studies.data.batches import batches
 from layertune_studies.data.case import Batch, Case, batch_of
-from layertune_studies.data.cases import Cases, Drawn, LazyCases
+from layertune_studies.data.cases import Cases, LabelledCases, LazyCases
 from layertune_studies.errors import StudyError
 from layertune_studies.training.genesis import deformation, restoration_loss
 from layertune_studies.training.network import make_network, pretrained_weights
@@ -70,10 +70,10 @@ def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int]
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-Made = tuple[nn.Module, Callable[[int], Batch], Callable[..., Tensor]]
+PretrainingTask = tuple[nn.Module, Callable[[int], Batch], Callable[..., Tensor]]
 
 
-def _digits(study: Study, cases: Cases) -> Made:
+def _digits(study: Study, cases: Cases) -> PretrainingTask:
     if cases.task != "classification" or len(cases.shape) != 3:
         raise StudyError("pretraining.task digits makes images with one label; for volumes take inverted")
     from layertune_studies.data.digits import digits
@@ -90,7 +90,7 @@ def _digits(study: Study, cases: Cases) -> Made:
     return _network_of(study, cases, DIGITS, "digits have"), batch, cross_entropy
 
 
-def _inverted(study: Study, cases: Cases) -> Made:
+def _inverted(study: Study, cases: Cases) -> PretrainingTask:
     config = study.pretraining
     _require_volumes(study, cases)
 
@@ -100,14 +100,14 @@ def _inverted(study: Study, cases: Cases) -> Made:
 
     source = LazyCases(inverted, range(config.cases))
     cpu = torch.device("cpu")
-    drawn = Drawn(source, source)
+    drawn = LabelledCases(source, source)
     batch, _ = batches(drawn, study.data, task=cases.task, batch=config.batch, seed=config.seed, device=cpu)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape)
     loss: Callable[..., Tensor] = DiceCELoss(to_onehot_y=True, softmax=True)
     return network, batch, loss
 
 
-def _genesis(study: Study, cases: Cases) -> Made:
+def _genesis(study: Study, cases: Cases) -> PretrainingTask:
     config, (channels, *size) = study.pretraining, cases.shape
     _require_volumes(study, cases)
     if channels != 1:

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from layertune_studies.config.study import Study
+from layertune_studies.engine.context import Result, StudyContext
 from layertune_studies.engine.run import run_study
 from layertune_studies.engine.trial import Trial
-from layertune_studies.engine.workshop import Result, Workshop
 from layertune_studies.errors import DataError, StudyError
 from layertune_studies.results.table import chosen_trials
 from study_runs import study_of, write_images, write_study
@@ -63,11 +63,11 @@ def test_a_node_that_is_lost_in_the_middle_loses_no_trial(root: Path, tmp_path: 
     given: list[str] = []
 
     class LosesANode(OnRay):
-        def run(self, workshop: Workshop, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
-            for trial, result in super().run(workshop, trials):
+        def run(self, context: StudyContext, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+            for trial, result in super().run(context, trials):
                 if not given:
                     cluster.remove_node(cluster.nodes[0], allow_graceful=False)
-                given.append(trial.name(workshop.study))
+                given.append(trial.name(context.study))
                 yield trial, result
 
     config = study(lrs=[0.001, 0.003, 0.01, 0.03], seeds=2)
@@ -75,7 +75,7 @@ def test_a_node_that_is_lost_in_the_middle_loses_no_trial(root: Path, tmp_path: 
     assert len(given) == len(set(given)) == 8
     there = sorted(path.stem for path in (tmp_path / "ray" / "results").glob("flat_*"))
     assert there == sorted(given)
-    assert len(chosen_trials(Workshop(config, root, run_store(tmp_path / "ray")))[("flat", 8)]) == 2
+    assert len(chosen_trials(StudyContext(config, root, run_store(tmp_path / "ray")))[("flat", 8)]) == 2
     # On this machine the same trials come out alike, and an error of a trial comes as it was raised.
     run_study(study(lrs=[0.01]), tmp_path / "here", root, console=QUIET)
     (name,) = (path.stem for path in (tmp_path / "here" / "results").glob("flat_*"))

@@ -12,16 +12,17 @@ from rich.console import Console
 
 from layertune_studies.config.study import Study
 from layertune_studies.data.cases import draw
+from layertune_studies.engine import context as study_context
 from layertune_studies.engine import run as study_run
+from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.run import run_study
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial, study_cases, training_of
-from layertune_studies.engine.workshop import Workshop
 from layertune_studies.errors import DataError, DiskError, FolderError, StudyError
 from layertune_studies.results.table import chosen_trials
 from layertune_studies.training import network as study_network
 from layertune_studies.training.loop import Trained, Training
-from layertune_studies.training.methods import train_method
+from layertune_studies.training.methods import train
 from layertune_studies.training.settings import Setting
 from study_runs import METHODS, study_of, volumes, write_images
 
@@ -180,7 +181,7 @@ def trained_by_autolr(root: Path, amount: int, **changes: Any) -> tuple[Training
     training = training_of(config, Trial(method, Setting("all"), 0.01, 8, 0), root, None)
     before = {name: weight.clone() for name, weight in training.network.named_parameters()}
     with pytest.warns(RuntimeWarning, match="the best trial is kept"):
-        trained = train_method(training, method, Setting("all"))
+        trained = train(training, method, Setting("all"))
     return training, trained, before
 
 
@@ -237,7 +238,7 @@ def test_pretraining_is_done_once_and_random_weights_stay_random(
     assert len(list((tmp_path / "results").glob("pretraining_*.pt"))) == 1
     scores = {one["method"]: one["test"]["auc"] for one in map(_scored, ("flat", "scratch"), [tmp_path] * 2)}
     assert scores["flat"] != scores["scratch"]
-    monkeypatch.setattr(study_run, "pretrain", lambda *_: pytest.fail("pre-trained again"))
+    monkeypatch.setattr(study_context, "pretrain", lambda *_: pytest.fail("pre-trained again"))
     run_study(study(pretraining=task, lrs=[1e-8], **changes), tmp_path, root, console=QUIET)
     assert len(names(tmp_path)) == 4
 
@@ -418,4 +419,4 @@ def test_a_part_without_a_case(tmp_path: Path) -> None:
 
 def test_a_table_of_nothing(root: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no trial of small is finished; run it with `layertune study run`"):
-        chosen_trials(Workshop(study(), root, StudyStore(tmp_path)))
+        chosen_trials(StudyContext(study(), root, StudyStore(tmp_path)))

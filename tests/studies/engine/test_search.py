@@ -9,11 +9,11 @@ from rich.console import Console
 
 from layertune_studies.config.study import Study
 from layertune_studies.engine import run as study_run
+from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.run import run_study
 from layertune_studies.engine.search import rounds
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial
-from layertune_studies.engine.workshop import Workshop
 from layertune_studies.errors import StudyError
 from layertune_studies.results.table import chosen_trials
 from layertune_studies.training.settings import Depths
@@ -29,42 +29,42 @@ def study(**changes: Any) -> Study:
     return Study.model_validate(study_of(network={"name": "test_resnet"}, methods=[method], budget=budget) | changes)
 
 
-def finished(workshop: Workshop, score: Callable[[Trial], float], amounts: Sequence[int]) -> None:
+def finished(context: StudyContext, score: Callable[[Trial], float], amounts: Sequence[int]) -> None:
     """Write results of made-up scores for all trials, at some of the budgets."""
-    for part in rounds(workshop.study):
-        for trial in workshop.trials if part.budget.amount in amounts else ():
+    for part in rounds(context.study):
+        for trial in context.trials if part.budget.amount in amounts else ():
             scores = {"accuracy": score(trial), "auc": 0.5}
             held = {"validation": scores, "test": scores, "passes": part.budget.amount}
-            workshop.store.save(trial.name(part), held)
+            context.store.save(trial.name(part), held)
 
 
-def made_up(tmp_path: Path, settings: Sequence[Any] = GRID) -> Workshop:
+def made_up(tmp_path: Path, settings: Sequence[Any] = GRID) -> StudyContext:
     method = {"kind": "bi-directional", "search": "halving", "settings": list(settings), "lr": [0.01]}
     config = study(budget={"unit": "passes", "amount": 240, "batch": 4}, methods=[method])
-    workshop = Workshop(config, None, StudyStore(tmp_path))
-    workshop.__dict__["depths"] = Depths(6, 0)
-    return workshop
+    context = StudyContext(config, None, StudyStore(tmp_path))
+    context.__dict__["depths"] = Depths(6, 0)
+    return context
 
 
 def test_the_better_eighth_goes_on_and_every_pass_is_counted(tmp_path: Path) -> None:
-    workshop = made_up(tmp_path)
-    finished(workshop, lambda trial: sum(trial.setting.numbers), [15])
-    assert workshop.found(workshop.trials) is None
+    context = made_up(tmp_path)
+    finished(context, lambda trial: sum(trial.setting.numbers), [15])
+    assert context.found(context.trials) is None
     # At the end m1-n1 would be the best, but it is not among the two that go on.
-    finished(workshop, lambda trial: -sum(trial.setting.numbers), [240])
-    found = workshop.found(workshop.trials)
+    finished(context, lambda trial: -sum(trial.setting.numbers), [240])
+    found = context.found(context.trials)
     assert found is not None
     results, passes = found
     assert {trial.setting.label for trial in results} == {"m5-n5", "m4-n5"}
     assert passes == 15 * 15 + 2 * 240
-    (chosen,) = chosen_trials(workshop)["bi-directional", 8]
+    (chosen,) = chosen_trials(context)["bi-directional", 8]
     assert (chosen.trial.setting.label, chosen.passes) == ("m4-n5", passes)
 
 
 def test_of_few_settings_one_goes_on(tmp_path: Path) -> None:
-    workshop = made_up(tmp_path, [[1, 1], [2, 2], [3, 3]])
-    finished(workshop, lambda trial: trial.setting.numbers[0], [15, 240])
-    found = workshop.found(workshop.trials)
+    context = made_up(tmp_path, [[1, 1], [2, 2], [3, 3]])
+    finished(context, lambda trial: trial.setting.numbers[0], [15, 240])
+    found = context.found(context.trials)
     assert found is not None
     assert [trial.setting.label for trial in found[0]] == ["m3-n3"]
 
@@ -100,10 +100,10 @@ def test_a_search_goes_on_where_it_stopped_and_finds_the_same(tmp_path: Path, mo
     exhaustive = {"kind": "bi-directional", "title": "all settings", "settings": GRID, "lr": [0.01]}
     both = study(methods=[*study().model_dump(mode="json")["methods"], exhaustive])
     run_study(both, tmp_path / "whole", tmp_path / "data", console=QUIET)
-    found = chosen_trials(Workshop(both, tmp_path / "data", StudyStore(tmp_path / "whole")))
+    found = chosen_trials(StudyContext(both, tmp_path / "data", StudyStore(tmp_path / "whole")))
     assert found["bi-directional", 8][0].trial.setting == whole.trial.setting
     assert found["all settings", 8][0].passes == 15 * 16
 
 
 def chosen_of(config: Study, folder: Path, out: str) -> list[Any]:
-    return chosen_trials(Workshop(config, folder / "data", StudyStore(folder / out)))["bi-directional", 8]
+    return chosen_trials(StudyContext(config, folder / "data", StudyStore(folder / out)))["bi-directional", 8]

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from layertune_studies.config.methods import Flat
 from layertune_studies.config.study import Study
+from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, training_of
-from layertune_studies.engine.workshop import Workshop
 from layertune_studies.errors import StudyError
 from layertune_studies.results.shape import Shape, app, draw, measure, shape_of, table
 from layertune_studies.training.settings import Setting
@@ -51,8 +51,8 @@ def test_lengths_and_cosines_of_one_step_are_those_of_its_two_gradients(root: Pa
 
 
 def test_a_studys_shape_has_what_each_of_its_methods_learned(root: Path, tmp_path: Path) -> None:
-    workshop = Workshop(Study.model_validate(study_of(methods=[LEARN])), root, StudyStore(tmp_path / "out"))
-    shape = shape_of(workshop, labelled=8, lr=0.01, seeds=2)
+    context = StudyContext(Study.model_validate(study_of(methods=[LEARN])), root, StudyStore(tmp_path / "out"))
+    shape = shape_of(context, labelled=8, lr=0.01, seeds=2)
     assert list(shape.learned) == ["metalr-streaming-joint"]
     assert len(shape.layers) == len(shape.lengths) == len(shape.cosines) == 10
     assert np.prod(shape.lengths) == pytest.approx(1)
@@ -71,9 +71,9 @@ def test_the_table_ends_with_both_correlations() -> None:
 
 
 def test_a_study_that_learns_no_rates_has_no_shape(root: Path, tmp_path: Path) -> None:
-    workshop = Workshop(Study.model_validate(study_of()), root, StudyStore(tmp_path / "out"))
+    context = StudyContext(Study.model_validate(study_of()), root, StudyStore(tmp_path / "out"))
     with pytest.raises(StudyError, match="has no method that learns rates; add one of kind metalr"):
-        shape_of(workshop, labelled=8, lr=0.01, seeds=1)
+        shape_of(context, labelled=8, lr=0.01, seeds=1)
 
 
 def test_the_command_prints_the_table_and_draws_the_figure(root: Path, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from layertune.cli.app import app
 from layertune_studies.config.study import Study
+from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial
-from layertune_studies.engine.workshop import Workshop
 from layertune_studies.errors import StudyError
 from layertune_studies.results.figures import FIGURES, plot_study
 from layertune_studies.results.formats import render
@@ -46,11 +46,11 @@ def made_up(trial: Trial) -> tuple[float, float]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
+def context(tmp_path: Path) -> StudyContext:
     """A finished study of three seeds, whose numbers are made up; there are no images."""
     study = Study.model_validate(study_of(methods=METHODS, seeds=3))
     store = StudyStore(tmp_path / "out")
-    shop = Workshop(study, None, store)
+    shop = StudyContext(study, None, store)
     shop.__dict__["depths"] = Depths(10, 1)
     for trial in shop.trials:
         for one in [trial] if trial.lr else [Trial(trial.method, trial.setting, lr, 8, trial.seed) for lr in study.lrs]:
@@ -68,8 +68,8 @@ def workshop(tmp_path: Path) -> Workshop:
     return shop
 
 
-def test_validation_chooses_and_test_is_shown(workshop: Workshop) -> None:
-    rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
+def test_validation_chooses_and_test_is_shown(context: StudyContext) -> None:
+    rows = {row.method: row for row in make_rows(context.study, chosen_trials(context))}
     assert list(rows) == ["flat", "bi-directional", "metalr-exact-joint"]
     assert rows["flat"].settings == ("all at 0.1",) * 3
     assert rows["flat"].values["accuracy"] == pytest.approx([0.85, 0.86, 0.87])
@@ -77,57 +77,57 @@ def test_validation_chooses_and_test_is_shown(workshop: Workshop) -> None:
     assert rows["bi-directional"].values["accuracy"] == pytest.approx([0.75, 0.76, 0.77])
 
 
-def test_the_cost_is_that_of_all_settings(workshop: Workshop) -> None:
-    assert {row.method: row.passes for row in make_rows(workshop.study, chosen_trials(workshop))} == {
+def test_the_cost_is_that_of_all_settings(context: StudyContext) -> None:
+    assert {row.method: row.passes for row in make_rows(context.study, chosen_trials(context))} == {
         "flat": 8,
         "bi-directional": 8,
         "metalr-exact-joint": 8,
     }
 
 
-def test_tests_are_against_the_best_baseline(workshop: Workshop) -> None:
-    rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
+def test_tests_are_against_the_best_baseline(context: StudyContext) -> None:
+    rows = {row.method: row for row in make_rows(context.study, chosen_trials(context))}
     assert rows["flat"].p is None, "the best baseline itself"
     # Three seeds whose differences are all the same: 2 / 2 ** 3.
     assert rows["bi-directional"].p == rows["metalr-exact-joint"].p == 0.25
 
 
-def test_a_method_is_shown_on_the_seeds_that_are_finished(workshop: Workshop) -> None:
-    trial = next(one for one in workshop.trials if one.method.kind == "metalr" and one.seed == 2)
-    (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
-    rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
+def test_a_method_is_shown_on_the_seeds_that_are_finished(context: StudyContext) -> None:
+    trial = next(one for one in context.trials if one.method.kind == "metalr" and one.seed == 2)
+    (context.store.results / f"{trial.name(context.study)}.json").unlink()
+    rows = {row.method: row for row in make_rows(context.study, chosen_trials(context))}
     assert len(rows["metalr-exact-joint"].values["accuracy"]) == 2
     assert rows["metalr-exact-joint"].p is None, "not paired"
 
 
-def test_other_seeds_are_not_paired(workshop: Workshop) -> None:
+def test_other_seeds_are_not_paired(context: StudyContext) -> None:
     for kind, seed in (("metalr", 2), ("flat", 0)):
-        for trial in (one for one in workshop.trials if one.method.kind == kind and one.seed == seed):
-            (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
-    rows = {row.method: row for row in make_rows(workshop.study, chosen_trials(workshop))}
+        for trial in (one for one in context.trials if one.method.kind == kind and one.seed == seed):
+            (context.store.results / f"{trial.name(context.study)}.json").unlink()
+    rows = {row.method: row for row in make_rows(context.study, chosen_trials(context))}
     assert (rows["flat"].seeds, rows["metalr-exact-joint"].seeds) == ((1, 2), (0, 1))
     assert rows["metalr-exact-joint"].p is None
 
 
-def test_starting_rates_with_the_worst_and_the_best(workshop: Workshop) -> None:
-    rows = {row.method: row for row in start_rows(workshop)}
+def test_starting_rates_with_the_worst_and_the_best(context: StudyContext) -> None:
+    rows = {row.method: row for row in start_rows(context)}
     flat = ["flat, from 0.01", "flat, from 0.1", "flat, worst", "flat, best"]
     assert [name for name in rows if name.startswith("flat")] == flat
     assert rows["flat, worst"].settings == ("flat, from 0.1",)
     assert rows["flat, best"].values == rows["flat, from 0.01"].values
 
 
-def test_starting_rates_are_compared_on_the_same_seeds(workshop: Workshop) -> None:
-    trial = next(one for one in workshop.trials if one.method.kind == "flat" and one.lr == 0.1 and one.seed == 1)
-    (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
-    rows = {row.method: row for row in start_rows(workshop)}
+def test_starting_rates_are_compared_on_the_same_seeds(context: StudyContext) -> None:
+    trial = next(one for one in context.trials if one.method.kind == "flat" and one.lr == 0.1 and one.seed == 1)
+    (context.store.results / f"{trial.name(context.study)}.json").unlink()
+    rows = {row.method: row for row in start_rows(context)}
     assert rows["flat, from 0.01"].seeds == rows["flat, from 0.1"].seeds == (0, 2)
     assert rows["metalr-exact-joint, from 0.01"].seeds == (0, 1, 2)
 
 
-def test_the_figure_of_starting_rates_shows_the_table(workshop: Workshop) -> None:
-    rows = {row.method: row for row in start_rows(workshop)}
-    (axes,) = FIGURES["starting-rates"](workshop, 8).axes
+def test_the_figure_of_starting_rates_shows_the_table(context: StudyContext) -> None:
+    rows = {row.method: row for row in start_rows(context)}
+    (axes,) = FIGURES["starting-rates"](context, 8).axes
     for line in axes.lines:
         title = str(line.get_label())
         wanted = [np.median(rows[f"{title}, from {lr:g}"].values["accuracy"]) for lr in (0.01, 0.1)]
@@ -137,7 +137,7 @@ def test_the_figure_of_starting_rates_shows_the_table(workshop: Workshop) -> Non
 def test_of_rates_alike_on_validation_the_heat_map_does_not_ask_the_test_cases(tmp_path: Path) -> None:
     method = {"kind": "bi-directional", "settings": [[1, 1]], "lr": [0.01, 0.1]}
     config = Study.model_validate(study_of(methods=[method], seeds=1))
-    shop = Workshop(config, None, StudyStore(tmp_path))
+    shop = StudyContext(config, None, StudyStore(tmp_path))
     shop.__dict__["depths"] = Depths(3, 1)
     for trial in shop.trials:
         test = {"accuracy": 0.3 if trial.lr == 0.01 else 0.9, "auc": 0.5}
@@ -148,9 +148,9 @@ def test_of_rates_alike_on_validation_the_heat_map_does_not_ask_the_test_cases(t
     assert float(text.get_text()) == 100 * chosen.result["test"]["accuracy"] == 30
 
 
-def test_a_metric_that_was_not_measured_is_named(workshop: Workshop) -> None:
-    wrong = Workshop(workshop.study.model_copy(update={"metrics": ("acuracy",)}), None, workshop.store)
-    wrong.__dict__["depths"] = workshop.depths
+def test_a_metric_that_was_not_measured_is_named(context: StudyContext) -> None:
+    wrong = StudyContext(context.study.model_copy(update={"metrics": ("acuracy",)}), None, context.store)
+    wrong.__dict__["depths"] = context.depths
     with pytest.raises(StudyError, match="metrics: acuracy was not measured on these cases; there are accuracy, auc"):
         chosen_trials(wrong)
 
@@ -173,33 +173,35 @@ def test_the_test_counts_all_changes_of_sign() -> None:
     assert p_value(a.tolist(), b.tolist()) == pytest.approx(by_hand)
 
 
-def test_formats(workshop: Workshop) -> None:
-    rows = make_rows(workshop.study, chosen_trials(workshop))
-    markdown = render(workshop.study, rows, "markdown").splitlines()
+def test_formats(context: StudyContext) -> None:
+    rows = make_rows(context.study, chosen_trials(context))
+    markdown = render(context.study, rows, "markdown").splitlines()
     assert markdown[0] == "| method | labelled | accuracy | auc | p | passes | seeds |"
     assert markdown[2] == "| flat | 8 | 86.0 [85.0, 87.0] | 86.0 [85.0, 87.0] |  | 8 | 3 |"
-    latex = render(workshop.study, [Row("50 % & more_", 8, rows[0].values)], "latex")
+    latex = render(context.study, [Row("50 % & more_", 8, rows[0].values)], "latex")
     assert r"50 \% \& more\_ & 8 & 86.0 [85.0, 87.0]" in latex
     assert latex.startswith(r"\begin{tabular}{lrrrrrr}")
-    read = list(csv.DictReader(io.StringIO(render(workshop.study, rows, "csv"))))
+    read = list(csv.DictReader(io.StringIO(render(context.study, rows, "csv"))))
     assert float(read[0]["accuracy_median"]) == 0.86
     assert (read[1]["p"], read[1]["settings"], read[1]["seeds"]) == ("0.25", "; ".join(["m2-n3 at 0.1"] * 3), "3")
 
 
-def test_a_table_that_is_not_whole_says_so(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Workshop, "depths", Depths(10, 1))  # there is no network to look at
+def test_a_table_that_is_not_whole_says_so(
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StudyContext, "depths", Depths(10, 1))  # there is no network to look at
     config = write_study(tmp_path / "study.yaml", methods=METHODS, seeds=3)
-    command = ["table", config, "--out", workshop.store.folder]
+    command = ["table", config, "--out", context.store.folder]
     assert invoke(*command).stderr == ""
-    trial = next(one for one in workshop.trials if one.method.kind == "metalr" and one.seed == 2)
-    (workshop.store.results / f"{trial.name(workshop.study)}.json").unlink()
+    trial = next(one for one in context.trials if one.method.kind == "metalr" and one.seed == 2)
+    (context.store.results / f"{trial.name(context.study)}.json").unlink()
     told = invoke(*command)
     assert told.exit_code == 0
     assert told.stderr == f"Unfinished: `layertune study run {config}` goes on; what is there is shown.\n"
 
 
-def test_of_one_seed_there_is_no_interval(workshop: Workshop) -> None:
-    (row,) = render(workshop.study, [Row("flat", 8, {"accuracy": [0.5], "auc": [0.75]})], "markdown").splitlines()[2:]
+def test_of_one_seed_there_is_no_interval(context: StudyContext) -> None:
+    (row,) = render(context.study, [Row("flat", 8, {"accuracy": [0.5], "auc": [0.75]})], "markdown").splitlines()[2:]
     assert row == "| flat | 8 | 50.0 | 75.0 |  |  | 1 |"
 
 
@@ -207,13 +209,13 @@ def test_of_one_seed_there_is_no_interval(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("kind", ["heat-map", "rates-over-depth", "rates-over-time", "starting-rates"])
-def test_figures_are_drawn(workshop: Workshop, tmp_path: Path, kind: str) -> None:
-    path = plot_study(workshop, kind, tmp_path / "figure.png")
+def test_figures_are_drawn(context: StudyContext, tmp_path: Path, kind: str) -> None:
+    path = plot_study(context, kind, tmp_path / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_heat_map_shows_each_setting(workshop: Workshop) -> None:
-    figure: Figure = FIGURES["heat-map"](workshop, 8)
+def test_the_heat_map_shows_each_setting(context: StudyContext) -> None:
+    figure: Figure = FIGURES["heat-map"](context, 8)
     image = figure.axes[0].images[0].get_array()
     # m on the x axis, n on the y axis, both from 1; the test accuracy of the middle seed at the tuned rate.
     assert image[0, 0] == pytest.approx(86)
@@ -230,22 +232,22 @@ def test_the_heat_map_shows_each_setting(workshop: Workshop) -> None:
     ],
 )
 def test_figures_that_cannot_be_drawn(
-    workshop: Workshop, tmp_path: Path, kind: str, labelled: Any, message: str
+    context: StudyContext, tmp_path: Path, kind: str, labelled: Any, message: str
 ) -> None:
     with pytest.raises(StudyError, match=message):
-        plot_study(workshop, kind, tmp_path / "figure.png", labelled=labelled)
+        plot_study(context, kind, tmp_path / "figure.png", labelled=labelled)
 
 
-def test_a_figure_in_a_folder_that_is_not_there(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_figure_in_a_folder_that_is_not_there(context: StudyContext, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="the figure cannot be written to"):
-        plot_study(workshop, "heat-map", tmp_path / "nowhere" / "figure.png")
+        plot_study(context, "heat-map", tmp_path / "nowhere" / "figure.png")
 
 
-def test_a_study_without_learned_rates_has_no_figure_of_them(workshop: Workshop, tmp_path: Path) -> None:
-    for path in workshop.store.results.glob("metalr*"):
+def test_a_study_without_learned_rates_has_no_figure_of_them(context: StudyContext, tmp_path: Path) -> None:
+    for path in context.store.results.glob("metalr*"):
         path.unlink()
     with pytest.raises(StudyError, match="no method that learns rates is finished"):
-        plot_study(workshop, "rates-over-depth", tmp_path / "figure.png")
+        plot_study(context, "rates-over-depth", tmp_path / "figure.png")
 
 
 # The command line

@@ -9,8 +9,9 @@ from layertune_studies.data.case import Case
 from layertune_studies.demo_methods import Candidate, Method
 from layertune_studies.demo_options import DemoOptions
 from layertune_studies.demo_store import Store
-from layertune_studies.demo_train import Log, make_network
+from layertune_studies.demo_train import make_network
 from layertune_studies.demo_work import Piece, Workshop
+from layertune_studies.training.loop import Log
 
 pytestmark = pytest.mark.slow
 OPTIONS = DemoOptions(

@@ -22,7 +22,7 @@ from layertune_studies.training.metrics import CLASSIFICATION, SEGMENTATION
 from layertune_studies.training.pretraining import pretrain
 from layertune_studies.training.settings import Depths
 
-__all__ = ["Executor", "Workshop", "best_of"]
+__all__ = ["Executor", "Result", "StudyContext", "best_of", "depths_name", "pretraining_name"]
 
 
 Result = dict[str, Any]
@@ -31,12 +31,12 @@ Result = dict[str, Any]
 class Executor(Protocol):
     """Runs trials in any order, on this machine or on many."""
 
-    def run(self, workshop: "Workshop", trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+    def run(self, context: "StudyContext", trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
         """Give each trial with its result as it is finished, once."""
         ...
 
 
-class Workshop:
+class StudyContext:
     """A study with its data, network and folder.
 
     Args:
@@ -77,7 +77,7 @@ class Workshop:
     @cached_property
     def depths(self) -> Depths:
         """How deep the network is; kept in the folder, so that tables need neither data nor network."""
-        name = f"network_{_digest(self.study.model_dump_json(include={'network', 'data'}))}"
+        name = depths_name(self.study)
         held = self.store.load(name)
         if held is None:
             held = asdict(Depths.of(self.layers))
@@ -89,9 +89,7 @@ class Workshop:
         """What trials start from; made once, and kept in the folder where it was made here."""
         if self.study.pretraining.task is None:
             return pretrain(self.study, self.cases, self.root, lambda _: None)
-        parts = self.study.model_dump(mode="json", include={"network", "pretraining"})
-        parts["data"] = data_identity(self.study.data, "holdout", "validation", "test")
-        name = f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
+        name = pretraining_name(self.study)
         held: Mapping[str, Tensor] | None = self.store.load_tensors(name)
         if held is None:
             held = pretrain(self.study, self.cases, self.root, lambda step: self.tell("pre-training", step))
@@ -125,7 +123,7 @@ class Workshop:
         results: dict[Trial, Result] = {}
         for study in rounds(self.study):
             trials = better(study, results) if results else trials
-            results = Workshop(study, self.root, self.store).results(trials)
+            results = StudyContext(study, self.root, self.store).results(trials)
             if len(results) < len(trials):
                 return None
             passes |= {trial.name(study): float(result["passes"]) for trial, result in results.items()}
@@ -151,6 +149,18 @@ class Workshop:
 def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:
     """The trial that the validation cases choose: by the study's first metric, of equals by its second."""
     return max(results, key=lambda trial: ranking(study, results[trial]["validation"]))
+
+
+def depths_name(study: Study) -> str:
+    """Return the name of the file that holds the depths of a study's network."""
+    return f"network_{_digest(study.model_dump_json(include={'network', 'data'}))}"
+
+
+def pretraining_name(study: Study) -> str:
+    """Return the name of the file that holds a study's pre-trained weights."""
+    parts = study.model_dump(mode="json", include={"network", "pretraining"})
+    parts["data"] = data_identity(study.data, "holdout", "validation", "test")
+    return f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
 
 
 def _digest(text: str) -> str:
