@@ -82,4 +82,5 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "max_change": float,
     "optimizer": int,
     "figure": str,
+    "output_dir": str,
 }

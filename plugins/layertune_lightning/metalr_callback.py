@@ -21,7 +21,7 @@ from layertune.metalr.meta_pass import kept_gradients
 from layertune_lightning.alchemy_callback import still_freezes
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
 from layertune_lightning.module_layers import Layers, find_layers
-from layertune_lightning.report import check_figure, log_lrs, show_profile
+from layertune_lightning.report import check_figure, log_lrs, report_profile
 from layertune_lightning.two_packages import Callback
 
 __all__ = ["MetaLRCallback"]
@@ -53,7 +53,10 @@ class MetaLRCallback(Callback):
         layers: the layers of the module or of a network in it, or a function from the module to them. By default the
             layers that the param groups name, or else those traced from ``example_input_array``.
         optimizer: index of the optimizer, for a module with several; each may have a callback.
-        figure: file for a figure of the learned rates at the end of the fit; a logger that takes figures gets it too.
+        figure: One more file for the figure of the learned rates, in any format that matplotlib writes. A logger that
+            takes figures gets the figure in any case.
+        output_dir: The folder for ``learned_rates.json`` (an ``LRProfile``) and ``learned_rates.png``, written when the
+            fit ends. Default: none is written.
 
     Attributes:
         metalr: what is attached, during a fit.
@@ -83,6 +86,7 @@ class MetaLRCallback(Callback):
         layers: Layers | None = None,
         optimizer: int = 0,
         figure: str | Path | None = None,
+        output_dir: str | Path | None = None,
     ) -> None:
         self.settings: dict[str, Any] = {
             "hyper_lr": hyper_lr,
@@ -99,6 +103,7 @@ class MetaLRCallback(Callback):
         self.layers = layers
         self.optimizer = optimizer
         self.figure = figure
+        self.output_dir = output_dir
         self.metalr: MetaLR | None = None
         self._hook: RemovableHandle | None = None
         self._batches: MetaBatches | None = None
@@ -208,7 +213,7 @@ class MetaLRCallback(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Draw what was learned."""
         if trainer.is_global_zero and self.profile is not None:
-            show_profile(trainer, self.profile, self.figure)
+            report_profile(trainer, self.profile, output_dir=self.output_dir, figure=self.figure)
 
     def on_save_checkpoint(
         self,

@@ -1,23 +1,26 @@
-"""What a user sees of the learned rates: scalars and a figure."""
+"""What a Lightning user sees of the learned rates: scalars in the loggers, a profile and a figure."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
 
 from layertune import LRProfile, MetaLR, ProfileError
-from layertune.plots.rates import plot_profile
+from layertune.hosts.report import draw_figure, write_figure, write_report
 
-__all__ = ["check_figure", "log_lrs", "show_profile"]
+__all__ = ["check_figure", "log_lrs", "report_profile"]
 
 
 def check_figure(file: str | Path | None) -> None:
-    """Refuse what matplotlib cannot write, before the training and not after it.
+    """Refuse the name of a figure that matplotlib cannot write, before the training and not after it.
+
+    Args:
+        file: The file for the figure, or ``None``.
 
     Raises:
-        ProfileError: a format that it does not know.
+        ProfileError: matplotlib does not know the format of this suffix.
     """
     formats = FigureCanvasBase.get_supported_filetypes()
     if file is not None and Path(file).suffix.lstrip(".").lower() not in formats:
@@ -25,9 +28,10 @@ def check_figure(file: str | Path | None) -> None:
 
 
 def log_lrs(trainer: pl.Trainer, metalr: MetaLR) -> None:
-    """One scalar a layer to every logger, when the Trainer logs, as Lightning's ``LearningRateMonitor`` does.
+    """Log one scalar per layer to every logger, at the steps at which the Trainer logs.
 
-    Reading the rates waits for the device, so it happens at no other step.
+    Lightning's ``LearningRateMonitor`` logs at the same steps. Reading the rates waits for the device, so it happens at
+    no other step.
     """
     if trainer.loggers and trainer._logger_connector.should_update_logs:
         lrs = {f"lr/{layer}": rate for layer, rate in metalr.lrs.items()}
@@ -35,25 +39,27 @@ def log_lrs(trainer: pl.Trainer, metalr: MetaLR) -> None:
             logger.log_metrics(lrs, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def show_profile(trainer: pl.Trainer, profile: LRProfile, file: str | Path | None) -> None:
-    """Draw the learned rates over depth and time, for the loggers that take figures, and into a file if one is named.
+def report_profile(
+    trainer: pl.Trainer, profile: LRProfile, *, output_dir: str | Path | None, figure: str | Path | None
+) -> None:
+    """Show the learned rates at the end of a fit: to loggers that take figures, in a folder, and in a file.
 
     Args:
-        trainer: whose loggers.
-        profile: what was learned.
-        file: any format that matplotlib writes; its folder is made.
+        trainer: The Trainer whose loggers receive the figure.
+        profile: The rates that were learned.
+        output_dir: The folder for ``learned_rates.json`` and ``learned_rates.png``, or ``None``.
+        figure: One more file for the figure, or ``None``.
     """
     experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
     takers = [experiment for experiment in experiments if hasattr(experiment, "add_figure")]
-    if not takers and file is None:
-        return
-    try:
-        figure = plot_profile(profile)
-    except ProfileError as error:  # every rate 0: a schedule that has reached its end
-        warnings.warn(f"no figure of the learned rates was drawn: {error}", stacklevel=2)
-        return
-    for experiment in takers:
-        experiment.add_figure("learned rates", figure, global_step=trainer.global_step, close=False)
-    if file is not None:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, bbox_inches="tight")
+
+    def add_to_loggers(drawn: Figure) -> None:
+        for experiment in takers:
+            experiment.add_figure("learned rates", drawn, global_step=trainer.global_step, close=False)
+
+    if takers:
+        draw_figure(profile, add_to_loggers)
+    if output_dir is not None:
+        write_report(profile, output_dir)
+    if figure is not None:
+        write_figure(profile, figure)

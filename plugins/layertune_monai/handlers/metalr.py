@@ -15,11 +15,12 @@ from torch.utils.hooks import RemovableHandle
 from layertune import LayerMap, LRProfile, MetaLR, OptimizerError, map_layers, meta_pass
 from layertune.hosts.endless_data import over_same_data
 from layertune.hosts.meta_batches import MetaBatches
+from layertune.hosts.report import write_report
 from layertune.metalr.meta_pass import kept_gradients
 from layertune.metalr.settings import MetaLRSettings
 from layertune_monai.handlers.engine import check_engine, check_not_begun, example_inputs, network_of, seed_and_share
 from layertune_monai.handlers.meta_loss import MetaLoss, backward_of_meta_batch, engine_loss
-from layertune_monai.handlers.report import publish_lrs, write_profile
+from layertune_monai.handlers.report import publish_lrs
 from layertune_monai.handlers.transform_state import kept_transforms, random_transforms
 
 if TYPE_CHECKING:
@@ -240,4 +241,4 @@ class MetaLRHandler:
     def _finish(self, engine: Any) -> None:
         profile = self.profile
         if self.output_dir is not None and profile is not None and not engine.state.rank:
-            write_profile(profile, Path(self.output_dir))
+            write_report(profile, self.output_dir)

@@ -1,18 +1,15 @@
-"""What a MONAI user sees: which layers train; learned rates as metrics of the engine, as a figure and as a profile."""
+"""What a MONAI user sees while an engine trains: the layers that train, and the learned rates as metrics."""
 
 import logging
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 
-from layertune import LayerMap, LRProfile, ProfileError
-from layertune.plots.rates import plot_profile
+from layertune import LayerMap
 
-__all__ = ["log_layers", "log_once", "log_trained", "publish_lrs", "write_profile"]
+__all__ = ["log_layers", "log_once", "log_trained", "publish_lrs"]
 
 logger = logging.getLogger("layertune_monai")
 
@@ -51,20 +48,3 @@ def log_once(line: str) -> None:
 def publish_lrs(engine: Any, lrs: dict[str, float]) -> None:
     """Put the rates where ``StatsHandler``, ``TensorBoardStatsHandler`` and ``MLFlowHandler`` look for metrics."""
     engine.state.metrics.update({f"lr/{layer}": rate for layer, rate in lrs.items()})
-
-
-def write_profile(profile: LRProfile, folder: Path) -> None:
-    """Write ``learned_rates.json`` and ``learned_rates.png``; the folder is made.
-
-    Args:
-        profile: what was learned.
-        folder: where the run's results lie.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    profile.save(folder / "learned_rates.json")
-    try:
-        figure = plot_profile(profile)
-    except ProfileError as error:  # every rate 0: a schedule that has reached its end
-        warnings.warn(f"no figure of the learned rates was drawn: {error}", stacklevel=2)
-        return
-    figure.savefig(folder / "learned_rates.png", bbox_inches="tight", dpi=150)

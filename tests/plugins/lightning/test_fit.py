@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from layertune import BiDirectional, LastLayer, map_layers
+from layertune import BiDirectional, LastLayer, LRProfile, map_layers
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from lightning_runs import (
     LEARN,
@@ -36,7 +36,7 @@ from lightning_runs import (
 
 def test_rates_are_logged_when_the_trainer_logs_and_drawn_at_the_end(tmp_path: Path) -> None:
     loggers = [CSVLogger(tmp_path, version=0), TensorBoardLogger(tmp_path / "board", version=0)]
-    callback = MetaLRCallback(**LEARN, figure=tmp_path / "figures" / "rates.png")
+    callback = MetaLRCallback(**LEARN, figure=tmp_path / "figures" / "rates.png", output_dir=tmp_path / "results")
     monitor = LearningRateMonitor("step")
     fit(Module(schedule="step"), callback, monitor, logger=loggers, log_every_n_steps=2)
     with (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
@@ -54,6 +54,8 @@ def test_rates_are_logged_when_the_trainer_logs_and_drawn_at_the_end(tmp_path: P
     assert "learned rates" in events.Tags()["images"]
     assert {"lr/net.0", "lr/net.4", "lr/net.6", "lr-SGD"} <= set(events.Tags()["scalars"])
     assert (tmp_path / "figures" / "rates.png").stat().st_size > 10_000
+    assert LRProfile.load(tmp_path / "results" / "learned_rates.json") == callback.profile
+    assert (tmp_path / "results" / "learned_rates.png").stat().st_size > 10_000
 
 
 class Crash(pl.Callback):
