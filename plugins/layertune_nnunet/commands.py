@@ -1,5 +1,6 @@
-"""The command line's part for nnU-Net: `layertune nnunet`; imports without nnU-Net."""
+"""The commands `layertune nnunet ...`. This module imports without nnU-Net."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+import layertune_nnunet
 from layertune.cli.gammas import Figure, Threshold, report_gammas
 from layertune.cli.terminal import Json, aside, print_json, print_table, show
 from layertune.hosts.plugin import import_host
@@ -21,14 +23,16 @@ from layertune_nnunet.tools.trainer_path import VARIABLE, trainer_path
 __all__ = ["app"]
 
 NEEDED = ("nnUNet_preprocessed", "nnUNet_results")
+"""The environment variables that training needs."""
+
 HELP = ("-h", "--help")
 
-app = typer.Typer(no_args_is_help=True, help="layertune in nnU-Net.")
+app = typer.Typer(no_args_is_help=True, help="Use layertune with nnU-Net.")
 
 
 @app.command()
 def trainers(as_json: Json = False) -> None:
-    """Print where layertune's trainers are: export nnUNet_extTrainer=$(layertune nnunet trainers)."""
+    """Print the folder of layertune's trainers: export nnUNet_extTrainer=$(layertune nnunet trainers)."""
     import_host(PLUGIN)
     if as_json:
         print_json({VARIABLE: trainer_path()})
@@ -41,36 +45,45 @@ def trainers(as_json: Json = False) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def train(context: typer.Context) -> None:
-    """Run nnUNetv2_train with layertune's trainers; all arguments are its own, as in: train 4 3d_fullres 0 -tr ..."""
+    """Run nnUNetv2_train with layertune's trainers. It takes all arguments, as in: train 4 3d_fullres 0 -tr ..."""
     import_host(PLUGIN)
-    unset = [name for name in NEEDED if not os.environ.get(name)]
-    if unset and not set(HELP) & set(context.args):
-        raise PathsError(f"{' and '.join(unset)} not set; nnU-Net needs the folders that {', '.join(NEEDED)} name")
+    if not set(HELP) & set(context.args):
+        _check_variables()
+        _check_trainer(context.args)
     raise typer.Exit(_run(["nnUNetv2_train", *context.args]))
 
 
 @app.command("import")
 def import_(
-    weights: Annotated[Path, typer.Argument(help="State dict, checkpoint or safetensors file of any program.")],
-    out: Annotated[Path, typer.Argument(help="File to write, for -pretrained_weights.")],
-    configuration: Annotated[str, typer.Option("-c", "--configuration", help="As in 3d_fullres.")],
+    weights: Annotated[Path, typer.Argument(help="State dict, checkpoint or safetensors file, from any program.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, for -pretrained_weights.")],
+    configuration: Annotated[
+        str, typer.Option("-c", "--configuration", help="Configuration of the plan, as in 3d_fullres.")
+    ],
     dataset: Annotated[
-        str | None, typer.Option("-d", "--dataset", help="Number or name of a planned data set. Or give --plans.")
+        str | None,
+        typer.Option(
+            "-d", "--dataset", help="Number or name of a planned data set. Instead of it, you can give --plans."
+        ),
     ] = None,
-    plans_name: Annotated[str, typer.Option("-p", help="Name of that data set's plan.")] = "nnUNetPlans",
-    plans: Annotated[Path | None, typer.Option(help="A plan's file, instead of --dataset.")] = None,
-    dataset_json: Annotated[Path | None, typer.Option(help="Its dataset.json; by default the one beside it.")] = None,
+    plans_name: Annotated[str, typer.Option("-p", help="Name of the data set's plan.")] = "nnUNetPlans",
+    plans: Annotated[Path | None, typer.Option(help="Path of a plan, instead of --dataset.")] = None,
+    dataset_json: Annotated[
+        Path | None, typer.Option(help="The plan's dataset.json. By default, the file beside the plan.")
+    ] = None,
     rename: Annotated[
         list[str] | None,
-        typer.Option(help="OLD=NEW, for the beginning of names in the file; then nothing is guessed. May be repeated."),
+        typer.Option(
+            help="OLD=NEW replaces the beginning of names in the file. Then no names are guessed. Can be repeated."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the initial weights that fill what the file lacks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights, which fill what the file lacks.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Turn foreign weights into a file for -pretrained_weights, as far as they fit a plan's network; say what does."""
+    """Turn weights of any origin into a file for -pretrained_weights, and report which of them fit the network."""
     import_host(PLUGIN)
     if (dataset is None) == (plans is None):
-        raise typer.BadParameter("give one of --dataset and --plans", param_hint="--dataset")
+        raise typer.BadParameter("give either --dataset or --plans", param_hint="--dataset")
     with aside():
         from layertune_nnunet.tools.import_weights import import_weights, renaming
         from layertune_nnunet.tools.planned_network import find_plan
@@ -95,16 +108,16 @@ def import_(
     print_table(f"{weights} in {configuration}", ["Network", "File", "Outcome"], rows, left=3)
     show(Text(loaded.summary()))
     if imported.fresh:
-        show(Text(f"{len(imported.fresh)} tensors of {out} are initial weights (seed {seed}), no pre-trained ones."))
-    show(Text("nnU-Net itself starts with fresh segmentation layers, whatever a file holds."))
+        show(Text(f"{len(imported.fresh)} tensors of {out} are initial weights (seed {seed}), not pre-trained ones."))
+    show(Text("nnU-Net always starts with fresh segmentation layers, whatever the file holds."))
 
 
 @app.command()
 def portable(
-    model: Annotated[Path, typer.Argument(help="Folder of a trained model, or a zip of one.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model, or a zip file of it.")],
     as_json: Json = False,
 ) -> None:
-    """Let checkpoints name nnU-Net's own trainer, so that colleagues without layertune can predict with them."""
+    """Make checkpoints name nnU-Net's own trainer, so that people without layertune can predict with them."""
     import_host(PLUGIN)
     with aside():
         from layertune_nnunet.tools.portable import make_portable
@@ -119,12 +132,14 @@ def portable(
 
 @app.command()
 def gammas(
-    model: Annotated[Path, typer.Argument(help="A checkpoint of nnU-Net, or a folder with one checkpoint_final.pth.")],
+    model: Annotated[
+        Path, typer.Argument(help="A checkpoint of nnU-Net, or a folder that holds one checkpoint_final.pth.")
+    ],
     threshold: Threshold = 0.05,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Show the gammas of a checkpoint, in the network of the plan that it holds; nothing is trained."""
+    """Show the gammas of a checkpoint. Its network is built from the plan in the checkpoint; nothing is trained."""
     import_host(PLUGIN)
     with aside():
         from layertune_nnunet.tools.checkpoint_network import checkpoint_network
@@ -142,17 +157,38 @@ def gammas(
     )
 
 
+def _check_variables() -> None:
+    unset = [name for name in NEEDED if not os.environ.get(name)]
+    if unset:
+        raise PathsError(f"{' and '.join(unset)} not set; set {' and '.join(NEEDED)} to nnU-Net's folders")
+
+
+def _check_trainer(arguments: Sequence[str]) -> None:
+    """Raise the errors of a trainer's name here: nnU-Net would end in a traceback that hides them."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-tr", default="")
+    try:
+        name = parser.parse_known_args(arguments)[0].tr
+    except argparse.ArgumentError:  # nnU-Net's own parser answers it
+        return
+    if name.partition("_")[0] in layertune_nnunet.__all__:
+        with aside():
+            getattr(layertune_nnunet, name).check_settings()
+
+
 def _run(words: Sequence[str]) -> int:
-    """Run a command of nnU-Net to its end; its exit code, as a shell would give it."""
+    """Run one of nnU-Net's programs to its end, and return its exit code as a shell reports it."""
     beside = Path(sys.executable).parent
     program = shutil.which(words[0], path=str(beside)) or shutil.which(words[0])
     if program is None:
-        raise PathsError(f"{words[0]} is neither beside {sys.executable} nor on the PATH; {PLUGIN.install_line}")
+        raise PathsError(
+            f"{words[0]} is neither beside {sys.executable} nor on the PATH; install it with {PLUGIN.install_line}"
+        )
     variables = {**os.environ, VARIABLE: trainer_path()}
     with subprocess.Popen([program, *words[1:]], env=variables) as process:  # noqa: S603 - nnU-Net's own program
         while True:
             try:
                 code = process.wait()
-            except KeyboardInterrupt:  # it was told as well, and may need a moment to end
+            except KeyboardInterrupt:  # the program got it as well, and may need a moment to end
                 continue
             return code if code >= 0 else 128 - code

@@ -1,4 +1,4 @@
-"""What an nnU-Net user can get wrong beside what the core's errors name."""
+"""Errors that only nnU-Net's users can meet; the core's errors are in ``layertune.errors``."""
 
 from layertune.errors import LayertuneError
 
@@ -6,24 +6,24 @@ __all__ = ["ExportError", "MetaCasesError", "PathsError", "PlansError", "Results
 
 
 class TrainerNameError(LayertuneError, ValueError):
-    """A trainer's name has a suffix that says nothing, or there is no such trainer."""
+    """No trainer has the given name, or a suffix of the name cannot be read."""
 
 
 class MetaCasesError(LayertuneError, ValueError):
-    """There are no cases for meta batches, or not those that were asked for."""
+    """The cases for meta batches cannot be chosen as the trainer asks."""
 
 
 class ResultsFolderError(LayertuneError, OSError):
-    """The folder for results or for those of the stage before cannot be used."""
+    """The results folder cannot be written, or lacks the predictions of a cascade's previous stage."""
 
 
 class PlansError(LayertuneError, ValueError):
-    """A plan of nnU-Net is not there, cannot be read, or has not what was asked for."""
+    """A plans file is missing, cannot be read, or lacks the requested configuration."""
 
 
 class ExportError(LayertuneError, ValueError):
-    """A trained model cannot be given to users without layertune."""
+    """A trained model cannot be made portable for users without layertune."""
 
 
 class PathsError(LayertuneError, RuntimeError):
-    """A folder of nnU-Net's is not set, or its program is not there."""
+    """An environment variable of nnU-Net is not set, or its program cannot be found."""

@@ -1,4 +1,4 @@
-"""What all trainers share: layers from the plans, values from the name, checkpoints written in one piece."""
+"""The base of all trainers: layers from the plans, settings from the name, checkpoints written whole or not at all."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from layertune import LayerMap, ModelError, map_layers
 from layertune.layers.depth import Depth, Granularity
 from layertune_nnunet.errors import ResultsFolderError
-from layertune_nnunet.trainers.checkpoints import named, portable_name, save_in_one_piece
+from layertune_nnunet.trainers.checkpoints import portable_name, renamed, save_whole
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number
 
 if TYPE_CHECKING:
@@ -21,13 +21,16 @@ __all__ = ["LayeredMixin", "TrainerBase"]
 
 
 class LayeredMixin(TrainerBase):
-    """A trainer that knows the layers of its network; put before any of nnU-Net's trainers or of your own.
+    """Give a trainer the layers of its network.
+
+    Put the mixin before one of nnU-Net's trainers or before a trainer of your own.
 
     Attributes:
-        depth: ``"I1"`` or ``"I2"``, how deep a layer counts; suffix ``_I2``.
-        granularity: ``"block"``, ``"stage"`` or ``"module"``, what counts as one layer; suffix ``_stage``.
-        epochs: number of epochs; ``None`` leaves the trainer's own; suffix ``_20epochs``.
-        base_lr: initial learning rate; ``None`` leaves the trainer's own; suffix ``_lr1em3``.
+        depth: How the depth of a layer is counted, ``"I1"`` (order of execution) or ``"I2"`` (resolution level).
+            Suffix ``_I2``.
+        granularity: What counts as one layer: ``"block"``, ``"stage"`` or ``"module"``. Suffix ``_stage``.
+        epochs: Number of epochs. None keeps the trainer's own number. Suffix ``_20epochs``.
+        base_lr: Initial learning rate. None keeps the trainer's own rate. Suffix ``_lr1em3``.
     """
 
     depth: ClassVar[Depth] = "I1"
@@ -49,7 +52,9 @@ class LayeredMixin(TrainerBase):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net reads this very signature
     ) -> None:
-        # Before nnU-Net, which takes a folder that is not set to be None, and writes its log into the other.
+        self.check_settings()
+        # This comes before nnU-Net's own `__init__`, which accepts a folder that is not set as None, and which writes
+        # its log into the results folder.
         _require_writable(_output_folder(type(self).__name__, plans, configuration, fold))
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.epochs is not None:
@@ -58,12 +63,19 @@ class LayeredMixin(TrainerBase):
             self.initial_lr = self.base_lr
         self._layers: LayerMap | None = None
 
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse settings that cannot be used, before nnU-Net prepares anything.
+
+        A mixin with settings of its own extends this method. The errors are those of the core.
+        """
+
     @property
     def layers(self) -> LayerMap:
-        """The layers of the network, from one forward on fake tensors of the plan's patch size.
+        """The layers of the network, found by one forward pass on fake tensors of the plan's patch size.
 
         Raises:
-            ModelError: the network cannot be mapped.
+            ModelError: The layers of the network cannot be found.
         """
         if self._layers is None:
             example = self.example()
@@ -77,42 +89,57 @@ class LayeredMixin(TrainerBase):
         return self._layers
 
     def example(self) -> torch.Tensor:
-        """An input of the plan's patch size, two images, not filled."""
+        """Return an uninitialized batch of two images of the plan's patch size."""
         patch = [int(side) for side in self.configuration_manager.patch_size]
         return torch.empty(2, self.num_input_channels, *patch, device=self.device)
 
     @property
     def trains_all(self) -> bool:
-        """Whether no phase that freezes layers lies ahead; learned rates wait for that."""
+        """Whether all layers train from here on. Learning rates are learned from then on only."""
         return True
 
     def save_checkpoint(self, filename: str) -> None:
-        """Save as nnU-Net does, but never half a file, and so that stock nnU-Net can predict with it."""
+        """Save whole or not at all, in such a way that nnU-Net without layertune can predict with the checkpoint."""
         if self.local_rank == 0:
-            with named(type(self), portable_name(type(self))):
-                save_in_one_piece(super().save_checkpoint, Path(filename))
-        else:  # is asked too, writes nothing, and must not meet the file that rank 0 is writing
+            with renamed(type(self), portable_name(type(self))):
+                save_whole(super().save_checkpoint, Path(filename))
+        else:  # nnU-Net calls this on every rank, and writes on rank 0 only
             super().save_checkpoint(filename)
 
     def on_train_start(self) -> None:
-        """List the layers in the log."""
-        self._require_stage_before()
+        """List the layers in the log.
+
+        Raises:
+            ResultsFolderError: The predictions of a cascade's previous stage are missing.
+        """
+        self._require_previous_stage()
         super().on_train_start()
         listed = "".join(f"\n  {layer.depth:>3}  {layer.role:<10} {layer.name}" for layer in self.layers)
         self.print_to_log_file(f"{len(self.layers)} layers, with depths by {self.depth}:{listed}")
+        self._warn_of_long_warm_up()
 
-    def _require_stage_before(self) -> None:
+    def _require_previous_stage(self) -> None:
         folder = self.folder_with_segs_from_previous_stage
         if self.is_cascaded and not Path(folder).is_dir():
             raise ResultsFolderError(
-                f"{self.configuration_name} builds on predictions of {self.configuration_manager.previous_stage_name} "
-                f"by the same trainer, and there are none in {folder}; train that configuration with "
-                f"-tr {type(self).__name__} first, all folds"
+                f"{self.configuration_name} needs the predictions that the same trainer made with "
+                f"{self.configuration_manager.previous_stage_name}, and {folder} does not exist; train that "
+                f"configuration with -tr {type(self).__name__} first, all folds"
+            )
+
+    def _warn_of_long_warm_up(self) -> None:
+        # nnU-Net's trainers with a warm-up set its length in `__init__`, whatever the number of epochs is.
+        length = getattr(self, "warmup_duration_whole_net", 0)
+        if length >= self.num_epochs:
+            self.print_to_log_file(
+                f"WARNING: the warm-up of {length} epochs takes all {self.num_epochs} epochs of this training, so the "
+                "learning rate rises to the end; train for more epochs, or set warmup_duration_whole_net in the "
+                "__init__ of a trainer of your own"
             )
 
 
 def _output_folder(trainer: str, plans: dict[str, Any], configuration: str, fold: int | str) -> Path:
-    """Where nnU-Net will write; fails as nnU-Net does on a variable that is not set."""
+    """Return the folder that nnU-Net will write to; raise nnU-Net's error where a variable is not set."""
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
@@ -122,12 +149,12 @@ def _output_folder(trainer: str, plans: dict[str, Any], configuration: str, fold
 
 
 def _require_writable(folder: Path) -> None:
-    """Fail before training, which would find out at its first checkpoint."""
+    """Refuse a folder that cannot be written; nnU-Net would fail after training, at its first checkpoint."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ResultsFolderError(
-            f"nothing can be written into {folder} ({error}), so nothing was trained; let nnUNet_results name a "
-            "folder that you may write to"
+            f"nothing can be written into {folder} ({error}), so nothing was trained; set nnUNet_results to a folder "
+            "that you may write to"
         ) from error

@@ -1,59 +1,59 @@
-"""Checkpoints that are whole or not there, and that stock nnU-Net can predict with."""
+"""Checkpoints that are written whole or not at all, and that nnU-Net without layertune can predict with."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["named", "portable_name", "save_in_one_piece"]
+__all__ = ["portable_name", "renamed", "save_whole"]
 
 
 def portable_name(trainer: type) -> str:
-    """The trainer that a checkpoint names, by which nnU-Net builds the network for prediction.
+    """Return the trainer that a checkpoint has to name, so that nnU-Net builds the right network for prediction.
 
-    This is the class of nnU-Net that defines the architecture, where one does: prediction asks nothing else of a
-    trainer, and then needs no layertune. ``nnUNetv2_train --c`` goes by its command line instead.
+    Prediction asks the trainer for its network and for nothing else. So the checkpoint names the class of nnU-Net that
+    defines the network, and needs no layertune. ``nnUNetv2_train --c`` reads the trainer from its command line.
 
     Args:
-        trainer: the class that trains.
+        trainer: The class of the trainer that trains.
 
     Returns:
-        The name of nnU-Net's class, or the class's own where the architecture is not nnU-Net's.
+        The name of nnU-Net's class, or the name of ``trainer`` itself where the network is not one of nnU-Net's.
     """
     owner = next(base for base in trainer.__mro__ if "build_network_architecture" in vars(base))
     return owner.__name__ if owner.__module__.startswith("nnunetv2.") else trainer.__name__
 
 
-def save_in_one_piece(save: Callable[[str], None], file: Path) -> None:
-    """Let nnU-Net save a checkpoint under another name, and rename it when it is whole.
+def save_whole(save: Callable[[str], None], file: Path) -> None:
+    """Let nnU-Net save a checkpoint under a temporary name, and rename the file when it is complete.
 
     Args:
-        save: writes a checkpoint to a path, or nothing at all (checkpoints switched off).
-        file: where it belongs.
+        save: Function that writes a checkpoint to a path. It may write nothing (``--disable_checkpointing``).
+        file: Path of the checkpoint.
     """
-    written = file.with_name(f".{file.name}.written")
+    temporary = file.with_name(f".{file.name}.written")
     try:
-        save(str(written))
-        if written.exists():
-            written.replace(file)
+        save(str(temporary))
+        if temporary.exists():
+            temporary.replace(file)
     finally:
-        written.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def named(trainer: type, name: str) -> Iterator[None]:
-    """Give a trainer's class another name for a while.
+def renamed(trainer: type, name: str) -> Iterator[None]:
+    """Give a class another name inside a ``with`` block.
 
-    nnU-Net makes a checkpoint and writes it in one method, with the name of its class in it. To write the file, read it
-    again and write it with another name would take more than twice the time; to replace ``torch.save`` would reach all
-    that saves meanwhile.
+    nnU-Net collects and writes a checkpoint in one method, which takes the trainer's name from its class. Writing the
+    file a second time with another name would take more than twice the time, and replacing ``torch.save`` would affect
+    everything else that saves at that moment.
 
     Args:
-        trainer: the class.
-        name: what it is called until the end of the block.
+        trainer: The class to rename.
+        name: Its name inside the block.
 
     Example:
         >>> class Mine: ...
-        >>> with named(Mine, "Yours"):
+        >>> with renamed(Mine, "Yours"):
         ...     Mine.__name__
         'Yours'
         >>> Mine.__name__

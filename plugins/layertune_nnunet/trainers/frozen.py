@@ -1,8 +1,14 @@
-"""Trainers that freeze a part of the network from the start of a run, by layers above all."""
+"""Trainers that freeze a part of the network from the start of the training."""
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from types import MappingProxyType
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
 
 from layertune import BiDirectional, LastLayer, LayerWise, PolicyError, freeze
 from layertune.layers.names import named_parameters
@@ -17,14 +23,16 @@ __all__ = ["BiDirectionalMixin", "FixedLayersMixin", "FrozenMixin", "LastLayerMi
 class FrozenMixin(LayeredMixin):
     """Freeze a part of the network before the optimizer, the compiler and DDP see it.
 
-    The optimizer keeps all parameters, and leaves those alone that have no gradient, decay included.
+    The optimizer keeps all parameters. It does not change those without a gradient, not even by weight decay.
     """
 
     frozen: Frozen | None = None
-    _as_built: Mapping[str, int] = MappingProxyType({})
+    build_network_architecture: Any  # nnU-Net's own
+    # The checksums of the network's parameters when nnU-Net had built it.
+    _initial: Mapping[str, int] = MappingProxyType({})
 
     def freeze(self) -> Frozen:
-        """Freeze, once; a mixin made of this one says what."""
+        """Freeze parameters and return the handle. A trainer made of this mixin has to define it."""
         raise NotImplementedError(f"{type(self).__name__} has to say what it freezes: define freeze(self)")
 
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
@@ -34,35 +42,60 @@ class FrozenMixin(LayeredMixin):
         return super().configure_optimizers(*args, **kwargs)
 
     def initialize(self) -> None:
-        """Remember how often the frozen parameters were written; DDP writes them too, so only when all is built."""
-        super().initialize()
-        self._as_built = self._versions()
+        """Build the network, and remember its initial weights."""
+        # Some trainers load weights within `initialize`, so the end of it would be too late.
+        with self._watch_building():
+            super().initialize()
 
     def on_train_start(self) -> None:
-        """Warn if what is frozen was never trained."""
+        """Warn of frozen layers that were never trained."""
         super().on_train_start()
-        if self._as_built and self._versions() == self._as_built:
+        frozen = self._frozen_weights()
+        as_built = {name for name, weight in frozen.items() if self._initial.get(name) == _checksum(weight)}
+        if as_built:
+            layers = self._layers_of(as_built)
+            named = "all frozen layers" if layers == self._layers_of(frozen) else ", ".join(layers)
             self.print_to_log_file(
-                "WARNING: the frozen layers have their random initial weights, and will keep them; start from a "
-                "trained network with -pretrained_weights"
+                f"WARNING: frozen layers keep the random weights that the network was built with: {named}; start from "
+                "a trained network with -pretrained_weights, or train these layers too"
             )
 
-    def _versions(self) -> dict[str, int]:
-        """How often each frozen parameter was written."""
+    @contextmanager
+    def _watch_building(self) -> Iterator[None]:
+        """Keep the checksums of all parameters as soon as nnU-Net has built the network."""
+        build = self.build_network_architecture
+
+        @wraps(build)  # nnU-Net reads its signature
+        def build_and_remember(*args: Any, **kwargs: Any) -> nn.Module:
+            network: nn.Module = build(*args, **kwargs)
+            self._initial = {name: _checksum(parameter) for name, parameter in named_parameters(network).items()}
+            return network
+
+        self.build_network_architecture = build_and_remember
+        try:
+            yield
+        finally:
+            del self.build_network_architecture
+
+    def _frozen_weights(self) -> dict[str, nn.Parameter]:
+        """Return the frozen parameters of more than one dimension; the others start from constants."""
         names = () if self.frozen is None else self.frozen.names
         parameters = named_parameters(self.network)
-        return {name: parameters[name]._version for name in names}
+        return {name: parameters[name] for name in names if parameters[name].ndim > 1}
+
+    def _layers_of(self, names: Collection[str]) -> list[str]:
+        return [layer.name for layer in self.layers if not set(names).isdisjoint(layer.parameters)]
 
 
 class FixedLayersMixin(FrozenMixin):
-    """Freeze the layers to which a policy gives scale 0; a trainer of your own says which by its ``policy``."""
+    """Freeze the layers to which a policy gives scale 0. A trainer of your own defines ``policy``."""
 
     def policy(self) -> Policy:
-        """Which layers are tuned; a trainer of your own says it, and is told so where it does not."""
+        """Return the policy that says which layers train. A trainer made of this mixin has to define it."""
         raise NotImplementedError(f"{type(self).__name__} has to say which layers it tunes: define policy(self)")
 
     def freeze(self) -> Frozen:
-        """Freeze the policy's layers, and list the others in the log."""
+        """Freeze the layers that the policy leaves out, and list the others in the log."""
         frozen = freeze(self.network, self.layers, self.policy())
         tuned = [layer.name for layer in self.layers if not set(layer.parameters) & set(frozen.names)]
         self.print_to_log_file(f"{len(tuned)} of {len(self.layers)} layers are tuned: {', '.join(tuned)}")
@@ -70,11 +103,11 @@ class FixedLayersMixin(FrozenMixin):
 
 
 class BiDirectionalMixin(FixedLayersMixin):
-    """Freeze depths m to n, and tune both ends (MetaLR sec. 2.1).
+    """Freeze the layers of depths m to n, and tune those on both sides (MetaLR sec. 2.1).
 
     Attributes:
-        m: the shallowest frozen depth, from 1; suffix ``_m3``.
-        n: the deepest, below the head's; suffix ``_n6``.
+        m: The shallowest frozen depth, from 1. Suffix ``_m3``.
+        n: The deepest frozen depth, below the depth of the head. Suffix ``_n6``.
     """
 
     m: ClassVar[int | None] = None
@@ -85,9 +118,9 @@ class BiDirectionalMixin(FixedLayersMixin):
     )
 
     def policy(self) -> Policy:
-        """Depths m to n frozen."""
+        """Return the policy that freezes depths m to n."""
         if self.m is None or self.n is None:
-            raise PolicyError(_depth_wanted(self, "BiDirectional_m2_n4"))
+            raise PolicyError(_missing_depth(self, "BiDirectional_m2_n4"))
         return BiDirectional(m=self.m, n=self.n)
 
 
@@ -95,7 +128,7 @@ class LayerWiseMixin(FixedLayersMixin):
     """Tune the layers from one depth on, and freeze the shallower ones (MetaLR sec. 2.1).
 
     Attributes:
-        first: the shallowest depth that is tuned; suffix ``_first4``.
+        first: The shallowest depth that is tuned. Suffix ``_first4``.
     """
 
     first: ClassVar[int | None] = None
@@ -104,23 +137,27 @@ class LayerWiseMixin(FixedLayersMixin):
     )
 
     def policy(self) -> Policy:
-        """The shallower layers frozen."""
+        """Return the policy that freezes the depths before ``first``."""
         if self.first is None:
-            raise PolicyError(_depth_wanted(self, "LayerWise_first4"))
+            raise PolicyError(_missing_depth(self, "LayerWise_first4"))
         return LayerWise(first=self.first)
 
 
 class LastLayerMixin(FixedLayersMixin):
-    """Tune the head alone, which is every segmentation layer."""
+    """Tune the head only, which is all segmentation layers."""
 
     def policy(self) -> Policy:
-        """All but the head frozen."""
+        """Return the policy that freezes all layers but the head."""
         return LastLayer()
 
 
-def _depth_wanted(trainer: LayeredMixin, example: str) -> str:
+def _checksum(parameter: Tensor) -> int:
+    return zlib.crc32(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _missing_depth(trainer: LayeredMixin, example: str) -> str:
     listed = ", ".join(f"{layer.depth} {layer.name}" for layer in trainer.layers)
     return (
-        f"{type(trainer).__name__} does not know which layers to tune; say it in the name, as in "
+        f"{type(trainer).__name__} does not know which layers to tune; give the depths in its name, as in "
         f"-tr nnUNetTrainer{example}. This network has the depths {listed}"
     )

@@ -1,4 +1,4 @@
-"""Values in a trainer's name: ``nnUNetTrainerMetaLR_hlr0p05_20epochs``."""
+"""Settings in a trainer's name, as in ``nnUNetTrainerMetaLR_hlr0p05_20epochs``."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,37 +10,38 @@ from layertune_nnunet.errors import TrainerNameError
 __all__ = ["NUMBER", "Suffix", "number", "read_suffixes", "suffixes_of"]
 
 NUMBER = r"(\d+(?:p\d+)?(?:em?\d+)?)"
-"""A number as names can hold it: ``p`` for the point, ``em4`` for e-4."""
+"""Regular expression of a number in a name: ``p`` is the decimal point, ``em4`` is e-4."""
 
 
 @dataclass(frozen=True)
 class Suffix:
-    """One value that a trainer's name can set.
+    """Describe one setting that a trainer's name can hold.
 
-    A trainer lists its own in a class attribute ``suffixes``, and has those of all its bases too.
+    A trainer lists its own suffixes in the class attribute ``suffixes``. It also takes the suffixes of all its base
+    classes.
 
     Args:
-        sets: the class attribute that takes the value.
-        pattern: regular expression of the whole suffix, without underscores.
-        read: from the pattern's first group (the whole suffix if it has none) to the value.
-        example: a suffix that the pattern takes.
-        meaning: what the example says, for the message on a name that cannot be read.
+        attribute: The class attribute that the suffix sets.
+        pattern: Regular expression of the whole suffix, without the underscore.
+        read: Function that turns the pattern's first group into the value. Without a group it gets the whole suffix.
+        example: A suffix that the pattern matches, for error messages.
+        meaning: What the example sets, for error messages.
     """
 
-    sets: str
+    attribute: str
     pattern: str
     read: Callable[[str], Any]
     example: str
     meaning: str
 
-    def value(self, text: str) -> tuple[Any] | None:
-        """The value in a suffix, alone in a tuple; ``None`` where this is not its pattern."""
+    def match(self, text: str) -> tuple[Any] | None:
+        """Return the value of a suffix in a tuple of one, or None where the pattern does not match."""
         match = re.fullmatch(self.pattern, text)
         return None if match is None else (self.read(match[1] if match.groups() else text),)
 
 
 def number(text: str) -> float:
-    """Read a number as names hold it.
+    """Read a number as names write it.
 
     Example:
         >>> number("0p05"), number("1em4"), number("20")
@@ -50,22 +51,22 @@ def number(text: str) -> float:
 
 
 def suffixes_of(trainer: type) -> list[Suffix]:
-    """The suffixes that a trainer class knows, the special ones before the general ones."""
+    """Return the suffixes that a trainer class takes, those of the class itself before those of its bases."""
     return [suffix for base in trainer.__mro__ for suffix in vars(base).get("suffixes", ())]
 
 
 def read_suffixes(name: str, known: Sequence[Suffix]) -> dict[str, Any]:
-    r"""The values in a trainer's name.
+    r"""Read the settings in a trainer's name.
 
     Args:
-        name: the whole name; what comes before the first underscore is the trainer itself.
-        known: what the trainer knows.
+        name: The whole name. The part before the first underscore names the trainer itself.
+        known: The suffixes that the trainer takes.
 
     Returns:
-        Class attribute -> value.
+        The value for each class attribute that the name sets.
 
     Raises:
-        TrainerNameError: a suffix that is not known, or two that set one attribute.
+        TrainerNameError: A suffix is unknown, or two suffixes set the same attribute.
 
     Example:
         >>> epochs = Suffix("epochs", r"(\d+)epochs", int, "20epochs", "train for 20 epochs")
@@ -75,10 +76,10 @@ def read_suffixes(name: str, known: Sequence[Suffix]) -> dict[str, Any]:
     trainer, *texts = name.split("_")
     values: dict[str, Any] = {}
     for text in texts:
-        found = [(suffix.sets, value[0]) for suffix in known if (value := suffix.value(text)) is not None]
+        found = [(suffix.attribute, value[0]) for suffix in known if (value := suffix.match(text)) is not None]
         if not found or found[0][0] in values:
             fault = "is not one of its suffixes" if not found else f"sets {found[0][0]} a second time"
-            listed = "".join(f"\n  _{suffix.example:<12} {suffix.meaning}" for suffix in known)
+            listed = ";".join(f"\n  _{suffix.example}: {suffix.meaning}" for suffix in known)
             raise TrainerNameError(f"cannot read {name}: '_{text}' {fault}. {trainer} takes{listed}")
         values.update(found[:1])
     return values

@@ -1,4 +1,4 @@
-"""Trainers that freeze layers: what moves, what does not, and what a user is told."""
+"""Trainers that freeze layers: what moves, what does not, and what the log says of it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from layertune_nnunet import (
     nnUNetTrainerBiDirectional,
     nnUNetTrainerLastLayer,
     nnUNetTrainerLayerWise,
+    nnUNetTrainerNormOnly,
 )
-from nnunet_runs import kill, make, resume, same, train
+from nnunet_runs import kill, make, resume, same, seed, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nnunet")]
 
-NEVER_TRAINED = "WARNING: the frozen layers have their random initial weights"
+NEVER_TRAINED = "WARNING: frozen layers keep the random weights that the network was built with: all frozen layers"
 
 
 class Expanding(FixedLayersMixin, nnUNetTrainer):
@@ -35,6 +36,16 @@ class Expanding(FixedLayersMixin, nnUNetTrainer):
 
 class LastLayerAdam(LastLayerMixin, nnUNetTrainerAdam):
     pass
+
+
+class LoadsItsEncoder(nnUNetTrainer):
+    """Loads weights while it is initialized, as the trainers for pre-trained encoders in nnU-Net's next release do."""
+
+    def configure_optimizers(self) -> Any:
+        with torch.no_grad():
+            for parameter in self.network.encoder.parameters():
+                parameter += 1
+        return super().configure_optimizers()
 
 
 def moved_layers(trainer: Any) -> set[int]:
@@ -74,26 +85,45 @@ def test_a_killed_training_continues_as_if_it_had_not_been() -> None:
     kill(nnUNetTrainerBiDirectional, (1, 1), m=2, n=4)
     continued = resume(nnUNetTrainerBiDirectional, m=2, n=4)
     assert same(continued, train(nnUNetTrainerBiDirectional, m=2, n=4))
-    assert NEVER_TRAINED not in Path(continued.log_file).read_text()
 
 
-def test_layers_that_were_never_trained_are_told(tmp_path: Path) -> None:
+def log_of(trainer: Any) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+def start_from(file: Path, trainer: type) -> Any:
+    """A trainer that is about to train, with weights as ``-pretrained_weights`` loads them."""
+    tuned = make(trainer)
+    tuned.initialize()
+    load_pretrained_weights(tuned.network, file)
+    tuned.on_train_start()
+    return tuned
+
+
+def test_frozen_layers_that_were_never_trained_are_named(tmp_path: Path) -> None:
     started = make(nnUNetTrainerLastLayer)
     started.on_train_start()
-    assert NEVER_TRAINED in Path(started.log_file).read_text()
+    assert NEVER_TRAINED in log_of(started)
     source = make(nnUNetTrainer)
+    seed(1)  # other weights than those that a trainer starts with
     source.initialize()
     source.save_checkpoint(str(tmp_path / "pretrained.pth"))
-    tuned = make(nnUNetTrainerLastLayer)
-    tuned.initialize()
-    load_pretrained_weights(tuned.network, tmp_path / "pretrained.pth")
-    tuned.on_train_start()
-    log = Path(tuned.log_file).read_text()
-    assert NEVER_TRAINED not in log
+    log = log_of(start_from(tmp_path / "pretrained.pth", nnUNetTrainerLastLayer))
+    assert "WARNING" not in log
     assert "1 of 6 layers are tuned: decoder.seg_layers" in log
+    # nnU-Net loads no segmentation layers, and this trainer freezes them.
+    log = log_of(start_from(tmp_path / "pretrained.pth", nnUNetTrainerNormOnly))
+    assert "random weights that the network was built with: decoder.seg_layers;" in log
 
 
-def test_layers_that_were_never_trained_are_told_under_ddp_too(tmp_path: Path) -> None:
+def test_weights_that_a_trainer_loads_by_itself_are_not_called_random() -> None:
+    trainer = make(type("Both", (LastLayerMixin, LoadsItsEncoder), {}))
+    trainer.on_train_start()
+    decoder = "decoder.stages.0.convs.0.conv, decoder.stages.1.convs.0.conv"
+    assert f"random weights that the network was built with: {decoder};" in log_of(trainer)
+
+
+def test_frozen_layers_that_were_never_trained_are_named_under_ddp_too(tmp_path: Path) -> None:
     trainer = make(nnUNetTrainerLastLayer)  # before there is a group, as nnU-Net takes its processes to have GPUs
     trainer.is_ddp = True
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
@@ -102,7 +132,7 @@ def test_layers_that_were_never_trained_are_told_under_ddp_too(tmp_path: Path) -
             trainer.on_train_start()
     finally:
         dist.destroy_process_group()
-    assert NEVER_TRAINED in Path(trainer.log_file).read_text()
+    assert NEVER_TRAINED in log_of(trainer)
 
 
 @pytest.mark.parametrize(

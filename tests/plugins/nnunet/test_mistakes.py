@@ -12,6 +12,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.primus.primus_trainers import nnUNet_Primus_S_Trainer
+from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup import nnUNetTrainer_warmup
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
 from torch import nn
 
@@ -134,7 +135,7 @@ def test_a_variable_that_is_not_set(variable: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_results_folder_that_is_a_file(nnunet: Path) -> None:
     (nnunet / "results").write_text("")
-    with pytest.raises(ResultsFolderError, match=r"nothing can be written into .*results.*let nnUNet_results name"):
+    with pytest.raises(ResultsFolderError, match=r"nothing can be written into .*results.*set nnUNet_results to"):
         make(nnUNetTrainerMetaLR)
 
 
@@ -165,10 +166,18 @@ def test_a_read_only_results_folder(nnunet: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("nnunet")
+def test_a_warm_up_that_takes_the_whole_training_is_named() -> None:
+    trainer = make(type("WarmUp", (LastLayerMixin, nnUNetTrainer_warmup), {}), epochs=20)
+    trainer.on_train_start()
+    assert "WARNING: the warm-up of 50 epochs takes all 20 epochs" in Path(trainer.log_file).read_text()
+    trainer.num_epochs = 51
+    trainer.on_train_start()
+    assert Path(trainer.log_file).read_text().count("WARNING: the warm-up") == 1
+
+
+@pytest.mark.usefixtures("nnunet")
 def test_a_cascade_without_the_stage_before_says_what_to_train() -> None:
-    with pytest.raises(
-        ResultsFolderError, match=r"predictions of 3d_lowres by the same trainer, .*-tr nnUNetTrainerMeta"
-    ):
+    with pytest.raises(ResultsFolderError, match=r"made with 3d_lowres, .*-tr nnUNetTrainerMeta"):
         train(nnUNetTrainerMetaLR, "3d_cascade_fullres")
 
 

@@ -73,7 +73,7 @@ def test_a_suffix_that_cannot_be_read_is_answered_by_those_that_can(text: str) -
         look_up(f"nnUNetTrainerMetaLR_{text}")
     message = str(caught.value)
     assert f"'_{text.rpartition('_')[2]}'" in message
-    assert all(f"_{suffix.example} " in message for suffix in suffixes_of(layertune_nnunet.nnUNetTrainerMetaLR))
+    assert all(f"_{suffix.example}: " in message for suffix in suffixes_of(layertune_nnunet.nnUNetTrainerMetaLR))
 
 
 def test_streaming_takes_no_meta_cases() -> None:
@@ -86,8 +86,8 @@ def test_the_examples_in_the_message_can_be_read(trainer: str) -> None:
     found = getattr(layertune_nnunet, trainer)
     for suffix in suffixes_of(found):
         variant = getattr(layertune_nnunet, f"{trainer}_{suffix.example}")
-        assert suffix.sets in vars(variant)
-        assert hasattr(found, suffix.sets)
+        assert suffix.attribute in vars(variant)
+        assert hasattr(found, suffix.attribute)
 
 
 def test_numbers() -> None:

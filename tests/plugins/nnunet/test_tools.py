@@ -72,7 +72,8 @@ def test_a_missing_nnunet_is_answered_with_the_line_that_installs_it(
         ["4", "3d_fullres", "0", "-tr", "nnUNetTrainerMetaLR_hlr0p05", "-pretrained_weights", "a b.pth", "--c"],
         ["4", "2d", "all", "--npz", "-device", "cpu", "--val_best"],
         ["-h"],
-        ["--help"],
+        ["--help", "-tr", "nnUNetTrainerMetaLR_wrong"],
+        ["4", "2d", "0", "-tr"],
         [],
     ],
 )
@@ -95,6 +96,25 @@ def test_folders_that_are_not_set_are_named_before_anything_starts(
     monkeypatch.delenv("nnUNet_preprocessed")
     assert "nnUNet_preprocessed and nnUNet_results not set" in mistake("train", "4", "2d", "0")
     assert not (program / "called").exists()
+
+
+@pytest.mark.parametrize("option", [["-tr", "{}"], ["-tr={}"], ["-tr", "nnUNetTrainer", "-tr", "{}"]])
+def test_a_trainers_name_that_cannot_be_read_is_one_line_before_anything_starts(
+    option: list[str], program: Path
+) -> None:
+    name = "nnUNetTrainerMetaLR_hrl0p05"
+    line = mistake("train", "4", "3d_fullres", "0", *(part.format(name) for part in option))
+    assert f"cannot read {name}: '_hrl0p05' is not one of its suffixes" in line
+    assert "_hlr0p05: step size of the learning rates 0.05;" in line
+    assert not (program / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerMetaLRMine_hlr7", "nnUNetTrainer_250epochs", "Mine_nnUNetTrainerMetaLR_x"]
+)
+def test_other_trainers_are_left_to_nnunet(name: str, program: Path) -> None:
+    assert run("train", "4", "2d", "0", "-tr", name).exit_code == 0
+    assert name in (program / "called").read_text()
 
 
 def test_a_program_that_is_not_there_is_named(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
