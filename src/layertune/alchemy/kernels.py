@@ -74,6 +74,9 @@ def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
         if gamma_of(norm).numel() != kernels:
             unpaired[name] = f"it has {gamma_of(norm).numel()} gammas for the {kernels} kernels of {operation}"
             continue
+        if name in found.misaligned:
+            unpaired[name] = found.misaligned[name]
+            continue
         pairs[name] = KernelNorm(name, operation, kernels, found.activations.get(name, Activation("linear")))
     return KernelNorms(pairs, unpaired)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,61 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from layertune.layers.activations import ActivationTrail
+from layertune.layers.kernel_axes import KernelAxes
 from layertune.layers.names import plain_name
-from layertune.layers.norm_layers import has_parameters
+from layertune.layers.norm_layers import gamma_name, has_parameters
+from layertune.layers.operations import CONVOLUTIONS, LINEAR, OPERATIONS, PRODUCTS, SHAPE_ONLY, TRANSPARENT, Operation
 
-__all__ = ["Operation", "Recorder"]
-
-CONVOLUTIONS = {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}
-RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn"}
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "embedding"}
-OPERATIONS = CONVOLUTIONS | RECURRENT | PRODUCTS
-# These hand a tensor on with its channels intact, so what follows still sees the convolution's own output.
-TRANSPARENT = {
-    "_reshape_alias",
-    "_to_copy",
-    "_unsafe_view",
-    "alias",
-    "clone",
-    "contiguous",
-    "detach",
-    "expand",
-    "native_dropout",
-    "permute",
-    "reshape",
-    "squeeze",
-    "transpose",
-    "unsqueeze",
-    "view",
-}
-# With these alone between its operations, a module is linear: a low-rank branch beside a weight, no residual block.
-LINEAR = OPERATIONS | TRANSPARENT | {"add", "cat", "div", "mul", "rsub", "select", "slice", "split", "sub", "t"}
-# These take a tensor for its shape alone: nothing of its content reaches what they return.
-SHAPE_ONLY = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
-
-
-@dataclass
-class Operation:
-    """A convolution or a linear layer as it ran, at its first call.
-
-    Attributes:
-        name: path of the module that owns the weight, without wrappers' prefixes (of the weight, if it is the root's).
-        kind: ``"conv"``, ``"conv_transpose"`` or ``"linear"`` (recurrent layers and embeddings included).
-        channels: output channels (kernels) of the weight.
-        positions: output positions per sample: voxels of a feature map, tokens of a sequence, 1 for a vector.
-        feeds: operations that read its output with no other operation between, in order of execution.
-        reaches_output: whether its output becomes a part of the model's output with no other operation between.
-        is_gate: whether its output only scales or shifts larger feature maps, as squeeze-excitation and the embedding
-            of a time step do; its own resolution says nothing then.
-    """
-
-    name: str
-    kind: str
-    channels: int
-    positions: float
-    feeds: list[str] = field(default_factory=list)
-    reaches_output: bool = False
-    is_gate: bool = False
+__all__ = ["Recorder"]
 
 
 def _holder(parameter: str) -> str:
@@ -85,6 +35,7 @@ class Recorder(TorchDispatchMode):
         owners: each parameter that ran, and the operation or module that used it first.
         position: each parameter that ran, and how many operations had run before its first use.
         trail: the activation that follows each norm.
+        axes: which axis of a norm's input its gammas scale, against that of the kernels.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -93,6 +44,7 @@ class Recorder(TorchDispatchMode):
         self.owners: dict[str, str] = {}
         self.position: dict[str, int] = {}
         self.trail = ActivationTrail()
+        self.axes = KernelAxes()
         self._modules = {plain_name(name): module for name, module in net.named_modules()}
         self._paths = {id(module): plain_name(name) for name, module in net.named_modules()}
         self._running: list[tuple[str, int]] = []  # modules, and how many non-linear operators had run before each
@@ -126,10 +78,11 @@ class Recorder(TorchDispatchMode):
                 self._running.append((self._paths[id(module)], self._nonlinear))
                 if has_parameters(module) and args:
                     self._normalise(self._paths[id(module)], self._producer.get(id(args[0])))
+                    self.axes.enter_norm(self._paths[id(module)], module, args[0])
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
             if id(module) in self._paths:
-                self._running.pop()
+                self.axes.leave_norm(self._running.pop()[0])
 
         handles = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
         try:
@@ -197,6 +150,8 @@ class Recorder(TorchDispatchMode):
         runs = user is not None and name in OPERATIONS
         self.trail.follow(name, args, active, outputs, norm=self._running_norm(), ends=runs, weights=weights)
         self._nonlinear += name not in LINEAR
+        if active:
+            self.axes.follow(name, args, active[0], outputs)
         if user is not None and runs:
             self._read(active, user)
             self._run_operation(user, name, args, made_of, outputs[0])
@@ -206,6 +161,8 @@ class Recorder(TorchDispatchMode):
             if norm is None and user is not None and "norm" in name:
                 norm = user
                 self._normalise(norm, producer)
+            if norm is not None and active:
+                self._scale(norm, name, args, active[0], inputs)
             self._read(active, norm or "other")
             producer = None
             if name in {"add", "mul"} and len(active) > 1:
@@ -215,6 +172,13 @@ class Recorder(TorchDispatchMode):
             self._producer.pop(id(tensor), None)
             if producer is not None:
                 self._producer[id(tensor)] = producer
+
+    def _scale(self, norm: str, name: str, args: Any, given: Tensor, inputs: list[Tensor]) -> None:
+        """Tell the axes where a norm's gammas are used."""
+        gamma = f"{norm}.{gamma_name(self._modules[norm])}".removeprefix(".")
+        for tensor in inputs:
+            if gamma in self._weight_names.get(id(tensor), ()):
+                self.axes.scale(norm, name, args, given, tensor)
 
     def _running_norm(self) -> str | None:
         path = self._running[-1][0] if self._running else None
@@ -283,13 +247,14 @@ class Recorder(TorchDispatchMode):
         for source in made_of - {name}:
             if name not in self.operations[source].feeds:
                 self.operations[source].feeds.append(name)
-        if name in self.operations:
-            return
         if operator in CONVOLUTIONS:
             kind, axis = "conv_transpose" if args[6] else "conv", 1
         else:
             # In `weight @ x` the kernels are the rows of the product, in `x @ weight` its columns.
             on_the_left = operator in PRODUCTS - {"embedding"} and id(args[-1]) in self._made_of
             kind, axis = "linear", -2 if on_the_left else -1
+        self.axes.begin(output, axis)
+        if name in self.operations:
+            return
         channels = output.shape[axis]
         self.operations[name] = Operation(name, kind, channels, output.numel() / max(1, channels * self._batch))

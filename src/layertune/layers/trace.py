@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from layertune.errors import ModelError
 from layertune.layers.activations import Activation
 from layertune.layers.names import plain_name, unwrap
-from layertune.layers.recorder import Operation, Recorder
+from layertune.layers.operations import Operation
+from layertune.layers.recorder import Recorder
 from layertune.restoring import kept_attributes, kept_random_state
 
 __all__ = ["Operation", "Trace", "plain_name", "trace"]
@@ -37,6 +38,7 @@ class Trace:
         operations: convolutions and linear layers by name, in order of execution.
         norms: each normalisation module that ran with parameters, and the operation whose output it, and nothing
             else, reads (``None``: there is none, as for pre-activation norms).
+        misaligned: norms whose gammas do not scale, one by one, the kernels of that operation, each with the reason.
         activations: each norm whose output an activation, or the next operation without one, reads first.
         owners: each parameter that ran, and the operation or module that used it first.
         position: each parameter that ran, and how many operations had run before its first use.
@@ -46,6 +48,7 @@ class Trace:
 
     operations: dict[str, Operation]
     norms: dict[str, str | None]
+    misaligned: dict[str, str]
     activations: dict[str, Activation]
     owners: dict[str, str]
     position: dict[str, int]
@@ -101,6 +104,7 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
     return Trace(
         operations=recorder.operations,
         norms=recorder.norms(),
+        misaligned=recorder.axes.misaligned,
         activations=recorder.trail.found,
         owners=recorder.owners,
         position=recorder.position,

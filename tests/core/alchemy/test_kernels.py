@@ -140,3 +140,93 @@ def test_wrappers_do_not_change_names() -> None:
     net = FAMILIES["batch"]()
     assert pairs_of(torch.compile(net)).pairs.keys() == pairs_of(net).pairs.keys()
     assert pairs_of(nn.DataParallel(net)).pairs.keys() == {"1"}
+
+
+class Between(nn.Module):
+    """An operation, a step that moves axes, and a norm."""
+
+    def __init__(self, operation: nn.Module, step: Callable[[Tensor], Tensor], norm: nn.Module) -> None:
+        super().__init__()
+        self.operation, self.step, self.norm = operation, step, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.step(self.operation(x)))
+
+
+class OwnLayerNorm(nn.LayerNorm):
+    """A layer norm over the channels of a feature map, as timm's LayerNorm2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class LastAxisRmsNorm(nn.Module):
+    """Scales the last axis, whatever that is."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.square().mean(-1, keepdim=True).rsqrt() * self.weight
+
+
+def shuffled(x: Tensor) -> Tensor:
+    return x.view(x.shape[0], 2, 3, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+
+
+TOKENS, MAP = (4, 6, 8), (4, 1, 8, 6)
+EQUAL_COUNTS = {
+    "batch norm over the tokens of a linear layer": (nn.Linear(8, 6), lambda x: x, nn.BatchNorm1d(6), TOKENS),
+    "layer norm over space": (nn.Conv2d(1, 6, 1), lambda x: x, nn.LayerNorm(6), MAP),
+    "layer norm over space, of its own class": (
+        nn.Conv2d(1, 6, 1),
+        lambda x: x.mT.transpose(1, 2),
+        OwnLayerNorm(6),
+        MAP,
+    ),
+    "root mean square over space": (nn.Conv2d(1, 6, 1), lambda x: x, LastAxisRmsNorm(6), MAP),
+    "channel shuffle": (nn.Conv2d(1, 6, 1), shuffled, nn.BatchNorm2d(6), MAP),
+    "transposed tokens": (nn.Linear(8, 6), lambda x: x.transpose(1, 2), nn.LayerNorm(6), TOKENS),
+    "channels merged with space": (nn.Conv2d(1, 6, 1), lambda x: x.flatten(1), nn.LayerNorm(288), MAP),
+}
+
+
+@pytest.mark.parametrize(("operation", "step", "norm", "shape"), EQUAL_COUNTS.values(), ids=EQUAL_COUNTS.keys())
+def test_equal_counts_alone_make_no_pair(
+    operation: nn.Module, step: Callable[[Tensor], Tensor], norm: nn.Module, shape: tuple[int, ...]
+) -> None:
+    both = pairs_of(Between(operation, step, norm), torch.empty(shape))
+    assert both.pairs == {}
+    assert list(both.unpaired) == ["norm"]
+
+
+def test_the_reason_names_both_axes() -> None:
+    net = Between(nn.Linear(8, 6), lambda x: x, nn.BatchNorm1d(6))
+    (reason,) = pairs_of(net, torch.empty(TOKENS)).unpaired.values()
+    assert reason == "its gammas scale axis 1 of its input, and the kernels that it reads lie along axis 2"
+
+
+FOLLOWED = {
+    "tokens turned for a batch norm": (nn.Linear(8, 6), lambda x: x.transpose(1, 2), nn.BatchNorm1d(6), TOKENS),
+    "tokens merged for a batch norm": (nn.Linear(8, 6), lambda x: x.reshape(-1, 6), nn.BatchNorm1d(6), TOKENS),
+    "patches as tokens": (nn.Conv2d(1, 6, 2, 2), lambda x: x.flatten(2).mT, nn.LayerNorm(6), MAP),
+    "layer norm of its own class": (nn.Conv2d(1, 6, 1), lambda x: x, OwnLayerNorm(6), MAP),
+    "root mean square of tokens": (nn.Linear(8, 6), lambda x: x, LastAxisRmsNorm(6), TOKENS),
+    "unbatched instance norm": (
+        nn.Conv2d(1, 6, 1),
+        lambda x: x.squeeze(0),
+        nn.InstanceNorm2d(6, affine=True),
+        (1, 1, 8, 6),
+    ),
+    "an axis more": (nn.Conv2d(1, 6, 1), lambda x: x.unsqueeze(2), nn.BatchNorm3d(6), MAP),
+}
+
+
+@pytest.mark.parametrize(("operation", "step", "norm", "shape"), FOLLOWED.values(), ids=FOLLOWED.keys())
+def test_moved_axes_are_followed(
+    operation: nn.Module, step: Callable[[Tensor], Tensor], norm: nn.Module, shape: tuple[int, ...]
+) -> None:
+    both = pairs_of(Between(operation, step, norm), torch.empty(shape))
+    assert both.unpaired == {}
+    assert list(both.pairs) == ["norm"]

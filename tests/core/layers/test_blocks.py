@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from layertune.layers.blocks import Block, find_blocks
 from layertune.layers.granularity import by_operation, merged
 from layertune.layers.names import common_path
-from layertune.layers.recorder import Operation
+from layertune.layers.operations import Operation
 from layertune.layers.trace import trace
 from small_networks import DoubleConv, Residual, SmallResNet, SmallUNet, image
 

@@ -6,7 +6,7 @@ from layertune import ModelError
 from layertune.layers.blocks import Block
 from layertune.layers.depth import Place, depths, place_blocks
 from layertune.layers.granularity import regroup
-from layertune.layers.recorder import Operation
+from layertune.layers.operations import Operation
 
 
 def chain(*positions: float, feeds: dict[int, list[int]] | None = None, gates: tuple[int, ...] = ()) -> list[Block]:
