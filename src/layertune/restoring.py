@@ -4,13 +4,17 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import CellType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["kept_attributes", "kept_random_state"]
+from layertune.errors import ModelError
+
+__all__ = ["kept_attributes", "kept_random_state", "unwritten_parameters"]
 
 
 @contextmanager
@@ -37,8 +41,16 @@ def kept_random_state(cuda_devices: Sequence[int] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def kept_attributes(net: nn.Module) -> Iterator[None]:
-    """Put back whatever is written into the modules inside: attributes, buffers, hooks, and caches in containers.
+def kept_attributes(net: nn.Module, *, unregistered: bool = False) -> Iterator[None]:
+    """Put back at the end of the block whatever was written into the modules of a network.
+
+    Attributes, buffers and hooks are restored, and the contents of lists, dicts, sets and deques, nested at will. An
+    object of another class that a forward writes into, as a logger, is not restored.
+
+    Args:
+        net: The network; its registered modules are always restored.
+        unregistered: Whether modules in a plain list or dict are restored too, and the variables that hooks and other
+            functions of the modules keep in their closures.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -47,24 +59,91 @@ def kept_attributes(net: nn.Module) -> Iterator[None]:
         >>> hasattr(net, "cache")
         False
     """
-    before: dict[int, tuple[Any, Any]] = {}
+    memory = _Memory(unregistered=unregistered)
     for module in net.modules():
-        _remember(module.__dict__, before)
+        memory.take(module.__dict__)
     try:
         yield
     finally:
-        for container, contents in before.values():
+        memory.restore()
+
+
+@contextmanager
+def unwritten_parameters(net: nn.Module) -> Iterator[None]:
+    """Fail at the end of the block where it has written into a parameter or buffer of the network.
+
+    A trace runs a forward on copies of them. Code that reaches the network's own tensors in another way than as
+    attributes of its modules, as by a list of its own, can still write into them: a tensor that was replaced is put
+    back, and one whose contents have changed is named.
+
+    Args:
+        net: The network whose forward runs inside.
+
+    Raises:
+        ModelError: The block has written into a parameter or buffer.
+    """
+    tensors = dict([*net.named_parameters(), *net.named_buffers()])
+    before = {name: (tensor.data, _version(tensor)) for name, tensor in tensors.items()}
+    written = []
+    try:
+        yield
+    finally:
+        for name, (data, version) in before.items():
+            if (tensors[name].device, tensors[name].data_ptr()) != (data.device, data.data_ptr()):
+                tensors[name].data = data
+                written.append(name)
+            elif _version(tensors[name]) != version:
+                written.append(name)
+    if written:
+        raise ModelError(
+            f"the forward of {type(net).__name__} writes into {', '.join(written[:3])}, which it does not read as an "
+            "attribute of a module, so a trace changes the network; change no parameter in a forward"
+        )
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version  # inference tensors do not count their changes
+
+
+class _Memory:
+    """Shallow copies of containers and of functions' closures, each taken once."""
+
+    def __init__(self, *, unregistered: bool) -> None:
+        self._unregistered = unregistered
+        self._containers: dict[int, tuple[Any, Any]] = {}
+        self._cells: dict[int, tuple[CellType, Any]] = {}
+
+    def take(self, value: Any) -> None:
+        """Copy all containers under a value; registered modules have their own turn."""
+        if isinstance(value, dict | list | set | deque) and id(value) not in self._containers:
+            self._containers[id(value)] = value, value.copy()
+            for inner in list(value.values() if isinstance(value, dict) else value):
+                self.take(inner)
+        elif self._unregistered and isinstance(value, nn.Module):
+            self.take(value.__dict__)
+        elif self._unregistered and callable(value):
+            self._take_closure(value)
+
+    def restore(self) -> None:
+        """Put the contents back where they have changed."""
+        for cell, content in self._cells.values():
+            if cell.cell_contents is not content:
+                cell.cell_contents = content
+        for container, contents in self._containers.values():
             container.clear()
             if isinstance(container, list | deque):
                 container.extend(contents)
             else:
                 container.update(contents)
 
-
-def _remember(value: Any, before: dict[int, tuple[Any, Any]]) -> None:
-    """Copies of all containers under a value; modules in them have their own turn."""
-    if not isinstance(value, dict | list | set | deque) or id(value) in before:
-        return
-    before[id(value)] = value, value.copy()
-    for inner in value.values() if isinstance(value, dict) else value:
-        _remember(inner, before)
+    def _take_closure(self, function: Any) -> None:
+        if isinstance(function, partial):
+            function = function.func
+        for cell in getattr(function, "__closure__", None) or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # the variable has no value yet
+                continue
+            if id(cell) not in self._cells:
+                self._cells[id(cell)] = cell, content
+                self.take(content)

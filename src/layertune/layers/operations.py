@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-__all__ = ["CONVOLUTIONS", "LINEAR", "OPERATIONS", "PRODUCTS", "SHAPE_ONLY", "TRANSPARENT", "Operation"]
+__all__ = ["CONVOLUTIONS", "LINEAR", "OPERATIONS", "PRODUCTS", "RANDOM", "SHAPE_ONLY", "TRANSPARENT", "Operation"]
 
 CONVOLUTIONS = {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}
 RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn"}
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "embedding"}
-OPERATIONS = CONVOLUTIONS | RECURRENT | PRODUCTS
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+LOOK_UPS = {"embedding", "_embedding_bag", "_embedding_bag_forward_only"}
+OPERATIONS = CONVOLUTIONS | RECURRENT | PRODUCTS | LOOK_UPS | {"_trilinear"}
 # These hand a tensor on with its channels intact, so what follows still sees the convolution's own output.
 TRANSPARENT = {
     "_reshape_alias",
@@ -28,6 +29,8 @@ TRANSPARENT = {
 }
 # With these alone between its operations, a module is linear: a low-rank branch beside a weight, no residual block.
 LINEAR = OPERATIONS | TRANSPARENT | {"add", "cat", "div", "mul", "rsub", "select", "slice", "split", "sub", "t"}
+# These draw random numbers, and a network that starts from noise (a diffusion model's sampler) has no other input.
+RANDOM = {"bernoulli", "normal", "normal_functional", "rand", "rand_like", "randn", "randn_like", "uniform"}
 # These take a tensor for its shape alone: nothing of its content reaches what they return.
 SHAPE_ONLY = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 

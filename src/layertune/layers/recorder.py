@@ -16,7 +16,16 @@ from layertune.layers.activations import ActivationTrail
 from layertune.layers.kernel_axes import KernelAxes
 from layertune.layers.names import plain_name
 from layertune.layers.norm_layers import gamma_name, has_parameters
-from layertune.layers.operations import CONVOLUTIONS, LINEAR, OPERATIONS, PRODUCTS, SHAPE_ONLY, TRANSPARENT, Operation
+from layertune.layers.operations import (
+    CONVOLUTIONS,
+    LINEAR,
+    OPERATIONS,
+    PRODUCTS,
+    RANDOM,
+    SHAPE_ONLY,
+    TRANSPARENT,
+    Operation,
+)
 
 __all__ = ["Recorder"]
 
@@ -52,6 +61,7 @@ class Recorder(TorchDispatchMode):
         self._batch = 1
         self._weights: dict[str, Tensor] = {}
         self._made_of: dict[int, frozenset[str]] = {}  # tensors that depend on the input: the operations behind them
+        self._noise: set[int] = set()  # tensors that are made of random numbers alone
         self._producer: dict[int, str] = {}  # tensors that are one operation's output, untouched
         self._weight_names: dict[int, frozenset[str]] = {}  # tensors made of parameters alone
         self._readers: dict[str, set[str]] = {}  # who reads an operation's untouched output
@@ -100,12 +110,14 @@ class Recorder(TorchDispatchMode):
         self._alive += outputs
         active = [tensor for tensor in inputs if id(tensor) in self._made_of]
         weights = frozenset[str]().union(*(self._weight_names.get(id(tensor), frozenset()) for tensor in inputs))
-        if active or self._takes_learned_input(name, inputs, weights):
+        noise = name in RANDOM or any(id(tensor) in self._noise for tensor in inputs)
+        if active or self._takes_input_from_elsewhere(name, inputs, weights, noise=noise):
             if outputs and name not in SHAPE_ONLY:
                 self._follow(name, args, inputs, outputs, active, weights)
                 self._write_through(func, outputs)
         else:
             self._weight_names.update({id(tensor): weights for tensor in outputs if weights})
+            self._noise.update(id(tensor) for tensor in outputs if noise)
         return result
 
     def norms(self) -> dict[str, str | None]:
@@ -216,11 +228,13 @@ class Recorder(TorchDispatchMode):
         bias = name == "add" and len(active) == 1 and bool(weights) and next(iter(weights)).endswith("bias")
         return name in TRANSPARENT or masked or bias
 
-    def _takes_learned_input(self, name: str, inputs: list[Tensor], weights: frozenset[str]) -> bool:
-        """A module applies its own weight to parameters from elsewhere (queries, tokens), and not to its own."""
+    def _takes_input_from_elsewhere(
+        self, name: str, inputs: list[Tensor], weights: frozenset[str], *, noise: bool
+    ) -> bool:
+        """Whether a module applies its own weight to noise, or to parameters of others (queries, tokens)."""
         own = self._own(weights)
         rest = [self._weight_names.get(id(tensor), frozenset()) for tensor in inputs]
-        return name in OPERATIONS and bool(own) and any(names and not names & own for names in rest)
+        return name in OPERATIONS and bool(own) and (noise or any(names and not names & own for names in rest))
 
     def _own(self, weights: frozenset[str]) -> frozenset[str]:
         """Those parameters that the innermost running module holds itself (functional calls put fake ones there)."""
@@ -251,7 +265,7 @@ class Recorder(TorchDispatchMode):
             kind, axis = "conv_transpose" if args[6] else "conv", 1
         else:
             # In `weight @ x` the kernels are the rows of the product, in `x @ weight` its columns.
-            on_the_left = operator in PRODUCTS - {"embedding"} and id(args[-1]) in self._made_of
+            on_the_left = operator in PRODUCTS and id(args[-1]) in self._made_of
             kind, axis = "linear", -2 if on_the_left else -1
         self.axes.begin(output, axis)
         if name in self.operations:

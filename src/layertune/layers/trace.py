@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from layertune.errors import ModelError
 from layertune.layers.activations import Activation
 from layertune.layers.names import plain_name, unwrap
+from layertune.layers.nested import map_tensors, tensors_in
 from layertune.layers.operations import Operation
 from layertune.layers.recorder import Recorder
-from layertune.restoring import kept_attributes, kept_random_state
+from layertune.restoring import kept_attributes, kept_random_state, unwritten_parameters
 
 __all__ = ["Operation", "Trace", "plain_name", "trace"]
 
@@ -86,14 +87,23 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
     _refuse_unready(net)
     recorder = Recorder(net)
     try:
-        with kept_random_state(), kept_attributes(net), _runs_openly(net):
+        # In inference mode convolutions and linear layers are one operator each, which the recorder does not see.
+        with (
+            torch.inference_mode(False),
+            kept_random_state(),
+            kept_attributes(net, unregistered=True),
+            unwritten_parameters(net),
+            _runs_openly(net),
+        ):
             outputs = _fake_forward(net, recorder, example_inputs, example_kwargs)
-            recorder.finish(list(_leaves(outputs)))
+            recorder.finish(list(tensors_in(outputs)))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ModelError(
             f"the forward of {type(net).__name__} decides by the values of its tensors ({error.func}), and a trace "
             "has shapes only; give map_layers a matcher, or a network without that step"
         ) from error
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(_refusal(net, error, (example_inputs, example_kwargs))) from error
     if not recorder.operations:
@@ -137,7 +147,8 @@ def _fake_forward(net: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwa
     devices = [parameter.device for parameter in net.parameters()]
 
     def fake(tensor: Tensor) -> Tensor:
-        return fake_mode.from_tensor(tensor.data)  # unlike `detach`, it shares no version with the tensor
+        copy = fake_mode.from_tensor(tensor.data)  # unlike `detach`, it shares no version with the tensor
+        return copy.clone() if copy.is_inference() else copy  # what an inference tensor goes through is not recorded
 
     def fake_input(tensor: Tensor) -> Tensor:
         return fake(tensor).to(devices[0]) if devices else fake(tensor)
@@ -145,8 +156,8 @@ def _fake_forward(net: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwa
     with fake_mode, torch.no_grad():
         weights = {name: fake(tensor) for name, tensor in net.named_parameters()}
         buffers = {name: fake(tensor) for name, tensor in net.named_buffers()}
-        args, kwargs = tree_map_only(Tensor, fake_input, (args, kwargs))
-        recorder.watch(weights, tree_leaves((args, kwargs)))
+        args, kwargs = map_tensors((args, kwargs), fake_input)
+        recorder.watch(weights, list(tensors_in((args, kwargs))))
         with recorder, recorder.frames():
             return functional_call(net, {**weights, **buffers}, args, kwargs)
 
@@ -180,12 +191,3 @@ def _quiet(module: ModuleType) -> Iterator[None]:
         yield
     finally:
         log.disabled = before
-
-
-def _leaves(outputs: Any) -> Iterator[Any]:
-    """Tensors in tuples, lists, dicts and dataclasses, nested at will."""
-    for leaf in tree_leaves(outputs):
-        if is_dataclass(leaf):
-            yield from _leaves(vars(leaf))
-        else:
-            yield leaf

@@ -3,10 +3,11 @@
 import random
 import resource
 import sys
-from collections import deque
+from collections import UserDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -521,3 +522,154 @@ def test_a_refused_shape_leaves_nothing_in_the_log(caplog):
     with pytest.raises(ModelError, match="refused"):
         trace(Odd(), torch.empty(1, 1, 8, 8))
     assert caplog.text == ""
+
+
+# Containers of inputs and outputs
+
+
+@dataclass(frozen=True)
+class Images:
+    image: Tensor
+    spacing: tuple[float, ...] = (1.0, 1.0)
+
+
+class Opaque:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def two_heads(give: Callable[[Tensor, Tensor], Any], take: Callable[[Any], Tensor] = lambda x: x) -> nn.Module:
+    def run(net: Any, x: Any) -> Any:
+        features = net.stem(take(x))
+        return give(net.first(features), net.second(features))
+
+    return Wrap(run, stem=nn.Conv2d(1, 4, 3), first=nn.Conv2d(4, 1, 1), second=nn.Conv2d(4, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "take"),
+    [
+        (Images(image()), lambda x: x.image),
+        (UserDict(image=image()), lambda x: x["image"]),
+        (MappingProxyType({"image": image()}), lambda x: x["image"]),
+        ([{"image": Images(image())}], lambda x: x[0]["image"].image),
+    ],
+    ids=["dataclass", "UserDict", "read-only mapping", "nested"],
+)
+def test_an_input_in_any_container_is_followed(given: Any, take: Callable[[Any], Tensor]):
+    found = trace(two_heads(lambda a, b: (a, b), take), given)
+    assert found.operations["stem"].feeds == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "give",
+    [lambda a, b: UserDict(a=a, b=b), Images, lambda a, b: {"a": [a], "b": Images(b)}],
+    ids=["UserDict", "dataclass", "nested"],
+)
+def test_heads_in_any_container_are_heads(give: Callable[[Tensor, Tensor], Any]):
+    layers = map_layers(two_heads(give), image())
+    assert [layer.name for layer in layers] == ["stem", "head"]
+    assert "second.weight" in layers[-1].parameters
+
+
+@pytest.mark.parametrize("opaque", [lambda tensor: tensor.numpy(), Opaque], ids=["numpy", "object"])
+def test_a_container_that_cannot_be_followed_is_refused_by_name(opaque: Callable[[Tensor], Any]):
+    name = type(opaque(image())).__name__
+    with pytest.raises(ModelError, match=rf"\.{name} among the inputs or outputs"):
+        trace(two_heads(lambda a, b: (a, b)), opaque(image()))
+    if opaque is Opaque:
+        with pytest.raises(ModelError, match=rf"\.{name} among the inputs or outputs"):
+            trace(two_heads(lambda a, _: Opaque(a)), image())
+
+
+def test_a_network_that_starts_from_noise_loses_no_operation():
+    def run(net: Any, time: Tensor) -> Tensor:
+        noise = torch.randn(2, 1, 8, 8, device=time.device)
+        return net.head(net.stem(0.5 * noise).mean((2, 3)) + net.time(time))
+
+    net = Wrap(run, stem=nn.Conv2d(1, 4, 3), time=nn.Linear(1, 4), head=nn.Linear(4, 2))
+    assert list(trace(net, torch.ones(2, 1)).operations) == ["stem", "time", "head"]
+
+
+def test_look_ups_of_bags_and_bilinear_layers_are_operations():
+    class Words(nn.Sequential):
+        def forward(self, words: Tensor) -> Tensor:
+            bags = self[0](words)
+            return self[2](self[1](bags, bags))
+
+    net = Words(nn.EmbeddingBag(10, 4), nn.Bilinear(4, 4, 3), nn.Linear(3, 2))
+    assert list(trace(net, torch.zeros(2, 3, dtype=torch.long)).operations) == ["0", "1", "2"]
+
+
+def test_a_trace_in_inference_mode_finds_the_same():
+    with torch.inference_mode():
+        net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    found = trace(SmallUNet(), image()).operations
+    with torch.inference_mode():
+        assert trace(SmallUNet(), image()).operations == found
+        assert list(trace(net, torch.empty(2, 1, 3, 3)).operations) == ["0", "3"]
+
+
+# What is reachable past registered modules
+
+
+class Cached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.cache: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache.append(x)
+        self.last = x
+        return self.conv(x)
+
+
+class Aside(nn.Module):
+    """Holds a module in a plain list, a counter in a closure, and its own parameter in a dict."""
+
+    def __init__(self, write: Callable[[Tensor], Any] = lambda _: None) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1)
+        self.others = [Cached()]
+        self.by_name = {"head": self.head.weight}
+        self.write = write
+        count = 0
+
+        def counting(*_: Any) -> None:
+            nonlocal count
+            count += 1
+
+        self.count = lambda: count
+        self.stem.register_forward_hook(counting)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(self.by_name["head"])
+        return self.head(self.others[0](self.stem(x)))
+
+
+def test_unregistered_modules_and_closures_are_restored():
+    net = Aside()
+    trace(net, image())
+    assert net.count() == 0
+    assert net.others[0].cache == []
+    assert not hasattr(net.others[0], "last")
+
+
+def replace_data(weight: Tensor) -> None:
+    weight.data = weight.data * 2
+
+
+def write_data(weight: Tensor) -> None:
+    with torch.no_grad():
+        weight.mul_(2)
+
+
+@pytest.mark.parametrize("write", [replace_data, write_data])
+def test_a_forward_that_writes_into_a_real_parameter_is_refused(write: Callable[[Tensor], None]):
+    net = Aside(write)
+    before = net.head.weight.detach().clone()
+    with pytest.raises(ModelError, match=r"writes into head\.weight"):
+        trace(net, image())
+    if write is replace_data:
+        assert torch.equal(net.head.weight, before)
