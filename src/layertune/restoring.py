@@ -89,7 +89,7 @@ def unwritten_parameters(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         for name, (data, version) in before.items():
-            if (tensors[name].device, tensors[name].data_ptr()) != (data.device, data.data_ptr()):
+            if tensors[name].untyped_storage() is not data.untyped_storage():
                 tensors[name].data = data
                 written.append(name)
             elif _version(tensors[name]) != version:

@@ -603,7 +603,7 @@ def test_look_ups_of_bags_and_bilinear_layers_are_operations():
 
 def test_a_trace_in_inference_mode_finds_the_same():
     with torch.inference_mode():
-        net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+        net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
     found = trace(SmallUNet(), image()).operations
     with torch.inference_mode():
         assert trace(SmallUNet(), image()).operations == found
