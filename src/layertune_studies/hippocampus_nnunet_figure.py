@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from layertune import LayerMap, LRProfile, map_layers
+from layertune.hosts.report import PROFILE
 from layertune.plots.rates import plot_lrs_over_depth, plot_network
 from layertune_nnunet.tools.planned_network import planned_network
-from layertune_nnunet.trainers.report import PROFILE
 
 __all__ = ["FIGURE", "draw"]
 

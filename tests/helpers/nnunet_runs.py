@@ -151,7 +151,7 @@ class Tiny:
         # Figures take longer than the training.
         self.logger.plot_progress_png = lambda _: None
         if not self.draws:
-            self.plot_learned_rates = self.plot_gammas = lambda: None
+            self.plot_learned_rates = self.report_learned_rates = self.plot_gammas = lambda: None
 
     def on_epoch_start(self) -> None:
         self.steps_done = 0

@@ -1,1 +1,1 @@
-"""Meta batches in nnU-Net: their cases, their loader, the meta step."""
+"""Meta batches in nnU-Net: their cases, their loader, and the pass over one of them."""

@@ -1,4 +1,4 @@
-"""Which cases the meta batches come from, and which are left for training."""
+"""Choose the cases that meta batches come from, and those that are left for training."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from layertune_nnunet.errors import MetaCasesError
 __all__ = ["SEED", "Split", "choose_cases", "hold_out", "split"]
 
 SEED = 12345
-"""As nnU-Net's own splits have it."""
+"""Seed of hold-outs; nnU-Net's own splits use the same."""
 
 
 class Split(NamedTuple):
-    """Cases by what they are for; training and validation cases are not shared but with ``fold all``.
+    """Name the cases for training and for meta batches.
 
     Attributes:
-        training: what the network is trained on.
-        meta: what the learning rates are learned from.
+        training: The cases that the network is trained on.
+        meta: The cases that the learning rates are learned from.
     """
 
     training: list[str]
@@ -30,17 +30,21 @@ class Split(NamedTuple):
 
 
 def choose_cases(source: str, training: Sequence[str], validation: Sequence[str], file: Path) -> Split:
-    """The cases to train on and those to learn rates from.
+    """Choose the cases to train on and the cases to learn rates from.
 
     Args:
-        source: ``"training"`` (the same cases), ``"holdout20"`` (20 % of the training cases, then not trained on; any
-            whole number of percent) or ``"validation"``.
-        training: the fold's training cases.
-        validation: the fold's validation cases.
-        file: where a hold-out is kept.
+        source: ``"training"`` takes the same cases for both. ``"holdout20"`` takes 20 % of the training cases for meta
+            batches and trains on the others; any whole number of percent works. ``"validation"`` takes the validation
+            cases.
+        training: The training cases of the fold.
+        validation: The validation cases of the fold.
+        file: The file that keeps a hold-out.
+
+    Returns:
+        The cases for training and for meta batches.
 
     Raises:
-        MetaCasesError: the source is none of these, or has no cases to give.
+        MetaCasesError: The source is none of these, or it leaves no cases for one of the two.
 
     Example:
         >>> choose_cases("training", ["a", "b"], ["c"], Path("unused.json"))
@@ -51,26 +55,31 @@ def choose_cases(source: str, training: Sequence[str], validation: Sequence[str]
     if source == "validation":
         if set(training) & set(validation):
             raise MetaCasesError(
-                "meta_cases='validation' asks for cases that are not trained on, and this fold trains on its "
-                "validation cases; hold some out instead, as in _holdout20"
+                "meta_cases='validation' needs cases that are not trained on, but this fold trains on its validation "
+                "cases; hold some cases out instead, as in _holdout20"
             )
         return Split(list(training), list(validation))
     percent = re.fullmatch(r"holdout(\d+)", source)
     if percent is None:
-        raise MetaCasesError(f"meta_cases is 'training', 'validation', or as in 'holdout20', not {source!r}")
+        raise MetaCasesError(f"meta_cases must be 'training', 'validation' or as in 'holdout20', not {source!r}")
     return hold_out(training, int(percent[1]), file)
 
 
 def hold_out(training: Sequence[str], percent: int, file: Path) -> Split:
-    """Split a part off the training cases, once: the file that keeps it is read the next time, as nnU-Net's splits are.
+    """Hold out a part of the training cases, and keep the split in a file for the next time.
+
+    nnU-Net keeps its own splits in the same way.
 
     Args:
-        training: the fold's training cases.
-        percent: how many of them are held out.
-        file: JSON with the lists ``training`` and ``meta``.
+        training: The training cases of the fold.
+        percent: How many percent of them are held out.
+        file: JSON file with the lists ``training`` and ``meta``. It is read if it exists, and written if not.
+
+    Returns:
+        The cases for training, and the held-out cases for meta batches.
 
     Raises:
-        MetaCasesError: too few cases, the file was made of other cases, or it cannot be written or read.
+        MetaCasesError: There are too few cases, the file splits other cases, or it cannot be read or written.
     """
     try:
         if not file.exists():
@@ -79,24 +88,30 @@ def hold_out(training: Sequence[str], percent: int, file: Path) -> Split:
         kept = Split(sorted(found["training"]), sorted(found["meta"]))
     except OSError as error:
         raise MetaCasesError(
-            f"the split of {percent} % is kept in {file}, which cannot be used ({error}); let nnUNet_preprocessed name "
-            "a folder that you may write to, or take meta batches from the training cases (no suffix)"
+            f"the split of {percent} % is kept in {file}, which cannot be used ({error}); set nnUNet_preprocessed to a "
+            "folder that you may write to, or take meta batches from the training cases (no suffix)"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MetaCasesError(f"{file} holds no split ({type(error).__name__}: {error}); delete or mend it") from error
+        raise MetaCasesError(
+            f"{file} holds no split ({type(error).__name__}: {error}); delete or correct it"
+        ) from error
     if sorted([*kept.training, *kept.meta]) != sorted(training) or not all(kept):
         raise MetaCasesError(
             f"{file} splits {len(kept.training) + len(kept.meta)} cases, which are not the {len(training)} training "
-            "cases that this fold has now; delete it, and a new one is made"
+            "cases of this fold; delete it, and a new split is drawn"
         )
     return kept
 
 
 def split(cases: Sequence[str], percent: int) -> Split:
-    """A seeded split, the same for each order of the cases.
+    """Draw a seeded split, which does not depend on the order of the cases.
+
+    Args:
+        cases: The cases to split.
+        percent: How many percent of them are for meta batches.
 
     Raises:
-        MetaCasesError: one of the two parts would be empty.
+        MetaCasesError: One of the two parts would be empty.
 
     Example:
         >>> split([f"case_{number}" for number in range(5)], 20)
@@ -105,15 +120,15 @@ def split(cases: Sequence[str], percent: int) -> Split:
     held = round(len(cases) * percent / 100)
     if not 0 < held < len(cases):
         raise MetaCasesError(
-            f"{percent} % of {len(cases)} training cases are {held}, and both training and the learning rates need "
-            "at least one; take more cases, another percentage, or the training cases themselves (no suffix)"
+            f"{percent} % of {len(cases)} training cases are {held}, but training and meta batches need at least one "
+            "case each; take more cases, another percentage, or the training cases for both (no suffix)"
         )
     order = np.random.default_rng(SEED).permutation(sorted(cases)).tolist()
     return Split(sorted(order[held:]), sorted(order[:held]))
 
 
 def _write(file: Path, cases: Split) -> None:
-    # Folds and processes may come here at once; each writes the same, and none reads half a file.
+    # Several processes may write this file at once. All write the same, and none reads half a file.
     whole = file.with_name(f".{file.name}.{os.getpid()}")
     whole.write_text(json.dumps(cases._asdict(), indent=4), encoding="utf-8")
     whole.replace(file)

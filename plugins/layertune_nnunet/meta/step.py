@@ -1,4 +1,4 @@
-"""The meta batch's forward and backward, as nnU-Net's own training step does it."""
+"""The forward and backward pass on a meta batch, done as nnU-Net's training step does its own."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -7,25 +7,25 @@ from typing import Any
 import torch
 from torch import GradScaler, Tensor, nn
 
-__all__ = ["backward_of_meta_batch"]
+__all__ = ["backward_on_meta_batch"]
 
 
-def backward_of_meta_batch(
+def backward_on_meta_batch(
     network: nn.Module, loss: Callable[..., Tensor], batch: dict[str, Any], scaler: GradScaler | None
 ) -> Tensor | float:
-    """Gradients of the loss on a meta batch; autocast on CUDA only, as in nnU-Net.
+    """Compute the gradients of the loss on a meta batch, with autocast on CUDA only, as in nnU-Net.
 
-    The scaler is asked for its scale and told nothing: an ``update`` would count one step twice, and whether the
-    gradients are finite is looked at where they are used.
+    The gradient scaler gives its scale and is not updated: an update would count one step twice. ``MetaLR.adapt``
+    checks whether the gradients are finite.
 
     Args:
-        network: as it is trained, wrapper included: under DDP the wrapper sums the gradients.
-        loss: nnU-Net's, over all outputs of deep supervision.
+        network: The network with its DDP wrapper, if it has one, so that the gradients are averaged over all ranks.
+        loss: nnU-Net's loss over all outputs of deep supervision.
         batch: ``data`` and ``target`` of nnU-Net's loader.
-        scaler: of the training, if it has one.
+        scaler: The gradient scaler of the training, or None.
 
     Returns:
-        What the loss was multiplied by; on the device, which nobody waits for.
+        The factor that the loss was multiplied by. With a scaler it is a tensor on the device, so that nothing waits.
     """
     device = next(network.parameters()).device
     data, target = (_moved(batch[part], device) for part in ("data", "target"))

@@ -1,1 +1,1 @@
-"""nnU-Net's files from the command line: weights, portable models, networks, trainers."""
+"""What the commands do with nnU-Net's files: weights, checkpoints, networks, trainers."""

@@ -1,4 +1,4 @@
-"""The network of a checkpoint, by the plan that nnU-Net keeps in it."""
+"""Build the network of a checkpoint from the plan that nnU-Net keeps in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,18 +17,18 @@ FINAL = "checkpoint_final.pth"
 
 
 def checkpoint_network(model: Path) -> tuple[Path, PlannedNetwork, dict[str, Tensor]]:
-    """Build the network of a checkpoint; no code that the file carries is run.
+    """Build the network of a checkpoint, without running code from the file.
 
     Args:
-        model: a checkpoint of nnU-Net, or a folder with one ``checkpoint_final.pth`` in it.
+        model: A checkpoint of nnU-Net, or a folder that holds exactly one ``checkpoint_final.pth``.
 
     Returns:
-        The checkpoint's file; its network, with initial weights; and the weights in the file, by name.
+        The path of the checkpoint; its network, with initial weights; and the weights in the file, by name.
 
     Raises:
-        WeightsError: the file cannot be read, or would have to be run.
-        PlansError: the folder has no such file or several, or the file holds no plan.
-        TrainerNameError: the trainer that it names is not here.
+        WeightsError: The file cannot be read without running code from it.
+        PlansError: The folder has no such file or several, or the file holds no plan.
+        TrainerNameError: The trainer that the checkpoint names cannot be found.
     """
     file = _only_one(model) if model.is_dir() else model
     content: Any = read_checkpoint(file)
@@ -38,10 +38,10 @@ def checkpoint_network(model: Path) -> tuple[Path, PlannedNetwork, dict[str, Ten
             "network_weights": Mapping() as weights,
             "init_args": {"plans": Mapping() as plan, "configuration": str(setting), "dataset_json": description},
         }:
-            network = build_network(find_trainer(trainer), plan, description, setting, origin=file)
-            return file, network, dict(weights)
+            planned = build_network(find_trainer(trainer), plan, description, setting, origin=file)
+            return file, planned, dict(weights)
     raise PlansError(
-        f"{file} is no checkpoint of a training of nnU-Net, which holds its plan; for weights alone, name their "
+        f"{file} is not a checkpoint that nnU-Net's training saved, with its plan; for a file of weights, name the "
         "network: layertune gammas FILE --model NETWORK"
     )
 
@@ -50,5 +50,5 @@ def _only_one(folder: Path) -> Path:
     found = sorted(folder.rglob(FINAL))
     if len(found) != 1:
         listed = ", ".join(str(file.relative_to(folder)) for file in found) or "none"
-        raise PlansError(f"expected one {FINAL} in {folder}, and found {listed}; name one checkpoint")
+        raise PlansError(f"expected one {FINAL} in {folder}, but found {listed}; name one checkpoint")
     return found[0]

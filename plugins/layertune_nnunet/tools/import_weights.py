@@ -1,4 +1,4 @@
-"""Foreign weights as a file that ``nnUNetv2_train -pretrained_weights`` takes."""
+"""Turn weights of any origin into a file for ``nnUNetv2_train -pretrained_weights``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from layertune_nnunet.tools.planned_network import planned_network
 __all__ = ["HEADS", "Imported", "import_weights", "renaming"]
 
 HEADS = ".seg_layers."
-"""In the name of what nnU-Net never takes from a file: the segmentation layers."""
+"""Part of the names of the segmentation layers, which nnU-Net never loads from a file."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of foreign weights.
+    """Say which weights were imported and which are initial ones.
 
     Attributes:
-        out: the file for ``-pretrained_weights``.
-        loaded: what matched, what did not, and why.
-        seed: of what did not match and holds initial weights.
+        out: The file for ``-pretrained_weights``.
+        loaded: The tensors that matched, and those that did not, with the reason.
+        seed: Seed of the initial weights, which fill what did not match.
     """
 
     out: Path
@@ -33,11 +33,11 @@ class Imported:
 
     @property
     def fresh(self) -> dict[str, str]:
-        """What of the file are initial weights, and why; without the segmentation layers, which nnU-Net leaves."""
+        """The tensors that hold initial weights, with the reason. nnU-Net does not load segmentation layers anyway."""
         return {name: why for name, why in self.loaded.missing.items() if HEADS not in name}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the values for JSON."""
         return {"out": str(self.out), "seed": self.seed, "fresh": self.fresh, **self.loaded.as_dict()}
 
 
@@ -51,38 +51,46 @@ def import_weights(
     seed: int = 0,
     rename: Callable[[str], str] | None = None,
 ) -> Imported:
-    """Write foreign weights, as far as they fit a plan's network, as a file of pre-trained weights for nnU-Net.
+    """Write the weights that fit a plan's network into a file of pre-trained weights for nnU-Net.
 
-    nnU-Net demands all weights but those of the segmentation layers. What the file lacks, or has in another shape, is
-    filled with the network's own initial weights, seeded, so that an encoder alone can be loaded too.
+    nnU-Net requires all weights but those of the segmentation layers. Tensors that the file lacks, or has in another
+    shape, get the network's own seeded initial weights. So an encoder without a decoder can be imported, too.
 
     Args:
-        weights: a file that ``layertune.read_weights`` reads.
-        out: the file to write, whole or not at all.
-        plans: nnU-Net's plan.
-        dataset_json: ``dataset.json`` beside it.
-        configuration: ``"3d_fullres"``, ...
-        seed: of the initial weights.
-        rename: name in the file -> name in the network; then nothing is guessed.
+        weights: A file that ``layertune.read_weights`` can read.
+        out: The file to write. It is written whole or not at all.
+        plans: Path of nnU-Net's plan.
+        dataset_json: Path of the ``dataset.json`` that belongs to the plan.
+        configuration: A configuration of the plan, as in ``"3d_fullres"``.
+        seed: Seed of the initial weights.
+        rename: Function from a name in the file to a name in the network. With it, no names are guessed.
 
     Raises:
-        WeightsError: the weights cannot be read, or nothing of them but segmentation layers fits; nothing is written.
-        PlansError: there is no such plan or configuration.
+        WeightsError: The weights cannot be read, or none of them fits but segmentation layers. Nothing is written then.
+        PlansError: There is no such plan or configuration.
     """
     found = read_weights(weights)
     network = planned_network(plans, dataset_json, configuration, seed=seed).network
     loaded = load_weights(network, found, rename=rename)
     if all(HEADS in name for name in loaded.matched):
-        raise WeightsError(f"of {weights} only segmentation layers fit the network, and nnU-Net loads none of them")
+        raise WeightsError(
+            f"only segmentation layers fit the network of those in {weights}, and nnU-Net never loads them from a file"
+        )
     _write({"network_weights": network.state_dict()}, out)
     return Imported(out, loaded, seed)
 
 
 def renaming(pairs: Sequence[str]) -> Callable[[str], str] | None:
-    """Read ``OLD=NEW`` pairs, each for the beginning of names; the first that fits a name changes it.
+    """Read pairs ``OLD=NEW``, which replace the beginning of names.
+
+    Args:
+        pairs: The texts. For each name, the first pair that fits is used.
+
+    Returns:
+        The function that renames, or None without pairs.
 
     Raises:
-        WeightsError: a text is no pair.
+        WeightsError: A text is not a pair.
 
     Example:
         >>> renamed = renaming(["down_tr=encoder.stages.", "out_tr=head"])
@@ -93,7 +101,7 @@ def renaming(pairs: Sequence[str]) -> Callable[[str], str] | None:
     for pair in pairs:
         old, equals, new = pair.partition("=")
         if not old or not equals:
-            raise WeightsError(f"a renaming is written OLD=NEW, as in module.encoder.=encoder.; not {pair!r}")
+            raise WeightsError(f"a renaming is written OLD=NEW, as in module.encoder.=encoder., not {pair!r}")
         beginnings.append((old, new))
 
     def renamed(name: str) -> str:
@@ -111,6 +119,6 @@ def _write(content: dict[str, Any], out: Path) -> None:
         torch.save(content, temporary)
         temporary.replace(out)
     except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError where a folder is missing
-        raise WeightsError(f"{out} cannot be written ({error}); give a file in a folder that is there") from error
+        raise WeightsError(f"{out} cannot be written ({error}); give a file in a folder that exists") from error
     finally:
         temporary.unlink(missing_ok=True)

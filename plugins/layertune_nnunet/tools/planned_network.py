@@ -1,4 +1,4 @@
-"""The network that nnU-Net builds from a plan."""
+"""Build the network of a plan, as nnU-Net does."""
 
 import inspect
 import json
@@ -17,12 +17,12 @@ __all__ = ["PlannedNetwork", "build_network", "find_plan", "planned_network"]
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """A network as a trainer of nnU-Net starts with it.
+    """Hold a network as one of nnU-Net's trainers starts with it.
 
     Attributes:
-        network: with random weights.
-        example: an empty batch of 2, of the plan's channels and patch size.
-        trainer: name of the trainer whose architecture it is.
+        network: The network, with random weights.
+        example: An uninitialized batch of two images, with the plan's channels and patch size.
+        trainer: The name of the trainer that builds this network.
     """
 
     network: nn.Module
@@ -31,16 +31,16 @@ class PlannedNetwork:
 
 
 def planned_network(plans: Path, dataset_json: Path, configuration: str, *, seed: int = 0) -> PlannedNetwork:
-    """Build the network of a plan, with deep supervision, as ``nnUNetTrainer`` does; all its weights are seeded.
+    """Build the network that ``nnUNetTrainer`` has for a plan, with deep supervision and seeded weights.
 
     Args:
-        plans: ``nnUNetPlans.json`` or another plan.
-        dataset_json: ``dataset.json``, which knows channels and labels.
-        configuration: ``"3d_fullres"``, ``"2d"``, ...
-        seed: of the initial weights. The process's random numbers go on as if nothing had been drawn.
+        plans: Path of ``nnUNetPlans.json`` or of another plan.
+        dataset_json: Path of ``dataset.json``, which gives channels and labels.
+        configuration: A configuration of the plan, as in ``"3d_fullres"``.
+        seed: Seed of the initial weights. The random state of the process does not change.
 
     Raises:
-        PlansError: a file is not there or cannot be read, or there is no such configuration.
+        PlansError: A file is missing or cannot be read, or the plan has no such configuration.
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -56,32 +56,33 @@ def build_network(
     origin: Path,
     seed: int = 0,
 ) -> PlannedNetwork:
-    """Build the network that a trainer has for a plan, with deep supervision; all its weights are seeded.
+    """Build the network that a trainer has for a plan, with deep supervision and seeded weights.
 
     Args:
-        trainer: nnU-Net's, or another.
-        plan: the content of ``nnUNetPlans.json``.
-        description: the content of ``dataset.json``.
-        configuration: ``"3d_fullres"``, ``"2d"``, ...
-        origin: the file that holds the plan, for messages.
-        seed: of the initial weights.
+        trainer: The class of the trainer.
+        plan: Content of ``nnUNetPlans.json``.
+        description: Content of ``dataset.json``.
+        configuration: A configuration of the plan, as in ``"3d_fullres"``.
+        origin: The file that holds the plan, for error messages.
+        seed: Seed of the initial weights. The random state of the process does not change.
 
     Raises:
-        PlansError: there is no such configuration, or the trainer asks for what nnU-Net 2.8 does not hand on.
+        PlansError: The plan has no such configuration, or the trainer's ``build_network_architecture`` takes arguments
+            that nnU-Net 2.8 does not pass.
     """
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     known = plan.get("configurations")
     if not isinstance(known, Mapping) or configuration not in known:
-        listed = ", ".join(known) if isinstance(known, Mapping) else "none, so it is no plan"
+        listed = ", ".join(known) if isinstance(known, Mapping) else "none, so it is not a plan"
         raise PlansError(f"{origin} has no configuration {configuration!r}; it has {listed}")
-    # nnU-Net, whose trainers have this method, has no types.
+    # nnU-Net has no types, so mypy does not know that its trainers have this method.
     build = cast(Any, trainer).build_network_architecture
     if "plans_manager" not in inspect.signature(build).parameters:
         raise PlansError(
-            f"{trainer.__name__} builds its network in the way of older versions of nnU-Net; let its "
-            "build_network_architecture take plans_manager, configuration_manager, num_input_channels, "
+            f"{trainer.__name__} builds its network as older versions of nnU-Net did; change its "
+            "build_network_architecture so that it takes plans_manager, configuration_manager, num_input_channels, "
             "num_output_channels and enable_deep_supervision"
         )
     manager = PlansManager(plan)
@@ -95,14 +96,17 @@ def build_network(
 
 
 def find_plan(dataset: str, plans: str) -> tuple[Path, Path]:
-    """The plan and the ``dataset.json`` of a data set that nnU-Net has planned.
+    """Find the plan and the ``dataset.json`` of a data set that nnU-Net has planned.
 
     Args:
-        dataset: its number or name, as ``nnUNetv2_train`` takes it.
-        plans: name of the plan, as ``-p`` takes it.
+        dataset: Number or name of the data set, as ``nnUNetv2_train`` takes it.
+        plans: Name of the plan, as ``nnUNetv2_train -p`` takes it.
+
+    Returns:
+        The paths of the plan and of ``dataset.json``.
 
     Raises:
-        PlansError: ``nnUNet_preprocessed`` is not set, or has no such data set or more than one.
+        PlansError: ``nnUNet_preprocessed`` is not set, or does not have exactly one such data set.
     """
     from nnunetv2.paths import nnUNet_preprocessed
 
@@ -113,7 +117,9 @@ def find_plan(dataset: str, plans: str) -> tuple[Path, Path]:
     folders = sorted(path for path in Path(setting).glob(pattern) if path.is_dir())
     if len(folders) != 1:
         found = ", ".join(path.name for path in folders) or "none"
-        raise PlansError(f"expected one data set {pattern} in {setting}, and found {found}; plan it first, or name it")
+        raise PlansError(
+            f"expected one data set {pattern} in {setting}, but found {found}; plan it first, or give its full name"
+        )
     return folders[0] / f"{plans}.json", folders[0] / "dataset.json"
 
 
@@ -123,5 +129,5 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PlansError(f"{file} cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
-        raise PlansError(f"{file} holds no JSON object, as nnU-Net's files do")
+        raise PlansError(f"{file} holds no JSON object, but nnU-Net's plans and dataset.json do")
     return content

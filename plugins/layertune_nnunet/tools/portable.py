@@ -1,4 +1,4 @@
-"""Trained models for colleagues without layertune: the trainer that their checkpoints name is nnU-Net's own."""
+"""Make trained models portable: their checkpoints name nnU-Net's own trainer, so that prediction needs no layertune."""
 
 import shutil
 import tempfile
@@ -22,12 +22,12 @@ SUFFIX = ".pth"
 
 @dataclass(frozen=True)
 class Renamed:
-    """What became of one checkpoint.
+    """Say which trainer a checkpoint named before and names now.
 
     Attributes:
-        file: its path in the folder or zip.
-        before: the trainer that it named.
-        after: the trainer that it names; the same where nothing had to be done.
+        file: Path of the checkpoint in the folder or zip file.
+        before: The trainer that it named.
+        after: The trainer that it names now. It is the same where nothing had to be changed.
     """
 
     file: str
@@ -35,77 +35,82 @@ class Renamed:
     after: str
 
     def as_dict(self) -> dict[str, str]:
-        """Plain values, for JSON."""
+        """Return the values for JSON."""
         return asdict(self)
 
 
 def make_portable(model: Path) -> list[Renamed]:
-    """Let all checkpoints of a model name a trainer of nnU-Net, so that stock nnU-Net predicts with them.
+    """Change the trainer's name in all checkpoints of a model to one of nnU-Net's own.
 
-    Prediction asks a trainer for the network alone, so nothing that is predicted changes. All checkpoints are written
-    anew before the first one takes its place; of a zip, the whole zip. Other files stay as they are.
+    Prediction asks the trainer for its network only, so predictions do not change. All new checkpoints (of a zip file,
+    the whole new zip file) are written before the first one replaces the old one. Other files stay as they are.
 
     Args:
-        model: the folder ``TRAINER__PLANS__CONFIGURATION``, any folder around it, or a zip as
+        model: The folder ``TRAINER__PLANS__CONFIGURATION``, any folder around it, or a zip file as
             ``nnUNetv2_export_model_to_zip`` makes it.
 
     Returns:
-        Each checkpoint, with the trainer that it named and names.
+        For each checkpoint, the trainer that it named before and the trainer that it names now.
 
     Raises:
-        ExportError: there is no checkpoint, a trainer builds a network of its own, or the zip is damaged or holds paths
-            that lead out of it. Then nothing is changed, as with the others.
-        TrainerNameError: a trainer cannot be found.
-        WeightsError: a checkpoint cannot be read.
+        ExportError: There is no checkpoint, a trainer builds a network of its own, or the zip file is damaged or holds
+            paths that lead out of it. Nothing is changed then, nor with the other errors.
+        TrainerNameError: A trainer cannot be found.
+        WeightsError: A checkpoint cannot be read.
     """
     if model.is_dir():
         return _in_folder(model)
     if not model.is_file():
-        raise ExportError(f"{model} is not there; give a folder with a trained model, or a zip of one")
+        raise ExportError(f"{model} is not there; give the folder of a trained model, or a zip file of it")
     try:
         with zipfile.ZipFile(model) as archive:
             return _in_zip(model, archive)
     except zipfile.BadZipFile as error:
-        raise ExportError(f"{model} is neither a folder nor a whole zip file ({error})") from error
+        raise ExportError(f"{model} is neither a folder nor a complete zip file ({error})") from error
 
 
 def stock_trainer(name: str) -> str:
-    """The trainer of nnU-Net that builds the same network as the one of this name.
+    """Return the name of nnU-Net's own trainer that builds the same network as the given trainer.
+
+    Args:
+        name: The name of a trainer.
 
     Raises:
-        TrainerNameError: there is no such trainer here.
-        ExportError: it builds a network that nnU-Net has not.
+        TrainerNameError: There is no such trainer.
+        ExportError: No trainer of nnU-Net builds this network.
     """
     found = find_trainer(name)
     stock = portable_name(found)
     if stock == name and not found.__module__.startswith("nnunetv2."):
         raise ExportError(
-            f"{name} builds a network of its own (build_network_architecture), which nnU-Net cannot build without it; "
-            "share the trainer along with the model"
+            f"{name} builds a network of its own (build_network_architecture), which nnU-Net cannot build without this "
+            "trainer; share the trainer together with the model"
         )
     return stock
 
 
 def _in_folder(model: Path) -> list[Renamed]:
     files = sorted(model.rglob(f"*{SUFFIX}"))
-    with tempfile.TemporaryDirectory(dir=model, prefix=".portable") as aside:
+    with tempfile.TemporaryDirectory(dir=model, prefix=".portable") as folder:
         done = []
         for number, file in enumerate(files):
-            done.append(_rename(file, str(file.relative_to(model)), Path(aside, str(number))))
+            done.append(_rename(file, str(file.relative_to(model)), Path(folder, str(number))))
         _require_some(model, done)
-        # All are written; what is left can hardly fail.
+        # All new files are complete, so that hardly anything can fail from here on.
         for number, (file, renamed) in enumerate(zip(files, done, strict=True)):
             if renamed is not None and renamed.before != renamed.after:
-                Path(aside, str(number)).replace(file)
+                Path(folder, str(number)).replace(file)
     return [renamed for renamed in done if renamed is not None]
 
 
 def _in_zip(model: Path, archive: zipfile.ZipFile) -> list[Renamed]:
     for name in archive.namelist():
         if PurePosixPath(name).is_absolute() or ".." in name.replace("\\", "/").split("/") or ":" in name:
-            raise ExportError(f"{model} holds {name!r}, a path that leads out of it; no zip of nnU-Net does")
-    with tempfile.TemporaryDirectory(dir=model.parent, prefix=".portable") as aside:
-        old, new, whole = (Path(aside, name) for name in ("old", "new", "whole"))
+            raise ExportError(
+                f"{model} holds {name!r}, a path that leads out of it; zip files of nnU-Net have no such paths"
+            )
+    with tempfile.TemporaryDirectory(dir=model.parent, prefix=".portable") as folder:
+        old, new, whole = (Path(folder, name) for name in ("old", "new", "whole"))
         done = []
         with zipfile.ZipFile(whole, "w") as written:
             for entry in archive.infolist():
@@ -126,7 +131,7 @@ def _in_zip(model: Path, archive: zipfile.ZipFile) -> list[Renamed]:
 
 
 def _rename(file: Path, name: str, to: Path) -> Renamed | None:
-    """Write a checkpoint with nnU-Net's trainer in it to another file; nothing if it is no checkpoint of nnU-Net."""
+    """Write a checkpoint that names nnU-Net's trainer to ``to``; do nothing if it is not a checkpoint of nnU-Net."""
     checkpoint: Any = read_checkpoint(file)
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("trainer_name"), str):
         return None
@@ -140,5 +145,5 @@ def _rename(file: Path, name: str, to: Path) -> Renamed | None:
 def _require_some(model: Path, done: list[Renamed | None]) -> None:
     if not any(done):
         raise ExportError(
-            f"{model} holds no checkpoint of nnU-Net ({SUFFIX} with a trainer's name); give a trained model"
+            f"{model} holds no checkpoint of nnU-Net (a {SUFFIX} file with a trainer's name); give a trained model"
         )

@@ -1,4 +1,4 @@
-"""Where nnU-Net finds layertune's trainers."""
+"""The folder in which nnU-Net finds layertune's trainers."""
 
 import os
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 __all__ = ["FOLDER", "VARIABLE", "trainer_path"]
 
 VARIABLE = "nnUNet_extTrainer"
-"""nnU-Net's list of folders with trainers, separated as those of ``PATH`` are."""
+"""nnU-Net's environment variable with a list of folders of trainers, separated as in ``PATH``."""
 
 FOLDER = Path(__file__).parents[1] / "trainer_folder"
-"""The folder that holds nothing but a way to the trainers of this package."""
+"""The folder with one module, which hands on the trainers of this package."""
 
 
 def trainer_path(present: str | None = None) -> str:
-    """What ``nnUNet_extTrainer`` has to be, so that nnU-Net finds layertune's trainers and all that it found before.
+    """Return a value for ``nnUNet_extTrainer`` that adds layertune's trainers to the folders that it has.
 
     Args:
-        present: its value so far; by default the environment's.
+        present: The present value. By default, it is read from the environment.
 
     Example:
         >>> trainer_path("/my/trainers").split(os.pathsep) == ["/my/trainers", str(FOLDER)]

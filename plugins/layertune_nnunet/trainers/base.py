@@ -62,6 +62,7 @@ class LayeredMixin(TrainerBase):
         if self.base_lr is not None:
             self.initial_lr = self.base_lr
         self._layers: LayerMap | None = None
+        self._warned: set[str] = set()
 
     @classmethod
     def check_settings(cls) -> None:
@@ -118,6 +119,12 @@ class LayeredMixin(TrainerBase):
         self.print_to_log_file(f"{len(self.layers)} layers, with depths by {self.depth}:{listed}")
         self._warn_of_long_warm_up()
 
+    def warn_once(self, message: str) -> None:
+        """Write a warning into the log, unless the log has it already."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.print_to_log_file(f"WARNING: {message}")
+
     def _require_previous_stage(self) -> None:
         folder = self.folder_with_segs_from_previous_stage
         if self.is_cascaded and not Path(folder).is_dir():
@@ -131,8 +138,8 @@ class LayeredMixin(TrainerBase):
         # nnU-Net's trainers with a warm-up set its length in `__init__`, whatever the number of epochs is.
         length = getattr(self, "warmup_duration_whole_net", 0)
         if length >= self.num_epochs:
-            self.print_to_log_file(
-                f"WARNING: the warm-up of {length} epochs takes all {self.num_epochs} epochs of this training, so the "
+            self.warn_once(
+                f"the warm-up of {length} epochs takes all {self.num_epochs} epochs of this training, so the "
                 "learning rate rises to the end; train for more epochs, or set warmup_duration_whole_net in the "
                 "__init__ of a trainer of your own"
             )

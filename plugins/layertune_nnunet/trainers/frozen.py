@@ -55,8 +55,8 @@ class FrozenMixin(LayeredMixin):
         if as_built:
             layers = self._layers_of(as_built)
             named = "all frozen layers" if layers == self._layers_of(frozen) else ", ".join(layers)
-            self.print_to_log_file(
-                f"WARNING: frozen layers keep the random weights that the network was built with: {named}; start from "
+            self.warn_once(
+                f"frozen layers keep the random weights that the network was built with: {named}; start from "
                 "a trained network with -pretrained_weights, or train these layers too"
             )
 

@@ -1,44 +1,49 @@
-"""Trainers that learn one learning rate a layer: what streaming and meta batches share."""
+"""Learned learning rates in nnU-Net, with or without meta batches of their own."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from layertune import LRProfile, MetaLR, ProfileError
+from layertune import LRProfile, MetaLR, OptimizerError
+from layertune.hosts.report import FIGURE, write_figure, write_report
+from layertune.metalr.settings import MetaLRSettings
 from layertune_nnunet.trainers.base import LayeredMixin
-from layertune_nnunet.trainers.names import NUMBER, Suffix, number
-from layertune_nnunet.trainers.report import PROFILE, draw, line
+from layertune_nnunet.trainers.names import NUMBER, Suffix, number, written_in_name
+from layertune_nnunet.trainers.report import rate_line
 
 __all__ = ["LearnedRatesMixin", "MetaLRStreamingMixin"]
 
 
 class LearnedRatesMixin(LayeredMixin):
-    """MetaLR on the trainer's own optimizer; see ``layertune.MetaLR`` for the method and the attributes.
+    """Attach ``layertune.MetaLR`` to the trainer's own optimizer.
 
-    The schedule stays the trainer's: what is learned is one factor a layer, kept in the optimizer's state and so in
-    each checkpoint. Log and ``progress.png`` show the schedule's rate; a line an epoch, ``learned_rates.png`` and
-    Weights & Biases, where nnU-Net logs to it, show the layers'.
+    The trainer's schedule stays as it is. What is learned is one factor per layer, which is kept in the optimizer's
+    state and so in each checkpoint. nnU-Net's log and ``progress.png`` show the rate of the schedule. The rates of the
+    layers are in one line of the log per epoch, in ``learned_rates.png``, and in Weights & Biases where nnU-Net logs
+    to it.
+
+    Where an attribute is None, the default of ``MetaLR`` for long trainings applies; see ``MetaLR`` for what the
+    settings do.
 
     Attributes:
-        hyper_lr: eta, the step size of the learning rates; suffix ``_hlr0p05``.
-        rule: ``"proportional"``, ``"additive"`` (the paper's eq. 3), ``"cosine"`` or ``"joint"``; the suffixes are
-            called alike.
-        every: learn at each k-th step; suffix ``_every5``.
-        min_lr: floor of the learned rates; suffix ``_min1em6``.
-        max_lr: ceiling, if any; suffix ``_max0p1``.
-        max_change: largest factor, up or down, of one adaptation.
-        streaming: whether the next training batch is the meta batch.
-        metalr: what is attached, while the trainer trains all layers.
-        profile: what was learned over time; ``None`` before anything was.
+        hyper_lr: Step size of the learning rates. The rule ``"additive"`` needs one. Suffix ``_hlr0p05``.
+        rule: How a rate follows its meta gradient. The suffix is the rule's name.
+        every: MetaLR learns at each ``every``-th step. Suffix ``_every5``.
+        min_lr: The smallest learned rate. Suffix ``_min1em6``.
+        max_lr: The largest learned rate. Suffix ``_max0p1``.
+        max_change: The largest factor, up or down, of one adaptation.
+        streaming: Whether the gradient of the next training batch is the meta gradient.
+        metalr: The attached ``MetaLR``. None while a phase freezes layers, and after the training.
     """
 
-    hyper_lr: ClassVar[float] = 0.1
-    rule: ClassVar[str] = "proportional"
-    every: ClassVar[int] = 1
-    min_lr: ClassVar[float] = 1e-6
+    hyper_lr: ClassVar[float | None] = None
+    rule: ClassVar[str | None] = None
+    every: ClassVar[int | None] = None
+    min_lr: ClassVar[float | None] = None
     max_lr: ClassVar[float | None] = None
-    max_change: ClassVar[float] = 2.0
-    streaming: ClassVar[bool] = False
+    max_change: ClassVar[float | None] = None
+    streaming: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[Suffix, ...]] = (
         Suffix("hyper_lr", f"hlr{NUMBER}", number, "hlr0p05", "step size of the learning rates 0.05"),
         Suffix("rule", "proportional|additive|cosine|joint", str, "cosine", "rule (or: proportional, additive, joint)"),
@@ -49,55 +54,58 @@ class LearnedRatesMixin(LayeredMixin):
 
     # Class attributes, because nnU-Net reads the arguments of `__init__` off its signature.
     metalr: MetaLR | None = None
-    _profile: LRProfile | None = None
+    _last_profile: LRProfile | None = None
+
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse settings that MetaLR does not take.
+
+        Raises:
+            OptimizerError: MetaLR's own error, with the suffixes that set the values it names.
+        """
+        super().check_settings()
+        try:
+            _settings_of(cls)
+        except OptimizerError as error:
+            raise OptimizerError(written_in_name(str(error), cls)) from error
 
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
-        """Attach to the optimizer, whichever the trainer makes; some are asked again in the course of a training."""
+        """Make the trainer's own optimizer and attach to it. Some trainers make another one later."""
         optimizer, scheduler = super().configure_optimizers(*args, **kwargs)
         self._attach(optimizer)
         return optimizer, scheduler
 
     def get_dataloaders(self) -> Any:
-        """Attach now if the run is continued in a phase in which all layers train."""
+        """Attach if a continued training is in a phase in which all layers train."""
         self._attach(self.optimizer)
         return super().get_dataloaders()
 
     def on_epoch_start(self) -> None:
-        """Attach now if that phase begins."""
+        """Attach if such a phase begins with this epoch."""
         super().on_epoch_start()
         self._attach(self.optimizer)
 
     def _attach(self, optimizer: Any) -> None:
-        if not self.trains_all or (self.metalr is not None and self.metalr.optimizer is optimizer):
-            return
-        self.metalr = MetaLR(
-            optimizer,
-            hyper_lr=self.hyper_lr,
-            rule=self.rule,
-            min_lr=self.min_lr,
-            max_lr=self.max_lr,
-            max_change=self.max_change,
-            every=self.every,
-            streaming=self.streaming,
-            # By parameters: the number of groups stays the trainer's, and `lr` the schedule's alone.
-            layers=self.layers.parameters_of(self.network),
-        )
+        if self.trains_all and (self.metalr is None or self.metalr.optimizer is not optimizer):
+            # Layers by their parameters: the number of groups stays the trainer's, and its schedule owns `lr`.
+            layers = self.layers.parameters_of(self.network)
+            self.metalr = MetaLR(optimizer, settings=_settings_of(self), layers=layers)
 
     @property
     def profile(self) -> LRProfile | None:
-        """What was learned over time, now or by the end of the training."""
+        """The rates learned so far, also after the training. None before anything was learned."""
         if self.metalr is None or not self.metalr.history:
-            return self._profile
+            return self._last_profile
         depth_of = {layer.name: layer.depth for layer in self.layers}
         profile = self.metalr.profile()
         return replace(profile, depths=tuple(depth_of[name] for name in profile.layers))
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the rates that the epoch ended with."""
+        """Log the rates at the end of the epoch."""
         super().on_train_epoch_end(train_outputs)
         if self.metalr is not None:
             lrs = self.metalr.lrs
-            self.print_to_log_file(line(lrs))
+            self.print_to_log_file(rate_line(lrs))
             for logger in self.logger.loggers:
                 for layer, rate in lrs.items():
                     logger.log(f"lr/{layer}", rate, self.current_epoch)
@@ -105,30 +113,35 @@ class LearnedRatesMixin(LayeredMixin):
     def on_epoch_end(self) -> None:
         """Draw the rates beside nnU-Net's own figure."""
         super().on_epoch_end()
-        if self.local_rank == 0:
-            self.plot_learned_rates()
+        self.plot_learned_rates()
 
     def plot_learned_rates(self) -> None:
-        """Draw the rates so far."""
-        profile = self.profile
-        if profile is not None:
-            try:
-                draw(profile, Path(self.output_folder))
-            except ProfileError as error:  # every rate 0, as with an initial learning rate of 0
-                self.print_to_log_file(f"no figure of the learned rates: {error}")
+        """Write the figure of the rates learned so far."""
+        if self.local_rank == 0 and (profile := self.profile) is not None:
+            write_figure(profile, Path(self.output_folder) / FIGURE, warn=self.warn_once)
+
+    def report_learned_rates(self) -> None:
+        """Write profile and figure of the rates that were learned in the whole training."""
+        if self.local_rank == 0 and (profile := self.profile) is not None:
+            write_report(profile, self.output_folder, warn=self.warn_once)
 
     def on_train_end(self) -> None:
-        """Keep what was learned, and leave the optimizer as it was."""
+        """Write the report and detach from the optimizer."""
         super().on_train_end()
-        self._profile = self.profile
-        if self.local_rank == 0 and self._profile is not None:
-            self._profile.save(Path(self.output_folder) / PROFILE)
+        self.report_learned_rates()
+        self._last_profile = self.profile
         if self.metalr is not None:
             self.metalr.detach()
             self.metalr = None
 
 
 class MetaLRStreamingMixin(LearnedRatesMixin):
-    """MetaLR at the cost of plain training: the next training batch is the meta batch."""
+    """Learn the rates at the cost of plain training: the next training batch is the meta batch."""
 
-    streaming: ClassVar[bool] = True
+    streaming: ClassVar[bool | None] = True
+
+
+def _settings_of(trainer: LearnedRatesMixin | type[LearnedRatesMixin]) -> MetaLRSettings:
+    """Return MetaLR's settings, with its defaults for long trainings where the trainer gives no value."""
+    names: Sequence[str] = [field.name for field in fields(MetaLRSettings)]
+    return MetaLRSettings.given(preset="long_training", **{name: getattr(trainer, name, None) for name in names})

@@ -1,4 +1,4 @@
-"""MetaLR with meta batches of its own."""
+"""Learning rates that are learned from meta batches of their own."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from layertune import meta_pass
 from layertune_nnunet.meta.cases import SEED, choose_cases
 from layertune_nnunet.meta.loader import MetaLoader, start_workers
-from layertune_nnunet.meta.step import backward_of_meta_batch
+from layertune_nnunet.meta.step import backward_on_meta_batch
 from layertune_nnunet.trainers.learned_rates import LearnedRatesMixin
 from layertune_nnunet.trainers.names import Suffix
 
@@ -18,13 +18,16 @@ __all__ = ["MetaLRMixin"]
 
 
 class MetaLRMixin(LearnedRatesMixin):
-    """Learn one learning rate a layer from meta batches, not augmented: one more pass for each step that learns.
+    """Learn one learning rate per layer from meta batches, which are not augmented.
+
+    Each step that learns takes one more forward and backward pass.
 
     Attributes:
-        meta_cases: where meta batches come from: ``"training"``, ``"holdout20"`` (20 % of the fold's training cases,
-            seeded and kept in a file beside ``splits_final.json``; suffix ``_holdout20``), or ``"validation"`` (suffix
-            ``_metaval``): then the validation's result is no longer that of cases which the training never saw.
-        dataloader_meta: the meta batches, while the trainer trains.
+        meta_cases: Where meta batches come from. ``"training"``: the training cases of the fold. ``"holdout20"``: 20 %
+            of them, which are then not trained on; the split is kept in a file beside ``splits_final.json``. Suffix
+            ``_holdout20``, with any whole number of percent. ``"validation"``: the validation cases of the fold, so
+            that the validation no longer measures cases which the training never saw. Suffix ``_metaval``.
+        dataloader_meta: The meta batches, while the trainer trains.
     """
 
     meta_cases: ClassVar[str] = "training"
@@ -34,30 +37,30 @@ class MetaLRMixin(LearnedRatesMixin):
     )
 
     dataloader_meta: Iterator[dict[str, Any]] | None = None
-    _meta: Sequence[str] = ()
+    _meta_identifiers: Sequence[str] = ()
 
     def get_tr_and_val_datasets(self) -> Any:
-        """The trainer's own, without the cases that are held out."""
+        """Return the trainer's own data sets, without the cases that are held out."""
         training, validation = super().get_tr_and_val_datasets()
         file = Path(self.preprocessed_dataset_folder_base) / f"splits_{self.meta_cases}_fold_{self.fold}.json"
         cases = choose_cases(self.meta_cases, training.identifiers, validation.identifiers, file)
-        self._meta = cases.meta
+        self._meta_identifiers = cases.meta
         self.print_to_log_file(f"Meta batches come from {len(cases.meta)} cases ({self.meta_cases}).")
         if self.meta_cases == "validation":
-            self.print_to_log_file(
-                "WARNING: the learning rates are learned from the validation cases, so the validation is no longer "
-                "clean: its Dice says less about new cases than that of other trainers"
+            self.warn_once(
+                "the learning rates are learned from the validation cases, so the validation is no longer clean: its "
+                "Dice says less about new cases than the Dice of other trainers"
             )
         if sorted(cases.training) != sorted(training.identifiers):
             training = self._dataset(cases.training)
         return training, validation
 
     def get_dataloaders(self) -> Any:
-        """The trainer's own, and the meta batches."""
+        """Return the trainer's own loaders, and start loading meta batches."""
         loaders = super().get_dataloaders()
         allowed = get_allowed_n_proc_DA()
         loader = MetaLoader(
-            self._dataset(self._meta),
+            self._dataset(self._meta_identifiers),
             self.batch_size,
             self.configuration_manager.patch_size,
             self.configuration_manager.patch_size,
@@ -66,34 +69,34 @@ class MetaLRMixin(LearnedRatesMixin):
             probabilistic_oversampling=self.probabilistic_oversampling,
             transforms=self._plain_transforms(),
             seed=(SEED, self.local_rank),
-            first=0 if self.metalr is None else self.metalr.steps // self.every,
-            # Loading without augmentation is a small part of what a training batch takes.
+            first=0 if self.metalr is None else self.metalr.steps // self.metalr.settings.every,
+            # Loading without augmentation takes a small part of the time of a training batch.
             workers=max(1, allowed // 4) if allowed else 0,
         )
         self.dataloader_meta = start_workers(loader, pin_memory=self.device.type == "cuda")
         return loaders
 
     def train_step(self, batch: dict[str, Any]) -> Any:
-        """The trainer's own step, and where it has moved the weights, what the meta batch says of it."""
+        """Take the trainer's own step, and learn from a meta batch if the step has moved the weights."""
         outcome = super().train_step(batch)
         assert self.dataloader_meta is not None
         if self.metalr is not None and self.metalr.due:
             self.optimizer.zero_grad(set_to_none=True)
             meta_batch = next(self.dataloader_meta)
             with meta_pass(self.network):
-                scale = backward_of_meta_batch(self.network, self.loss, meta_batch, self.grad_scaler)
+                scale = backward_on_meta_batch(self.network, self.loss, meta_batch, self.grad_scaler)
             self.metalr.adapt(scale)
         return outcome
 
     def on_train_end(self) -> None:
-        """End the workers that load meta batches, too."""
+        """End the workers that load meta batches as well."""
         super().on_train_end()
         if isinstance(self.dataloader_meta, MultiThreadedAugmenter):
             self.dataloader_meta._finish()
         self.dataloader_meta = None
 
     def _dataset(self, cases: Sequence[str]) -> Any:
-        # nnU-Net's data sets sort the list that they get, in place.
+        # A copy of the list, because nnU-Net's data sets sort it in place.
         return self.dataset_class(
             self.preprocessed_dataset_folder,
             list(cases),

@@ -7,7 +7,7 @@ from typing import Any
 
 from layertune_nnunet.errors import TrainerNameError
 
-__all__ = ["NUMBER", "Suffix", "number", "read_suffixes", "suffixes_of"]
+__all__ = ["NUMBER", "Suffix", "number", "read_suffixes", "suffixes_of", "written_in_name"]
 
 NUMBER = r"(\d+(?:p\d+)?(?:em?\d+)?)"
 """Regular expression of a number in a name: ``p`` is the decimal point, ``em4`` is e-4."""
@@ -83,3 +83,21 @@ def read_suffixes(name: str, known: Sequence[Suffix]) -> dict[str, Any]:
             raise TrainerNameError(f"cannot read {name}: '_{text}' {fault}. {trainer} takes{listed}")
         values.update(found[:1])
     return values
+
+
+def written_in_name(message: str, trainer: type) -> str:
+    r"""Add to an error message how a trainer's name gives the settings that the message names.
+
+    Args:
+        message: The message of an error about settings.
+        trainer: The class of the trainer, whose suffixes are used.
+
+    Example:
+        >>> class Trainer:
+        ...     suffixes = (Suffix("every", r"every(\d+)", int, "every5", "learn at each 5th step"),)
+        >>> written_in_name("every must be a whole number from 1, not 0", Trainer)
+        "every must be a whole number from 1, not 0; in a trainer's name: _every5"
+    """
+    examples = {suffix.attribute: f"_{suffix.example}" for suffix in suffixes_of(trainer)}
+    named = [example for attribute, example in examples.items() if re.search(rf"\b{attribute}\b", message)]
+    return f"{message}; in a trainer's name: {', '.join(named)}" if named else message

@@ -1,4 +1,4 @@
-"""What a user sees of learned rates and gammas beside nnU-Net's own log and figure."""
+"""Lines for nnU-Net's log and the figure of the gammas."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,27 +8,30 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from layertune import LRProfile
-from layertune.plots.rates import plot_gammas, plot_profile
+from layertune.plots.gammas import plot_gammas
 
-__all__ = ["FIGURE", "GAMMAS", "PROFILE", "draw", "draw_gammas", "gamma_line", "line"]
-
-FIGURE = "learned_rates.png"
-"""Beside ``progress.png``, after each epoch."""
+__all__ = ["GAMMAS", "draw_gammas", "gamma_line", "rate_line"]
 
 GAMMAS = "gammas.png"
-"""Beside it too, of the trainers that are about gammas."""
+"""File name of the figure that the trainers about gammas write after each epoch."""
 
-PROFILE = "learned_rates.json"
-"""Beside it at the end of the training, for ``layertune.LRProfile.load``."""
+
+def rate_line(lrs: Mapping[str, float]) -> str:
+    """Write learning rates in one line.
+
+    Example:
+        >>> rate_line({"stem": 0.01, "head": 0.0213})
+        'Learning rates by layer: stem 0.01, head 0.0213'
+    """
+    return "Learning rates by layer: " + ", ".join(f"{layer} {rate:.3g}" for layer, rate in lrs.items())
 
 
 def gamma_line(gammas: Mapping[str, Tensor], threshold: float | None = None) -> str:
-    """Gammas of all norms in one line.
+    """Describe the gammas of all norms in one line.
 
     Args:
-        gammas: what ``layertune.gammas`` gave.
-        threshold: also say how many lie below it.
+        gammas: The gammas of each norm, as ``layertune.gammas`` returns them.
+        threshold: With a threshold, the line also says how many |gamma| are below it.
 
     Example:
         >>> gamma_line({"norm": torch.tensor([-0.01, 0.5, 1.0, 1.5])}, 0.05)
@@ -44,40 +47,19 @@ def gamma_line(gammas: Mapping[str, Tensor], threshold: float | None = None) -> 
 
 
 def draw_gammas(named: Mapping[str, Mapping[str, Tensor]], threshold: float | None, folder: Path) -> None:
-    """Draw how gammas are distributed.
+    """Draw the distribution of gammas.
 
     Args:
-        named: what ``layertune.gammas`` gave, with the names for the legend.
-        threshold: below which kernels count as redundant.
-        folder: gets ``gammas.png``.
+        named: The gammas of one or more moments, as ``layertune.gammas`` returns them, by their names in the legend.
+        threshold: The |gamma| below which kernels count as redundant, or None.
+        folder: The folder that gets ``gammas.png``.
 
     Raises:
-        AlchemyError: a gamma that is not finite.
+        AlchemyError: A gamma is not finite.
     """
+    # nnU-Net sets seaborn's style, with letters of 25 points, for the whole process.
     with mpl.rc_context():
         mpl.rcdefaults()
         figure = Figure(figsize=(5, 3.5), layout="constrained")
         plot_gammas(named, threshold=threshold, ax=figure.subplots())
         figure.savefig(folder / GAMMAS, dpi=150)
-
-
-def line(lrs: dict[str, float]) -> str:
-    """Rates in one line.
-
-    Example:
-        >>> line({"stem": 0.01, "head": 0.0213})
-        'Learning rates by layer: stem 0.01, head 0.0213'
-    """
-    return "Learning rates by layer: " + ", ".join(f"{layer} {rate:.3g}" for layer, rate in lrs.items())
-
-
-def draw(profile: LRProfile, folder: Path) -> None:
-    """Draw the rates over depth and over time.
-
-    Raises:
-        ProfileError: there is no rate above 0.
-    """
-    # nnU-Net sets seaborn's style, with letters of 25 points, for the whole process.
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plot_profile(profile).savefig(folder / FIGURE, dpi=150)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from layertune import LRProfile
-from layertune_nnunet.trainers.report import FIGURE, PROFILE
+from layertune.hosts.report import FIGURE, PROFILE
 from nnunet_commands import CASES, DATASET, Workplace, dice, shrink_plans, write_raw
 
 # Each command takes its time to import nnU-Net; minutes, on a machine that is busy.

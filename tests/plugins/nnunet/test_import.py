@@ -163,7 +163,7 @@ def test_plans_that_cannot_serve_are_named(planned: Path) -> None:
     description = planned / "dataset.json"
     with pytest.raises(PlansError, match="no configuration '3d_huge'; it has 2d, 3d_fullres"):
         planned_network(planned / "nnUNetPlans.json", description, "3d_huge")
-    with pytest.raises(PlansError, match="it has none, so it is no plan"):
+    with pytest.raises(PlansError, match="it has none, so it is not a plan"):
         planned_network(description, description, "2d")
     with pytest.raises(PlansError, match="cannot be read"):
         planned_network(planned / "nowhere.json", description, "2d")
@@ -197,8 +197,8 @@ def test_the_command_says_what_matched_and_what_did_not(planned: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["-c", "2d"], "give one of --dataset and --plans"),
-        (["-c", "2d", "-d", "1", "--plans", "x.json"], "give one of --dataset and --plans"),
+        (["-c", "2d"], "give either --dataset or --plans"),
+        (["-c", "2d", "-d", "1", "--plans", "x.json"], "give either --dataset or --plans"),
         (["-c", "2d", "-d", "7"], "found none"),
         (["-c", "4d", "-d", "1"], "no configuration '4d'"),
         (["-c", "2d", "-d", "1", "--rename", "x"], "OLD=NEW"),

@@ -98,7 +98,7 @@ def test_neither_part_may_be_empty(count: int, percent: int) -> None:
 def test_a_file_that_holds_no_split(content: str, tmp_path: Path) -> None:
     file = tmp_path / "splits.json"
     file.write_text(content)
-    with pytest.raises(MetaCasesError, match=r"splits.json holds no split .* delete or mend it"):
+    with pytest.raises(MetaCasesError, match=r"splits.json holds no split .* delete or correct it"):
         hold_out(NUMBERED, 20, file)
 
 
@@ -119,6 +119,6 @@ def test_a_source_that_is_none(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "preprocessed").write_text("")  # no folder, so that nobody can, not even root
     with pytest.raises(
-        MetaCasesError, match=r"the split of 20 % is kept in .*splits.json, which cannot be used .*let "
+        MetaCasesError, match=r"the split of 20 % is kept in .*splits.json, which cannot be used .*set "
     ):
         hold_out(NUMBERED, 20, tmp_path / "preprocessed" / "splits.json")

@@ -1,5 +1,6 @@
 """Learned rates in nnU-Net's trainers: what stays nnU-Net's, what is learned, what a continued training needs."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,8 +23,9 @@ from torch import GradScaler
 from torch._dynamo import OptimizedModule
 
 from layertune import LRProfile
+from layertune.hosts.report import FIGURE, PROFILE
+from layertune.metalr.settings import MetaLRSettings
 from layertune_nnunet import MetaLRMixin, MetaLRStreamingMixin, nnUNetTrainerMetaLR, nnUNetTrainerMetaLRStreaming
-from layertune_nnunet.trainers.report import FIGURE, PROFILE
 from nnunet_runs import LABELS, REGIONS, STEPS, WITH_IGNORED, kill, make, resume, same, seed, train, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nnunet")]
@@ -139,6 +141,30 @@ def test_the_schedule_is_nnunets_and_what_is_learned_a_factor_on_it() -> None:
         assert lrs == pytest.approx([scheduled * scale for scale in scales])
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, MetaLRSettings(rule="proportional", hyper_lr=0.1)),
+        ({"rule": "cosine"}, MetaLRSettings(rule="cosine", hyper_lr=0.05)),
+        ({"rule": "joint", "max_lr": 0.5}, MetaLRSettings(rule="joint", max_lr=0.5)),
+        ({"rule": "additive", "hyper_lr": 1e-3}, MetaLRSettings(rule="additive", hyper_lr=1e-3)),
+    ],
+)
+def test_what_is_not_given_is_the_cores(values: dict[str, Any], expected: MetaLRSettings) -> None:
+    exact, streaming = make(nnUNetTrainerMetaLR, "2d", **values), make(nnUNetTrainerMetaLRStreaming, "2d", **values)
+    exact.initialize()
+    streaming.initialize()
+    assert exact.metalr.settings == expected
+    assert streaming.metalr.settings == replace(expected, streaming=True)
+
+
+def test_settings_may_be_set_in_the_trainers_init() -> None:
+    made = make(nnUNetTrainerMetaLR, "2d")
+    made.hyper_lr = 0.3
+    made.initialize()
+    assert made.metalr.hyper_lr == 0.3
+
+
 def with_scaler(trainer: Any, **options: Any) -> Any:
     """Steps of a training with a gradient scaler, which nnU-Net has on CUDA only."""
     trainer.grad_scaler = GradScaler("cpu", growth_interval=100, **options)
@@ -223,7 +249,7 @@ def test_the_rates_are_logged_drawn_and_saved() -> None:
 
 def test_rates_of_0_are_no_reason_to_stop() -> None:
     trainer = train(nnUNetTrainerMetaLR, base_lr=0.0, epochs=1, draws=True)
-    assert "no figure of the learned rates: " in log_of(trainer)
+    assert "WARNING: no figure of the learned rates was drawn: " in log_of(trainer)
     assert not (Path(trainer.output_folder) / FIGURE).exists()
 
 

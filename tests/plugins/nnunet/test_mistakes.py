@@ -16,7 +16,8 @@ from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup i
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
 from torch import nn
 
-from layertune import ModelError
+import layertune_nnunet
+from layertune import ModelError, OptimizerError
 from layertune_nnunet import LastLayerMixin, MetaLRMixin, nnUNetTrainerLastLayer, nnUNetTrainerMetaLR
 from layertune_nnunet.errors import ResultsFolderError
 from layertune_nnunet.trainers.checkpoints import portable_name
@@ -163,6 +164,25 @@ def test_a_read_only_results_folder(nnunet: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ResultsFolderError, match=r"Permission denied.* so nothing was trained"):
         make(nnUNetTrainerMetaLR, "2d")
     assert not list(nnunet.rglob("*.pth"))
+
+
+@pytest.mark.usefixtures("nnunet")
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("_additive", {}, r'rule="additive" needs a hyper_lr .*; in a trainer\'s name: _hlr0p05, _cosine'),
+        ("_max1em7", {}, r"max_lr must be above min_lr = 1e-06, not 1e-07; .*: _min1em6, _max0p1"),
+        ("", {"every": 0}, "every must be a whole number from 1, not 0; .*: _every5"),
+        ("", {"max_change": 0.5}, r"max_change must be above 1, not 0.5$"),
+        ("", {"rule": "fast"}, "rule must be one of "),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_when_the_trainer_is_made(
+    name: str, values: dict[str, Any], expected: str
+) -> None:
+    for trainer in ("nnUNetTrainerMetaLR", "nnUNetTrainerMetaLRStreaming", "nnUNetTrainerAlchemyMetaLR"):
+        with pytest.raises(OptimizerError, match=expected):
+            make(getattr(layertune_nnunet, f"{trainer}{name}"), **values)
 
 
 @pytest.mark.usefixtures("nnunet")

@@ -150,7 +150,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nowhere is not there"):
         make_portable(tmp_path / "nowhere")
     (tmp_path / "model.zip").write_bytes(b"no zip")
-    with pytest.raises(ExportError, match="neither a folder nor a whole zip"):
+    with pytest.raises(ExportError, match="neither a folder nor a complete zip"):
         make_portable(tmp_path / "model.zip")
     torch.save({"network_weights": {}}, tmp_path / "other.pth")
     for target in (tmp_path, zipped(tmp_path, tmp_path.parent / "other.zip")):
@@ -167,7 +167,7 @@ def test_a_zip_that_is_damaged_inside_is_named_and_kept(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[200:260] = bytes(60)
     file.write_bytes(content)
-    with pytest.raises(ExportError, match="whole zip"):
+    with pytest.raises(ExportError, match="complete zip"):
         make_portable(file)
     assert file.read_bytes() == content
 

@@ -110,6 +110,18 @@ def test_a_trainers_name_that_cannot_be_read_is_one_line_before_anything_starts(
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nnUNetTrainerMetaLR_additive", 'rule="additive" needs a hyper_lr'),
+        ("nnUNetTrainerAlchemyMetaLRStreaming_min1em2_max1em3", "max_lr must be above min_lr = 0.01, not 0.001"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line_before_anything_starts(name: str, expected: str, program: Path) -> None:
+    assert expected in mistake("train", "4", "3d_fullres", "0", "-tr", name)
+    assert not (program / "called").exists()
+
+
+@pytest.mark.parametrize(
     "name", ["nnUNetTrainerMetaLRMine_hlr7", "nnUNetTrainer_250epochs", "Mine_nnUNetTrainerMetaLR_x"]
 )
 def test_other_trainers_are_left_to_nnunet(name: str, program: Path) -> None:
