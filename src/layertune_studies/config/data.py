@@ -5,10 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, nearest
+from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, nearest, new_key
 from layertune_studies.config.sets import SETS
 
-__all__ = ["Data", "Split"]
+__all__ = ["Augment", "Data", "Split"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0)]
 
 
 class Split(Section):
@@ -20,12 +23,15 @@ class Split(Section):
         seed: what the cases are shuffled with.
         group: a regular expression; cases in whose path its first group matches alike (a patient's, a video's) stay
             in one part.
+        counts: The numbers of training, validation and test cases, dealt out one after the other from the shuffled
+            cases. It replaces the folds; by default there are folds.
     """
 
     folds: Annotated[int, Field(ge=3)] = 5
     fold: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
     group: str | None = None
+    counts: tuple[Count, Count, Count] | None = new_key(None)
 
     @field_validator("group")
     @classmethod
@@ -38,9 +44,27 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> "Split":
+        if self.counts is not None and self.group is not None:
+            raise ValueError("counts deal out single cases, and group keeps cases together; leave one of them out")
         if self.fold >= self.folds:
             raise ValueError(f"fold is {self.fold}, and the {self.folds} folds are counted from 0 to {self.folds - 1}")
         return self
+
+
+class Augment(Section):
+    """How training batches are augmented; each change is made to half of the images.
+
+    Attributes:
+        flip: Probability that an image is flipped, from left to right.
+        contrast: The intensities are multiplied by a random factor between 1 - contrast and 1 + contrast.
+        brightness: A random number between -brightness and brightness is added to the intensities.
+        noise: Largest standard deviation of the Gaussian noise that is added.
+    """
+
+    flip: Share = 0.5
+    contrast: Strength = 0.2
+    brightness: Strength = 0.2
+    noise: Strength = 0.1
 
 
 class Data(Section):
@@ -50,8 +74,12 @@ class Data(Section):
         set: a data set by name, or a kind of folder for one's own.
         folder: where it lies below the folder of all data; by default where the set's page says.
         size: pixels (two numbers) or voxels (three) that an image is brought to; by default it is left as it is.
+            Volumes are cropped or padded.
+        resample: Voxels that a volume is resampled to after it was cropped or padded, along its three axes.
         spacing: millimetres that a volume is resampled to, along its three axes.
         window: intensities of a volume that are scaled to [0, 1]; by default mean 0 and variance 1.
+        percentiles: Lower and upper percentile of a volume's intensities that are scaled to [0, 1].
+        contrast: Of the made brains of mni152: ``"t1"`` or ``"t2"``, how a scan with that weighting looks.
         patch: training sees crops of this size, validation and test slide it over the volume.
         classes: number of classes, background included, where the set's page does not say.
         normal: of a folder of one's own images, the class that is the normal finding: class 0, whose recall is the
@@ -62,25 +90,34 @@ class Data(Section):
         validation: cases used of the validation set; by default all.
         test: cases used of the test set; by default all.
         split: of cases that come without one.
-        augment: whether training batches are flipped, changed in contrast and brightness, and made noisy.
+        reserved: So many training cases are kept for pre-training, and are never labelled cases; by default the cases
+            of the pre-training task.
+        draw: ``"random"``: each seed draws its labelled cases from all training cases; ``"disjoint"``: the first seed
+            gets the first training cases, the second seed the next ones, so that no two seeds share a case.
+        augment: whether training batches are flipped, changed in contrast and brightness, and made noisy; or a section
+            that says how strongly.
         binary: whether all classes but the first count as one.
     """
 
     set: str
     folder: str | None = None
     size: tuple[Count, ...] | None = None
+    resample: tuple[Count, ...] | None = new_key(None)
     spacing: tuple[Positive, ...] | None = None
     window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = new_key(None)
+    contrast: Literal["t1", "t2"] | None = new_key(None)
     patch: tuple[Count, ...] | None = None
     classes: Annotated[int, Field(ge=2)] | None = None
-    # Left out of dumps where it is not given: results from before it was known keep their names.
-    normal: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
+    normal: str | None = new_key(None)
     labelled: Several[Count | Literal["all"]] = ("all",)
     holdout: Fraction | None = None
     validation: Count | None = None
     test: Count | None = None
     split: Split = Split()
-    augment: bool = True
+    reserved: Count | None = new_key(None)
+    draw: Literal["random", "disjoint"] = new_key("random")
+    augment: bool | Augment = True
     binary: bool = False
 
     @model_validator(mode="after")
@@ -96,11 +133,23 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
+    def _made_here(self) -> "Data":
+        if SETS[self.set].kind != "brains":
+            if self.contrast is not None:
+                raise ValueError(f"contrast is for the made brains of mni152, and {self.set} holds images as they are")
+        elif self.split.counts is None:
+            raise ValueError(f"{self.set} makes its cases; give split.counts, how many for training, validation, test")
+        if self.draw == "disjoint" and "all" in self.labelled:
+            raise ValueError("draw disjoint gives each seed other cases; give numbers in labelled, not all")
+        return self
+
+    @model_validator(mode="after")
     def _fits_the_axes(self) -> "Data":
-        volumes = SETS[self.set].kind in ("decathlon", "volumes")
+        volumes = SETS[self.set].volumes
         axes, what = (3, "volumes") if volumes else (2, "images")
-        lists = {key: given for key in ("size", "spacing", "patch") if (given := getattr(self, key)) is not None}
-        for key in ("spacing", "window", "patch"):
+        keys = ("size", "resample", "spacing", "patch")
+        lists = {key: given for key in keys if (given := getattr(self, key)) is not None}
+        for key in ("resample", "spacing", "window", "percentiles", "patch"):
             if getattr(self, key) is not None and not volumes:
                 raise ValueError(f"{key} is for volumes, and {self.set} holds images; leave it out")
         for key, given in lists.items():
@@ -108,8 +157,11 @@ class Data(Section):
                 raise ValueError(
                     f"{key} is {list(given)}, and {self.set} holds {what}; give {axes} numbers, one an axis"
                 )
-        if self.window is not None and self.window[0] >= self.window[1]:
-            raise ValueError(f"window is {list(self.window)}; give the lower intensity first, then the higher one")
+        if self.window is not None and self.percentiles is not None:
+            raise ValueError("window and percentiles both say how intensities are scaled; leave one of them out")
+        for key, pair in (("window", self.window), ("percentiles", self.percentiles)):
+            if pair is not None and pair[0] >= pair[1]:
+                raise ValueError(f"{key} is {list(pair)}; give the lower number first, then the higher one")
         if self.size and self.patch and any(part > whole for part, whole in zip(self.patch, self.size, strict=True)):
             raise ValueError(f"patch is {list(self.patch)}, which does not fit into size {list(self.size)}")
         return self

@@ -6,7 +6,18 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["Count", "Fraction", "Positive", "Section", "Several", "Some", "nearest", "several", "some"]
+__all__ = [
+    "Count",
+    "Fraction",
+    "Positive",
+    "Section",
+    "Several",
+    "Some",
+    "nearest",
+    "new_key",
+    "several",
+    "some",
+]
 
 Value = TypeVar("Value")
 Values = TypeVar("Values", bound=tuple[Any, ...])
@@ -55,6 +66,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def new_key(default: Any) -> Any:
+    """Declare a key that dumps leave out at its default, so that results from before it was known keep their names.
+
+    Args:
+        default: The value of the key where a study's file does not give it.
+
+    Example:
+        >>> class Newer(Section):
+        ...     old: int = 1
+        ...     new: int = new_key(2)
+        >>> Newer().model_dump(), Newer(new=3).model_dump()
+        ({'old': 1}, {'old': 1, 'new': 3})
+    """
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]

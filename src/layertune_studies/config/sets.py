@@ -8,7 +8,7 @@ from layertune_studies.errors import DataError
 
 __all__ = ["MNI", "SETS", "DataSet", "require_folder"]
 
-Kind = Literal["medmnist", "decathlon", "images", "volumes"]
+Kind = Literal["medmnist", "decathlon", "images", "volumes", "brains"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DataSet:
 
     Attributes:
         kind: who reads it: MedMNIST's class, MONAI's ``DecathlonDataset``, torchvision's ``ImageFolder`` or MONAI's
-            NIfTI reader.
+            NIfTI reader; ``"brains"`` are made from a template.
         title: what it is.
         source: where it comes from.
         licence: as its authors give it.
@@ -36,6 +36,11 @@ class DataSet:
     folder: str
     classes: tuple[str, ...] | None
     channels: int = 1
+
+    @property
+    def volumes(self) -> bool:
+        """Whether the cases are volumes with label maps, and not images with one label each."""
+        return self.kind in ("decathlon", "volumes", "brains")
 
     def page(self) -> str:
         """What a user without the data needs to know, in one paragraph."""
@@ -144,6 +149,18 @@ SETS: dict[str, DataSet] = {
         "nsclc_radiomics",
         ("background", "tumour"),
     ),
+    "mni152": DataSet(
+        "brains",
+        "Brains made from the MNI152 template: deformed, with the contrast, bias field, blur and noise of a scan",
+        "the package nilearn, which brings the template",
+        "the template may be used for any purpose, with its copyright notice (McConnell Brain Imaging Centre)",
+        "none, since the cases are made",
+        "",
+        ("background", "grey matter", "white matter"),
+    ),
+    "decathlon": DataSet(
+        "decathlon", "A task of the Medical Segmentation Decathlon", MSD, "CC BY-SA 4.0", DECATHLON, "task", None
+    ),
     "images": DataSet(
         "images", "A folder of images", ANY, ANY, IMAGES.format("any names,"), "images", None, channels=3
     ),
@@ -152,7 +169,7 @@ SETS: dict[str, DataSet] = {
 
 
 def require_folder(name: str, root: Path | None, folder: str | None = None) -> Path:
-    """Where a data set lies.
+    """Return the folder of a data set, or an empty path for a set that is made.
 
     Args:
         name: of the set.
@@ -164,6 +181,8 @@ def require_folder(name: str, root: Path | None, folder: str | None = None) -> P
     """
     known = SETS[name]
     below = folder or known.folder
+    if not below:
+        return Path()
     if root is None:
         raise DataError(f"no folder of data was given; use --root DIR or LAYERTUNE_DATA. {known.page()}")
     if not (root / below).exists():

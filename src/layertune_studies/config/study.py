@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from layertune.layers.depth import Granularity
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, MethodConfig, Rates
-from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest
+from layertune_studies.config.pretraining import Pretraining
+from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest, new_key
 from layertune_studies.errors import StudyError
 
-__all__ = ["Budget", "Data", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study", "nearest"]
+__all__ = ["Budget", "Data", "Loss", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study", "nearest"]
 
 
 class Network(Section):
@@ -30,36 +31,6 @@ class Network(Section):
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     granularity: Granularity = "block"
     depth: Literal["I1", "I2"] = "I1"
-
-
-class Pretraining(Section):
-    """Where the weights come from.
-
-    Attributes:
-        weights: a file of weights, or the name of known ones; ``None`` with no task: random weights.
-        task: what the network is pre-trained on here, once for the study: ``"digits"`` (scikit-learn's handwritten
-            digits, brought to the size of the images), ``"inverted"`` (other cases of the data set, their intensities
-            inverted), ``"genesis"`` (other cases, without their labels: deformed volumes are restored).
-        cases: of the task.
-        steps: of the task.
-        batch: of the task.
-        lr: highest rate of the task, in one cycle.
-        seed: of the task.
-    """
-
-    weights: str | None = None
-    task: Literal["digits", "inverted", "genesis"] | None = None
-    cases: Count = 100
-    steps: Count = 200
-    batch: Count = 16
-    lr: Positive = 5e-3
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Pretraining":
-        if self.weights is not None and self.task is not None:
-            raise ValueError("pretraining takes weights from a file or from a task, not from both; leave one out")
-        return self
 
 
 class Optimizer(Section):
@@ -97,6 +68,20 @@ class Budget(Section):
     batch: Count = 16
 
 
+class Loss(Section):
+    """The loss of a segmentation: Dice loss plus cross-entropy.
+
+    Attributes:
+        background_dice: Whether the background counts as a class of the Dice loss.
+        background_weight: Weight of the background in the cross-entropy, where every other class has 1.
+        batch_dice: Whether Dice is computed over all cases of a batch together, and not case by case.
+    """
+
+    background_dice: bool = True
+    background_weight: Positive = 1.0
+    batch_dice: bool = False
+
+
 class Study(Section):
     """All that the results of a study depend on, and how they are shown.
 
@@ -117,6 +102,8 @@ class Study(Section):
         compare: the methods, by name, that count as baselines for the paired tests; by default all without meta.
         keep_networks: whether trained weights are kept, for figures of feature maps.
         threads: of torch.
+        loss: The loss, if the cases are volumes; for images it is the cross-entropy.
+        seed: Seed of all random choices beside that of each trial; by default trials depend on their own seed alone.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -135,6 +122,8 @@ class Study(Section):
     compare: Several[str] | None = None
     keep_networks: bool = False
     threads: Count = 1
+    loss: Loss = new_key(Loss())
+    seed: Annotated[int, Field(ge=0)] | None = new_key(None)
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Study":

@@ -1,9 +1,8 @@
-"""Batches of a trial: each a function of the seed and the step alone, so that all methods see the same ones."""
+"""Random batches, each of which depends on its key alone, so that all methods of a study see the same ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from monai.transforms import (
     Compose,
     RandFlipd,
@@ -13,47 +12,80 @@ from monai.transforms import (
     RandSpatialCropd,
 )
 
-from layertune_studies.config.study import Data
-from layertune_studies.data.case import Batch, batch_of
-from layertune_studies.data.cases import LabelledCases
+from layertune_studies.config.data import Augment, Data
+from layertune_studies.data.case import Batch, Case, batch_of
 
-__all__ = ["batches"]
+__all__ = ["META", "PRETRAINING", "TRAINING", "augmentation", "batch_key", "batch_maker"]
 
-TRAINING, META = 0, 1
+TRAINING, META, PRETRAINING = 0, 1, 2
 
 
-def batches(
-    drawn: LabelledCases, data: Data, *, task: str, batch: int, seed: int, device: torch.device
-) -> tuple[Callable[[int], Batch], Callable[[int], Batch]]:
-    """The training batch and the meta batch of a step.
+def batch_key(study_seed: int | None, seed: int, purpose: int, step: int) -> tuple[int, ...]:
+    """Return the key of a batch.
 
     Args:
-        drawn: the labelled cases of the seed.
-        data: how they are augmented and cropped; meta batches are cropped only.
-        task: ``"classification"`` or ``"segmentation"``.
-        batch: cases in each.
-        seed: of the trial.
-        device: where they are wanted.
+        study_seed: The seed of the study, or None where it has none.
+        seed: The seed of the trial.
+        purpose: ``TRAINING`` or ``META``.
+        step: The step of the trial, from 0.
     """
-    keys = ("image",) if task == "classification" else ("image", "label")
-    crop = [] if data.patch is None else [RandSpatialCropd(keys, roi_size=data.patch, random_size=False)]
-    change: list[Any] = _changes(keys) if data.augment else []
-
-    def make(stream: int, cases: Any, transforms: list[Any]) -> Callable[[int], Batch]:
-        def one(step: int) -> Batch:
-            augment = Compose(transforms) if transforms else None
-            image, label = batch_of(cases, batch, key=(seed, stream, step), augment=augment)
-            return image.to(device), label.to(device)
-
-        return one
-
-    return make(TRAINING, drawn.train, [*crop, *change]), make(META, drawn.meta, crop)
+    return (seed, purpose, step) if study_seed is None else (study_seed, purpose, step, seed)
 
 
-def _changes(keys: tuple[str, ...]) -> list[Any]:
+def batch_maker(
+    cases: Sequence[Case],
+    data: Data,
+    *,
+    count: int,
+    key: Callable[[int], tuple[int, ...]],
+    augment: bool,
+    hold: int = 0,
+) -> Callable[[int], Batch]:
+    """Return a function that makes the batch of a step.
+
+    Args:
+        cases: The cases to choose from.
+        data: The data section of the study, which says how batches are cropped and augmented.
+        count: The number of cases in a batch.
+        key: Returns the key of a step's batch.
+        augment: Whether batches are augmented; without it they are cropped only.
+        hold: Bytes of batches that stay in memory, for those who ask for the same steps again. Default: none.
+    """
+    transforms = _transforms(cases, data, augment=augment)
+    held: dict[int, Batch] = {}
+    free = hold
+
+    def batch(step: int) -> Batch:
+        nonlocal free
+        if step in held:
+            return held[step]
+        made = batch_of(cases, count, key=key(step), augment=transforms)
+        free -= sum(tensor.nbytes for tensor in made)
+        if free > 0:
+            held[step] = made
+        return made
+
+    return batch
+
+
+def augmentation(strength: Augment, keys: Sequence[str] = ("image", "label")) -> list[Any]:
+    """Return the transforms that a training image goes through, with its label map if it has one.
+
+    Args:
+        strength: How strong each change is.
+        keys: ``("image",)`` for images without label maps, whose left and right lie along the second axis.
+    """
     return [
-        RandFlipd(keys, prob=0.5, spatial_axis=0 if "label" in keys else 1),
-        RandScaleIntensityd("image", prob=0.5, factors=0.2),
-        RandShiftIntensityd("image", prob=0.5, offsets=0.2),
-        RandGaussianNoised("image", prob=0.5, std=0.1),
+        RandFlipd(keys, prob=strength.flip, spatial_axis=0 if "label" in keys else 1),
+        RandScaleIntensityd("image", prob=0.5, factors=strength.contrast),
+        RandShiftIntensityd("image", prob=0.5, offsets=strength.brightness),
+        RandGaussianNoised("image", prob=0.5, std=strength.noise),
     ]
+
+
+def _transforms(cases: Sequence[Case], data: Data, *, augment: bool) -> Compose | None:
+    keys = ("image", "label") if cases[0].label.ndim else ("image",)
+    steps = [] if data.patch is None else [RandSpatialCropd(keys, roi_size=data.patch, random_size=False)]
+    if augment and data.augment:
+        steps += augmentation(Augment() if data.augment is True else data.augment, keys)
+    return Compose(steps) if steps else None

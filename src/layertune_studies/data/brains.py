@@ -61,9 +61,11 @@ class Contrast:
     spread: float = 0.05
 
 
+SIZE = (40, 48, 40)
 # Relative signal of a T1- and a T2-weighted spin echo image at 1.5 T.
 SOURCE = Contrast(csf=0.25, grey=0.6, white=0.9)
 TARGET = Contrast(csf=1.0, grey=0.65, white=0.45)
+CONTRASTS = {"t1": SOURCE, "t2": TARGET}
 FIELD_OF_VIEW = (168, 196, 168)  # mm, around the template's brain of 144 x 183 x 156
 
 

@@ -119,13 +119,19 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         validation[: data.validation],
         test[: data.test],
         classes,
-        "classification" if found.kind in ("medmnist", "images") else "segmentation",
+        "segmentation" if found.volumes else "classification",
         (first.image.shape[0], *(data.patch or first.image.shape[1:])),
     )
 
 
 def draw(
-    cases: Cases, labelled: int | Literal["all"], *, seed: int, reserved: int = 0, holdout: float | None = None
+    cases: Cases,
+    labelled: int | Literal["all"],
+    *,
+    seed: int,
+    reserved: int = 0,
+    holdout: float | None = None,
+    disjoint: bool = False,
 ) -> LabelledCases:
     """The labelled cases of a seed: drawn from the training cases, each at most once.
 
@@ -135,6 +141,7 @@ def draw(
         seed: which.
         reserved: so many training cases were pre-trained on, and are left out.
         holdout: share of the labelled cases that meta batches alone see.
+        disjoint: Whether the seeds take their cases one after the other, so that no two of them share a case.
 
     Raises:
         DataError: there are not as many, or a share of them is no case.
@@ -144,8 +151,13 @@ def draw(
     if not 0 < count <= there:
         told = f", after {reserved} for pre-training" if reserved else ""
         raise DataError(f"{count} labelled cases were asked for, and there are {there} training cases{told}")
-    order = np.random.RandomState(seed).permutation(there)[:count]
-    numbers = [reserved + int(index) for index in order]
+    if disjoint and (seed + 1) * count > there:
+        raise DataError(
+            f"{seed + 1} seeds with {count} labelled cases of their own each need {(seed + 1) * count} training cases, "
+            f"and there are {there}; ask for fewer, or use draw: random"
+        )
+    order = np.arange(there)[seed * count :] if disjoint else np.random.RandomState(seed).permutation(there)
+    numbers = [reserved + int(index) for index in order[:count]]
     held = round(count * holdout) if holdout else 0
     if holdout and not 0 < held < count:
         raise DataError(f"a holdout of {holdout:g} of {count} labelled cases leaves a part with no case")

@@ -14,20 +14,22 @@ from monai.transforms import (
     EnsureChannelFirstd,
     LoadImaged,
     NormalizeIntensityd,
+    Resized,
     ResizeWithPadOrCropd,
     ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
     Spacingd,
     SpatialPadd,
 )
-from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from layertune_studies.config.sets import DataSet
 from layertune_studies.config.study import Data
-from layertune_studies.data.case import Case
+from layertune_studies.data.brains import CONTRASTS, SIZE, make_brain, tissue_maps
+from layertune_studies.data.case import Case, plain_tensor, seed_from
 from layertune_studies.errors import DataError
 
-__all__ = ["read_decathlon", "read_images", "read_medmnist", "read_volumes"]
+__all__ = ["read_brains", "read_decathlon", "read_images", "read_medmnist", "read_volumes"]
 
 Parts = tuple[list[int], list[int], list[int]]
 Read = tuple[Callable[[int], Case], list[Path], Parts | None]
@@ -141,6 +143,22 @@ def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
     return case, images, None
 
 
+def read_brains(data: Data, place: Path, found: DataSet) -> Read:
+    """Make brains from the MNI152 template; the number of a brain says its shape, whatever its contrast."""
+    assert data.split.counts is not None
+    x, y, z = data.size or SIZE
+    maps, contrast = tissue_maps((x, y, z)), CONTRASTS[data.contrast or "t2"]
+    last_steps = Compose(_last_steps(data))
+    first, second, third = np.cumsum(data.split.counts).tolist()
+
+    def case(number: int) -> Case:
+        made = last_steps(vars(make_brain(maps, contrast, seed=seed_from(data.split.seed, number))))
+        return Case(plain_tensor(made["image"]), plain_tensor(made["label"]))
+
+    parts = list(range(first)), list(range(first, second)), list(range(second, third))
+    return case, [place / f"brain {number} of {found.kind}" for number in range(third)], parts
+
+
 def _volume_transform(data: Data) -> Any:
     scaled = (
         NormalizeIntensityd(keys="image", channel_wise=True)
@@ -155,7 +173,16 @@ def _volume_transform(data: Data) -> Any:
         steps.append(ResizeWithPadOrCropd(keys=KEYS, spatial_size=data.size))
     elif data.patch is not None:
         steps.append(SpatialPadd(keys=KEYS, spatial_size=data.patch))
-    return Compose(steps)
+    return Compose([*steps, *_last_steps(data)])
+
+
+def _last_steps(data: Data) -> list[Any]:
+    steps: list[Any] = []
+    if data.resample is not None:
+        steps.append(Resized(KEYS, data.resample, mode=("area", "nearest-exact")))
+    if data.percentiles is not None:
+        steps.append(ScaleIntensityRangePercentilesd("image", *data.percentiles, b_min=0.0, b_max=1.0, clip=True))
+    return steps
 
 
 def _volume(read: Callable[[], Any], path: Path) -> Case:
@@ -163,7 +190,7 @@ def _volume(read: Callable[[], Any], path: Path) -> Case:
         case = read()
     except RuntimeError as error:  # MONAI's, whatever its transforms met
         raise DataError(f"{path} or its label cannot be read: {error.__cause__ or error}; mend the files") from error
-    image, label = (convert_to_tensor(case[key], track_meta=False) for key in KEYS)
+    image, label = (plain_tensor(case[key]) for key in KEYS)
     return Case(image.float(), label.round().to(torch.int16))
 
 

@@ -27,6 +27,8 @@ def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int
         >>> [len(part) for part in parts], {paths[number][:8] for number in parts[2]}
         ([4, 2, 2], {'patient2'})
     """
+    if split.counts is not None:
+        return _dealt(len(paths), split.counts, split.seed)
     groups: dict[str, list[int]] = {}
     for number, path in enumerate(paths):
         groups.setdefault(_group(path, split.group), []).append(number)
@@ -41,6 +43,14 @@ def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int
     validation = (split.fold + 1) % split.folds
     rest = [number for part, fold in enumerate(folds) if part not in (split.fold, validation) for number in fold]
     return rest, folds[validation], folds[split.fold]
+
+
+def _dealt(count: int, counts: tuple[int, int, int], seed: int) -> tuple[list[int], list[int], list[int]]:
+    if count < sum(counts):
+        raise DataError(f"data.split.counts asks for {sum(counts)} cases, and there are {count}; ask for fewer")
+    order = np.random.RandomState(seed).permutation(count).tolist()
+    first, second, third = np.cumsum(counts).tolist()
+    return order[:first], order[first:second], order[second:third]
 
 
 def _group(path: str, pattern: str | None) -> str:

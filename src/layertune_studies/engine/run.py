@@ -88,7 +88,14 @@ def _require_fitting(context: StudyContext) -> None:
     """
     study = context.study
     for labelled in study.data.labelled:
-        draw(context.cases, labelled, seed=0, reserved=reserved_cases(study), holdout=study.data.holdout)
+        draw(
+            context.cases,
+            labelled,
+            seed=study.seeds - 1,
+            reserved=reserved_cases(study),
+            holdout=study.data.holdout,
+            disjoint=study.data.draw == "disjoint",
+        )
     for setting in {trial.setting: None for trial in context.trials}:
         policy_of(setting)(context.layers)
 

@@ -5,26 +5,27 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from sys import stderr
 from typing import Any, Literal
 
 import torch
-from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from layertune import LayerMap
 from layertune_studies.config.methods import Method, Scratch
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Study
-from layertune_studies.data.batches import batches
+from layertune_studies.data.batches import META, TRAINING, batch_key, batch_maker
+from layertune_studies.data.case import Batch, Case
 from layertune_studies.data.cases import Cases, draw, load_cases
 from layertune_studies.errors import StudyError
 from layertune_studies.training.loop import Task, Training
+from layertune_studies.training.loss import make_loss
 from layertune_studies.training.methods import train
 from layertune_studies.training.metrics import evaluate
 from layertune_studies.training.network import adopt_weights, make_network, network_layers
@@ -45,6 +46,8 @@ __all__ = [
 
 Weights = Mapping[str, Tensor]
 TIE = 1e-4  # below one case of ten thousand
+PARTS = {"network", "pretraining", "optimizer", "budget", "report", "loss", "seed"}
+HELD_BATCHES = 2**28  # bytes of training batches, and as many of meta batches, that stay in memory
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Trial:
 
     def identity(self, study: Study) -> dict[str, Any]:
         """All that the result depends on; what only concerns other trials or the table is left out."""
-        parts = study.model_dump(mode="json", include={"network", "pretraining", "optimizer", "budget", "report"})
+        parts = study.model_dump(mode="json", include=PARTS)
         parts["data"] = data_identity(study.data)
         method = self.method.model_dump(mode="json", exclude={"title", "lr"})
         choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
@@ -145,7 +148,12 @@ def study_cases(study: Study, root: Path | None) -> Cases:
     Raises:
         DataError: they are not there, or cannot be used.
     """
-    return _cases(study.data.model_dump_json(exclude={"labelled", "holdout", "augment"}), root)
+    return _cases(_data_of_cases(study.data), root)
+
+
+def _data_of_cases(data: Data) -> str:
+    """Return the part of the data section that says which cases there are, as a key."""
+    return data.model_dump_json(exclude={"labelled", "holdout", "augment", "reserved", "draw"})
 
 
 @lru_cache(maxsize=2)
@@ -220,7 +228,10 @@ def training_of(
     assert trial.lr is not None
     torch.set_num_threads(study.threads)
     cases = study_cases(study, root)
-    drawn = draw(cases, trial.labelled, seed=trial.seed, reserved=reserved_cases(study), holdout=study.data.holdout)
+    data = study.data.model_dump_json()
+    batch, meta_batch, count = _batches(
+        data, root, trial.labelled, trial.seed, study.seed, study.budget.batch, reserved_cases(study)
+    )
     torch.manual_seed(trial.seed)
     scratch = isinstance(trial.method, Scratch)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
@@ -228,14 +239,45 @@ def training_of(
     if weights is not None and not scratch:
         adopt_weights(network, weights)
     network.to(device())
-    batch, meta_batch = batches(
-        drawn, study.data, task=cases.task, batch=study.budget.batch, seed=trial.seed, device=device()
+    task = Task(lambda step: _on_device(batch(step)), lambda step: _on_device(meta_batch(step)), ())
+    epoch_steps = math.ceil(count / study.budget.batch)
+    loss = make_loss(study, cases).to(device())
+    return Training(study, network, layers, task, loss, epoch_steps, trial.lr, tell)
+
+
+@lru_cache(maxsize=1)
+def _batches(
+    data: str,
+    root: Path | None,
+    labelled: int | Literal["all"],
+    seed: int,
+    study_seed: int | None,
+    count: int,
+    reserved: int,
+) -> tuple[Callable[[int], Batch], Callable[[int], Batch], int]:
+    """Return what makes training and meta batches, and the number of training cases.
+
+    The trials of a seed, which run one after the other, all see the same batches, so that each is made once.
+    """
+    config = Data.model_validate_json(data)
+    cases = draw(
+        _cases(_data_of_cases(config), root),
+        labelled,
+        seed=seed,
+        reserved=reserved,
+        holdout=config.holdout,
+        disjoint=config.draw == "disjoint",
     )
-    loss: nn.Module = (
-        nn.CrossEntropyLoss() if cases.task == "classification" else DiceCELoss(to_onehot_y=True, softmax=True)
-    )
-    epoch_steps = math.ceil(len(drawn.train) / study.budget.batch)
-    return Training(study, network, layers, Task(batch, meta_batch, ()), loss, epoch_steps, trial.lr, tell)
+
+    def maker(part: Sequence[Case], purpose: int) -> Callable[[int], Batch]:
+        key = partial(batch_key, study_seed, seed, purpose)
+        return batch_maker(part, config, count=count, key=key, augment=purpose == TRAINING, hold=HELD_BATCHES)
+
+    return maker(cases.train, TRAINING), maker(cases.meta, META), len(cases.train)
+
+
+def _on_device(batch: Batch) -> Batch:
+    return batch[0].to(device()), batch[1].to(device())
 
 
 def _scores(study: Study, cases: Cases, network: nn.Module) -> dict[str, Any]:

@@ -89,6 +89,26 @@ def test_a_window_of_intensities(tmp_path: Path) -> None:
     assert (float(case.image.min()), float(case.image.max())) == (0, 1)
 
 
+def test_volumes_are_resampled_and_scaled_between_percentiles(tmp_path: Path) -> None:
+    config = {"set": "volumes", "classes": 2, "resample": [4, 6, 8], "percentiles": [5, 95], "split": {"folds": 3}}
+    cases = load_cases(Data.model_validate(config), volumes(tmp_path))
+    case = cases.train[0]
+    assert case.image.shape == case.label.shape == cases.shape == (1, 4, 6, 8)
+    assert (float(case.image.min()), float(case.image.max())) == (0, 1)
+    assert case.label.unique().tolist() == [0, 1]
+
+
+def test_brains_are_made_as_counted_and_look_alike_in_another_contrast() -> None:
+    config = {"set": "mni152", "size": [16, 24, 16], "split": {"counts": [3, 2, 1]}}
+    cases, others = (load_cases(Data.model_validate(config | more), None) for more in ({}, {"contrast": "t1"}))
+    assert [len(part) for part in (cases.train, cases.validation, cases.test)] == [3, 2, 1]
+    assert (cases.classes, cases.task, cases.shape) == (3, "segmentation", (1, 16, 24, 16))
+    assert len({case.image.numpy().tobytes() for case in (*cases.train, *cases.validation, *cases.test)}) == 6
+    for one, other in zip(cases.train, others.train, strict=True):
+        assert one.label.equal(other.label)
+        assert not one.image.equal(other.image)
+
+
 def test_all_classes_but_the_first_may_count_as_one(tmp_path: Path) -> None:
     write_images(tmp_path)
     cases = load_cases(data(binary=True), tmp_path)
@@ -115,6 +135,15 @@ def test_the_folds_test_every_case_once() -> None:
     assert sorted(chain(*tests)) == list(range(11))
 
 
+def test_counts_deal_out_the_shuffled_cases() -> None:
+    paths = [f"{number}.png" for number in range(11)]
+    parts = split_cases(paths, Split(counts=(4, 2, 3), seed=1))
+    assert [len(part) for part in parts] == [4, 2, 3]
+    assert [*chain(*parts)] == np.random.RandomState(1).permutation(11)[:9].tolist()
+    with pytest.raises(DataError, match="asks for 12 cases, and there are 11; ask for fewer"):
+        split_cases(paths, Split(counts=(9, 2, 1)))
+
+
 def made(count: int) -> Cases:
     cases = LazyCases(lambda number: Case(torch.full((1, 2, 2), float(number)), torch.tensor(0)), range(count))
     return Cases(cases, cases[:1], cases[:1], 2, "classification", (1, 2, 2))
@@ -127,6 +156,13 @@ def test_a_seed_draws_its_cases_once_and_leaves_those_alone_that_were_pretrained
     assert min(numbers) >= 10
     assert [int(case.image[0, 0, 0]) for case in draw(made(20), 6, seed=1, reserved=10).train] == numbers
     assert [int(case.image[0, 0, 0]) for case in draw(made(20), 6, seed=2, reserved=10).train] != numbers
+
+
+def test_disjoint_seeds_share_no_case() -> None:
+    drawn = [draw(made(20), 4, seed=seed, reserved=10, disjoint=True).train for seed in (0, 1)]
+    assert [[int(case.image[0, 0, 0]) for case in cases] for cases in drawn] == [[10, 11, 12, 13], [14, 15, 16, 17]]
+    with pytest.raises(DataError, match="3 seeds with 4 labelled cases of their own each need 12 training cases"):
+        draw(made(20), 4, seed=2, reserved=10, disjoint=True)
 
 
 def test_a_holdout_is_for_meta_batches_alone() -> None:
