@@ -1,7 +1,7 @@
 """The methods that a study compares: what each can be told."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ __all__ = [
     "Last",
     "LastThenAll",
     "LayerWiseMethod",
+    "Loop",
     "MetaLRMethod",
     "Method",
     "MethodConfig",
@@ -27,19 +28,25 @@ __all__ = [
     "Scratch",
     "Section",
     "UNet",
+    "Untuned",
 ]
 
 Rates: TypeAlias = Several[Positive]
+Loop: TypeAlias = Literal["torch", "lightning", "nnunet"]
+LOOPS: tuple[Loop, ...] = ("torch", "lightning", "nnunet")
 
 
 class Method(Section):
     """What all methods share.
 
     Attributes:
+        loops: The loops that can train by the method.
         title: for tables, and to tell apart two methods of one kind.
         lr: rates to choose from: ``"grid"`` (the study's), ``"tuned"`` (the one that the flat rate chose on the same
             seed and labelled cases) or a list of its own.
     """
+
+    loops: ClassVar[tuple[Loop, ...]] = ("torch",)
 
     kind: str
     title: str | None = None
@@ -56,21 +63,32 @@ class Method(Section):
         return False
 
 
+class Untuned(Method):
+    """The pre-trained network as it is, without any fine-tuning."""
+
+    kind: Literal["untuned"]
+    lr: Literal["grid", "tuned"] | Rates = (1.0,)
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
+
+
 class Flat(Method):
     """All layers at one rate."""
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["flat"]
 
 
 class Scratch(Method):
     """All layers at one rate, from random weights."""
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["scratch"]
 
 
 class Last(Method):
     """The last layer alone."""
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["last"]
 
 
@@ -81,6 +99,7 @@ class LayerWiseMethod(Method):
         first: values of k; by default all, from d downwards.
     """
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["layer-wise"]
     first: Several[int] | None = None
 
@@ -93,6 +112,7 @@ class BiDirectionalMethod(Method):
         search: ``"grid"``: all of them to the end; or ``"halving"``: successive halving, a fifth of the passes.
     """
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["bi-directional"]
     settings: Several[tuple[int, int]] | None = None
     search: Literal["grid", "halving"] = "grid"
@@ -130,6 +150,7 @@ class UNet(Method):
             in ``top-down-2``; by default all.
     """
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["unet"]
     schemes: Several[str] | None = None
 
@@ -210,6 +231,7 @@ class MetaLRMethod(Method):
         max_change: largest factor of one adaptation; ``.inf`` for none.
     """
 
+    loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["metalr"]
     mode: Literal["exact", "every", "streaming"] = "exact"
     every: Annotated[int, Field(ge=2)] = 10
@@ -233,6 +255,12 @@ class MetaLRMethod(Method):
             raise ValueError(f"max_lr is {self.max_lr:g}, and has to be above min_lr, {self.min_lr:g}")
         return self
 
+    def learner_options(self) -> dict[str, Any]:
+        """Return the arguments of ``layertune.MetaLR``."""
+        options = self.model_dump(include={"hyper_lr", "rule", "min_lr", "max_lr", "max_change"})
+        every = self.every if self.mode == "every" else 1
+        return {**options, "every": every, "streaming": self.mode == "streaming"}
+
     @property
     def name(self) -> str:
         """What the method is called."""
@@ -245,7 +273,8 @@ class MetaLRMethod(Method):
 
 
 MethodConfig: TypeAlias = Annotated[
-    Flat
+    Untuned
+    | Flat
     | Scratch
     | Last
     | LayerWiseMethod
@@ -261,6 +290,7 @@ MethodConfig: TypeAlias = Annotated[
     Field(discriminator="kind"),
 ]
 METHOD_KINDS: dict[str, type[Method]] = {
+    "untuned": Untuned,
     "flat": Flat,
     "scratch": Scratch,
     "last": Last,

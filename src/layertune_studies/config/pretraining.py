@@ -24,7 +24,7 @@ class Pretraining(Section):
         steps: The number of steps of the task.
         batch: The number of cases in a batch of the task.
         lr: The highest learning rate of the task.
-        optimizer: The optimizer of the task, ``"adamw"`` or ``"adam"``.
+        optimizer: The optimizer of the task, ``"adamw"``, ``"adam"``, or ``"sgd"`` with a momentum of 0.9.
         schedule: How the learning rate changes: ``"one-cycle"`` (up and down again) or ``"cosine"`` (down to 0).
         cycle: The number of steps of the one cycle; by default one more than ``steps``.
         early: Stop after this part of the steps, as 8 for an eighth; the schedule stays that of all steps.
@@ -39,7 +39,7 @@ class Pretraining(Section):
     steps: Count = 200
     batch: Count = 16
     lr: Positive = 5e-3
-    optimizer: Literal["adamw", "adam"] = new_key("adamw")
+    optimizer: Literal["adamw", "adam", "sgd"] = new_key("adamw")
     schedule: Literal["one-cycle", "cosine"] = new_key("one-cycle")
     cycle: Count | None = new_key(None)
     early: Annotated[int, Field(ge=2)] | None = new_key(None)

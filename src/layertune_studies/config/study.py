@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from layertune.layers.depth import Granularity
 from layertune_studies.config.data import Data, Split
-from layertune_studies.config.methods import METHOD_KINDS, MethodConfig, Rates
+from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
 from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest, new_key
 from layertune_studies.errors import StudyError
@@ -87,6 +87,8 @@ class Study(Section):
 
     Attributes:
         name: fit for a folder's name.
+        loop: Whose training loop trains: ``"torch"``, the study's own; ``"lightning"``, Lightning's Trainer with
+            layertune's callbacks; ``"nnunet"``, nnU-Net with layertune's trainers.
         title: for the table.
         paper: the table or figure that it repeats.
         data: images.
@@ -107,6 +109,7 @@ class Study(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    loop: Loop = new_key("torch")
     title: str = ""
     paper: str = ""
     data: Data
@@ -124,6 +127,14 @@ class Study(Section):
     threads: Count = 1
     loss: Loss = new_key(Loss())
     seed: Annotated[int, Field(ge=0)] | None = new_key(None)
+
+    @model_validator(mode="after")
+    def _loop_has_methods(self) -> "Study":
+        missing = [method.name for method in self.methods if self.loop not in method.loops]
+        if missing:
+            known = ", ".join(kind for kind, method in METHOD_KINDS.items() if self.loop in method.loops)
+            raise ValueError(f"loop {self.loop} cannot train by {missing[0]}; it has the kinds {known}")
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Study":

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from layertune_studies.config.study import Study
 from layertune_studies.engine.trial import Trial
-from layertune_studies.training.methods import steps_of
+from layertune_studies.training.budget import steps_of
 
 __all__ = ["Meter", "study_progress"]
 

@@ -46,7 +46,7 @@ __all__ = [
 
 Weights = Mapping[str, Tensor]
 TIE = 1e-4  # below one case of ten thousand
-PARTS = {"network", "pretraining", "optimizer", "budget", "report", "loss", "seed"}
+PARTS = {"network", "pretraining", "optimizer", "budget", "report", "loop", "loss", "seed"}
 HELD_BATCHES = 2**28  # bytes of training batches, and as many of meta batches, that stay in memory
 
 

@@ -27,8 +27,8 @@ from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial, training_of
 from layertune_studies.errors import StudyError
+from layertune_studies.training.budget import steps_of
 from layertune_studies.training.loop import Training
-from layertune_studies.training.methods import steps_of
 from layertune_studies.training.settings import Setting
 
 __all__ = ["Shape", "app", "correlations", "draw", "measure", "shape_of", "table"]

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -11,12 +12,12 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from layertune import LayerMap, MetaLR, meta_pass, param_groups
+from layertune import LayerMap, LRProfile, MetaLR, freeze, meta_pass, param_groups
 from layertune.policies.policies import Policy
 from layertune_studies.config.study import Study
 from layertune_studies.data.case import Batch, Case
 
-__all__ = ["Log", "Run", "Task", "Trained", "Training", "train_step", "train_steps"]
+__all__ = ["Log", "Part", "Run", "Task", "Trained", "Training", "train_step", "train_steps"]
 
 
 @dataclass
@@ -105,6 +106,16 @@ class Trained:
     lrs: dict[str, float] | None = None
     trials: list[tuple[int, int, float, bool]] | None = None
 
+    def set_profile(self, lrs: dict[str, float], profile: LRProfile | None) -> None:
+        """Record the learned rates.
+
+        Args:
+            lrs: Learning rate of each layer at the end.
+            profile: What was learned over time, or None if nothing was.
+        """
+        self.lrs = lrs
+        self.profile = None if profile is None else asdict(profile)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -188,3 +199,39 @@ def train_steps(training: Training, run: Run, steps: int, trained: Trained) -> N
         training.tell(trained.steps)
         if not math.isfinite(trained.losses[-1]):
             break  # the weights are lost; AutoLR restores the weights of such a trial itself
+
+
+@dataclass
+class Part:
+    """A part of a training: the layers of a policy at one rate, as every method trains that overrides nothing.
+
+    Attributes:
+        training: The network and what it is trained on.
+        method: The method, as the study's file describes it.
+        policy: The layers that are trained.
+        lr: Base learning rate.
+        steps: Number of steps within the budget.
+    """
+
+    training: Training
+    method: Any
+    policy: Policy
+    lr: float
+    steps: int
+
+    def optimizer(self) -> TorchOptimizer:
+        """Make the optimizer."""
+        return self.training.optimizer(self.policy, self.lr)
+
+    def restricted(self, run: Run) -> AbstractContextManager[object]:  # noqa: ARG002 - others need it
+        """Freeze what is not trained, and attach what learns, for the length of the block."""
+        if all(self.policy(self.training.layers)):
+            return nullcontext()
+        return freeze(self.training.network, self.training.layers, self.policy)
+
+    def take_steps(self, run: Run, trained: Trained) -> None:
+        """Take the steps."""
+        train_steps(self.training, run, self.steps, trained)
+
+    def report(self, run: Run, trained: Trained) -> None:
+        """Add what was learned to the outcome."""

@@ -1,7 +1,7 @@
 """How each method trains within its budget: one training, which asks the method for what differs."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +17,10 @@ from layertune import (
     GammaPenalty,
     LastLayer,
     MetaLR,
-    freeze,
     gammas,
     norm_only,
     param_groups,
 )
-from layertune.policies.policies import Policy
 from layertune_studies.config.methods import (
     AlchemyMethod,
     AutoLRMethod,
@@ -33,28 +31,11 @@ from layertune_studies.config.methods import (
     ProdigyMethod,
 )
 from layertune_studies.config.study import Study
-from layertune_studies.training.loop import Run, Trained, Training, train_steps
+from layertune_studies.training.budget import passes_of_step, steps_of
+from layertune_studies.training.loop import Part, Run, Trained, Training, train_steps
 from layertune_studies.training.settings import Setting, policy_of
 
-__all__ = ["passes_of_step", "steps_of", "train"]
-
-
-def passes_of_step(method: Method) -> float:
-    """Return the number of forward and backward passes of a step.
-
-    Example:
-        >>> passes_of_step(MetaLRMethod(kind="metalr", mode="every", every=10))
-        1.1
-    """
-    if not isinstance(method, MetaLRMethod) or method.mode == "streaming":
-        return 1
-    return 2 if method.mode == "exact" else 1 + 1 / method.every
-
-
-def steps_of(study: Study, method: Method) -> int:
-    """Return the number of steps of a method's training within the budget, at least 1."""
-    amount = study.budget.amount
-    return amount if study.budget.unit == "steps" else max(1, int(amount / passes_of_step(method) + 1e-9))
+__all__ = ["train"]
 
 
 def train(training: Training, method: Method, setting: Setting) -> Trained:
@@ -76,62 +57,16 @@ def train(training: Training, method: Method, setting: Setting) -> Trained:
     return trained
 
 
-@dataclass
-class Part:
-    """A part of a training: the layers of a policy at one rate, as every method trains that overrides nothing.
-
-    Attributes:
-        training: The network and what it is trained on.
-        method: The method, as the study's file describes it.
-        policy: The layers that are trained.
-        lr: Base learning rate.
-        steps: Number of steps within the budget.
-    """
-
-    training: Training
-    method: Any
-    policy: Policy
-    lr: float
-    steps: int
-
-    def optimizer(self) -> Optimizer:
-        """Make the optimizer."""
-        return self.training.optimizer(self.policy, self.lr)
-
-    def restricted(self, run: Run) -> AbstractContextManager[object]:  # noqa: ARG002 - others need it
-        """Freeze what is not trained, and attach what learns, for the length of the block."""
-        if all(self.policy(self.training.layers)):
-            return nullcontext()
-        return freeze(self.training.network, self.training.layers, self.policy)
-
-    def take_steps(self, run: Run, trained: Trained) -> None:
-        """Take the steps."""
-        train_steps(self.training, run, self.steps, trained)
-
-    def report(self, run: Run, trained: Trained) -> None:
-        """Add what was learned to the outcome."""
-
-
 class MetaLRPart(Part):
     """All layers at learned rates."""
 
     def restricted(self, run: Run) -> AbstractContextManager[object]:
-        run.metalr = MetaLR(
-            run.optimizer,
-            hyper_lr=self.method.hyper_lr,
-            rule=self.method.rule,
-            min_lr=self.method.min_lr,
-            max_lr=self.method.max_lr,
-            max_change=self.method.max_change,
-            every=self.method.every if self.method.mode == "every" else 1,
-            streaming=self.method.mode == "streaming",
-        )
+        run.metalr = MetaLR(run.optimizer, **self.method.learner_options())
         return nullcontext()
 
     def report(self, run: Run, trained: Trained) -> None:
         assert run.metalr is not None
-        trained.lrs = run.metalr.lrs
-        trained.profile = asdict(run.metalr.profile()) if run.metalr.history else None
+        trained.set_profile(run.metalr.lrs, run.metalr.profile() if run.metalr.history else None)
 
 
 class AutoLRPart(Part):
@@ -265,12 +200,22 @@ PARTS: dict[type[Method], type[Part]] = {
 def _parts(training: Training, method: Method, setting: Setting) -> list[Part]:
     """Return the parts of a method's training, each with an optimizer and a schedule of its own."""
     steps = steps_of(training.study, method)
+    if not steps:
+        return []
     if isinstance(method, LastThenAll):
         first = min(max(1, round(method.share * steps)), steps - 1) if steps > 1 else 1
         head = Part(training, method, LastLayer(), training.lr, first)
         rest = Part(training, method, AllLayers(), training.lr * method.drop, steps - first)
         return [head, rest] if rest.steps else [head]
-    return [PARTS.get(type(method), Part)(training, method, policy_of(setting), training.lr, steps)]
+    return [_part_of(training.study, method)(training, method, policy_of(setting), training.lr, steps)]
+
+
+def _part_of(study: Study, method: Method) -> type[Part]:
+    if study.loop == "lightning":
+        from layertune_studies.training.lightning import LightningPart
+
+        return LightningPart
+    return PARTS.get(type(method), Part)
 
 
 def _head(training: Training, method: NormOnly | AlchemyMethod) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """Pre-training for a study: weights from a file, or from a task that is learned here, once for all trials."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from layertune import map_layers
@@ -76,7 +78,8 @@ def pretrain(study: Study, cases: Cases, root: Path | None, tell: Callable[[int]
 
 
 def _optimizer(network: nn.Module, config: Pretraining) -> tuple[Optimizer, LRScheduler]:
-    optimizer = (Adam if config.optimizer == "adam" else AdamW)(network.parameters(), lr=config.lr)
+    make: Any = {"adamw": AdamW, "adam": Adam, "sgd": partial(SGD, momentum=0.9)}[config.optimizer]
+    optimizer: Optimizer = make(network.parameters(), lr=config.lr)
     if config.schedule == "cosine":
         return optimizer, CosineAnnealingLR(optimizer, config.steps)
     return optimizer, OneCycleLR(optimizer, config.lr, total_steps=config.cycle or config.steps + 1)

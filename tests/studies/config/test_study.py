@@ -30,7 +30,7 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sedes": 3}, r"sedes is no key of a study; did you mean seeds\?; here there are name, title"),
+        ({"sedes": 3}, r"sedes is no key of a study; did you mean seeds\?; here there are name, loop"),
         ({"data": {"set": "pneumoniamnist", "lebelled": [3]}}, r"data.lebelled is no key .*did you mean labelled\?"),
         (
             {"data": {"set": "pneumoniamnist", "split": {"fold": 0, "fild": 1}}},
@@ -44,7 +44,7 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
             {"methods": [{"kind": "metlar"}]},
             r"methods.0: 'metlar' is no kind of method; did you mean metalr\?; there are",
         ),
-        ({"methods": [{"title": "x"}]}, "methods.0: each method says its kind: flat, scratch"),
+        ({"methods": [{"title": "x"}]}, "methods.0: each method says its kind: untuned, flat, scratch"),
         ({"methods": []}, "methods: this list is empty; give at least one"),
         ({"methods": [{"kind": "flat"}, {"kind": "flat"}]}, "two methods are called flat; give one of them a title"),
         (
