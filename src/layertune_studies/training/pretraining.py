@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
@@ -17,6 +17,7 @@ from layertune_studies.config.study import Study
 from layertune_studies.data.batches import PRETRAINING, TRAINING, batch_maker
 from layertune_studies.data.case import Batch, Case, batch_of
 from layertune_studies.data.cases import Cases, LazyCases, load_cases
+from layertune_studies.data.digits import COUNT, DIGITS, digits
 from layertune_studies.errors import StudyError
 from layertune_studies.training.genesis import deformation, restoration_loss
 from layertune_studies.training.loss import make_loss
@@ -26,7 +27,6 @@ __all__ = ["pretrain", "reserved_cases"]
 
 Weights = Mapping[str, Tensor]
 PretrainingTask = tuple[nn.Module, Callable[[int], Batch], Callable[..., Tensor]]
-DIGITS = 10
 
 
 def reserved_cases(study: Study) -> int:
@@ -88,11 +88,13 @@ def _optimizer(network: nn.Module, config: Pretraining) -> tuple[Optimizer, LRSc
 def _digits(study: Study, cases: Cases) -> PretrainingTask:
     if cases.task != "classification" or len(cases.shape) != 3:
         raise StudyError("pretraining.task digits makes images with one label; for volumes take inverted")
-    from layertune_studies.data.digits import digits
-
     config, (channels, *size) = study.pretraining, cases.shape
-    images, labels = (part[: config.cases] for part in digits()[0].tensors)
-    images = interpolate(images, size=size, mode="bilinear", align_corners=False).expand(-1, channels, -1, -1)
+    if config.cases > COUNT:
+        raise StudyError(
+            f"pretraining.cases is {config.cases}, and there are {COUNT} digits to pre-train on; ask for fewer"
+        )
+    images, labels = digits(tuple(size), config.cases)
+    images = images.expand(-1, channels, -1, -1)
     generator = torch.Generator().manual_seed(config.seed)
 
     def batch(_: int) -> Batch:

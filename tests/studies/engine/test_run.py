@@ -394,6 +394,7 @@ def test_a_damaged_result_is_named(root: Path, tmp_path: Path) -> None:
         ({"pretraining": {"task": "inverted", "cases": 2}}, StudyError, "for images take digits"),
         ({"pretraining": {"task": "genesis", "cases": 2}}, StudyError, "task genesis is for volumes"),
         ({"pretraining": {"task": "digits"}}, StudyError, "gives 3 classes, and digits have 10"),
+        ({"pretraining": {"task": "digits", "cases": 1501}}, StudyError, "there are 1500 digits to pre-train on"),
         ({"methods": [{"kind": "layer-wise", "first": [5, 11], "lr": [0.1]}]}, ValueError, "has depths 1 to 10"),
         ({"data": {"set": "pneumoniamnist", "classes": 3, "labelled": [8, 13]}}, DataError, "13 labelled cases"),
     ],
