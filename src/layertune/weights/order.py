@@ -1,157 +1,164 @@
-"""Which tensor of a file is which of a network, told by order and shapes alone; never where there is a doubt."""
+"""Pair the tensors of two naming schemes by order and shape, where nothing is left in doubt."""
 
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-__all__ = ["Shapes", "pair_between", "pair_by_order"]
+from layertune.layers.names import common_path
+from layertune.weights.structure import Leaf, Shapes, Signature, add_statistics, leaves, same_modules
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Names and shapes of a network's tensors, in its order, each shared one once."""
+__all__ = ["ByOrder", "pair_by_order"]
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-FEWEST_MATRICES = 2  # one convolution of a common shape is no evidence
+FEWEST_MATRICES = 2
+"""One convolution of a common shape is no evidence that two networks are the same."""
 
 
-def pair_by_order(ours: Shapes, theirs: Shapes) -> dict[str, str] | None:
+@dataclass(frozen=True, kw_only=True)
+class ByOrder:
+    """What order and shapes say about two naming schemes.
+
+    Attributes:
+        pairs: Name in the network -> name in the file.
+        neighbors: Name in the network -> name in the file, for the first and the last layer next to ``pairs`` whose
+            shapes differ, as those of a first convolution for other input channels. They are no pairs.
+        copies: The paths of the modules of the file that fit equally well, if there are several.
+        doubtful: Whether something fits and it is not sure what belongs to what.
+    """
+
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    neighbors: Mapping[str, str] = field(default_factory=dict)
+    copies: tuple[str, ...] = ()
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive layers of the network that agree with consecutive layers of the file."""
+
+    own: int
+    file: int
+    length: int
+
+    def overlaps(self, other: "_Run") -> bool:
+        own, file = self.own - other.own, self.file - other.file
+        return -self.length < own < other.length or -self.length < file < other.length
+
+    def holds(self, own: int, file: int) -> bool:
+        return own - self.own == file - self.file and 0 <= own - self.own < self.length
+
+
+def pair_by_order(ours: Shapes, theirs: Shapes) -> ByOrder:
     """Pair two naming schemes of one architecture, or of a part of it such as its encoder.
 
-    A part is the whole, the whole without its last module (a head for other classes), or the content of one module. A
-    part of the file that makes up at least half of it, and a part of the network, are paired if their tensors have the
-    same last names (``weight``, ``bias``) and shapes in the same order, if this fits in one way only, and if modules
-    that look alike are told apart by ascending numbers or by the same words on both sides: a ``query`` and a ``key``
-    have equal shapes, and nothing but their names tells which comes first.
+    The longest run of consecutive layers (modules that own tensors) with the same last names (``weight``, ``bias``) and
+    shapes on both sides is taken. It needs to hold at least half of the tensors of the smaller side, and
+
+    - a layer that exists once on each side and so says where the run belongs, unless the run is all but the first and
+      the last layer of both sides;
+    - no such layer elsewhere that would move a part of the run;
+    - the same modules around its tensors, see ``layertune.weights.structure.same_modules``.
 
     Args:
-        ours: the network's.
-        theirs: the file's.
+        ours: The network's tensors.
+        theirs: The file's tensors.
 
     Returns:
-        Name in the network -> name in the file; empty where nothing fits; ``None`` where a doubt remains.
+        The pairs; without pairs where nothing fits or where a doubt remains.
 
     Example:
         >>> ours = {"down.0.weight": (4, 1, 3), "down.1.weight": (8, 4, 3), "head.weight": (2, 8, 1)}
         >>> theirs = {"conv1.weight": (4, 1, 3), "conv2.weight": (8, 4, 3), "fc.weight": (5, 8)}
-        >>> pair_by_order(ours, theirs)
+        >>> pair_by_order(ours, theirs).pairs
         {'down.0.weight': 'conv1.weight', 'down.1.weight': 'conv2.weight'}
     """
-    learned = [name for name in theirs if not _is_statistic(name)]
-    own_parts = _parts([name for name in ours if not _is_statistic(name)], ours)
-    for part in sorted(_parts(learned, theirs), key=len, reverse=True):
-        if 2 * len(part) < len(learned):
-            break
-        fits = [own for own in own_parts if _signature(own, ours) == _signature(part, theirs)]
-        if fits:
-            sure = len(fits) == 1 and _told_apart(fits[0], part, ours, theirs)
-            return _with_statistics(dict(zip(fits[0], part, strict=True)), ours, theirs) if sure else None
-    return {}
-
-
-def pair_between(ours: Shapes, theirs: Shapes, matched: Mapping[str, str]) -> dict[str, str]:
-    """Pair what is left between neighbours that are paired already, where last names and shapes agree.
-
-    Args:
-        ours: the network's.
-        theirs: the file's.
-        matched: name in the network -> name in the file.
-
-    Returns:
-        The new pairs, network -> file.
-
-    Example:
-        >>> ours = {"norm1.weight": (8,), "linear1.weight": (16, 8), "norm2.weight": (8,)}
-        >>> theirs = {"norm1.weight": (8,), "fc1.weight": (16, 8), "norm2.weight": (8,)}
-        >>> pair_between(ours, theirs, {"norm1.weight": "norm1.weight", "norm2.weight": "norm2.weight"})
-        {'linear1.weight': 'fc1.weight'}
-    """
-    own_gaps = _gaps(ours, matched)
-    pairs: dict[str, str] = {}
-    for ends, part in _gaps(theirs, {name: name for name in matched.values()}).items():
-        own = own_gaps.get(ends, [])
-        if _signature(own, ours) == _signature(part, theirs) and _told_apart(own, part, ours, theirs):
-            pairs |= dict(zip(own, part, strict=True))
-    return pairs
-
-
-def _parts(names: Sequence[str], shapes: Shapes) -> list[tuple[str, ...]]:
-    """The whole, the whole without its last module, and each module's content; large enough to be told."""
-    contents: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        for module in _modules_around(name):
-            contents[module].append(name)
-    last = _module_of(names[-1]) if names else ""
-    whole = [tuple(names), tuple(name for name in names if _module_of(name) != last)]
-    parts = dict.fromkeys([*whole, *map(tuple, contents.values())])
-    return [part for part in parts if sum(len(shapes[name]) > 1 for name in part) >= FEWEST_MATRICES]
-
-
-def _told_apart(own: Sequence[str], part: Sequence[str], ours: Shapes, theirs: Shapes) -> bool:
-    return _sure_of_siblings(own, part, ours) and _sure_of_siblings(part, own, theirs)
-
-
-def _sure_of_siblings(names: Sequence[str], partners: Sequence[str], shapes: Shapes) -> bool:
-    """Whether modules of one parent that look alike have ascending numbers, or the same words in their partners."""
-    children: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, name in enumerate(names):
-        for module in _modules_around(name):
-            parent, _, child = module.rpartition(".")
-            children[parent][child].append(index)
-    for siblings in children.values():
-        alike: dict[object, list[str]] = defaultdict(list)
-        for child, indices in siblings.items():
-            alike[_signature([names[index] for index in indices], shapes)].append(child)
-        for group in alike.values():
-            same_words = all(child in partners[index].split(".") for child in group for index in siblings[child])
-            if len(group) > 1 and not (_ascending(group) or same_words):
-                return False
-    return True
-
-
-def _ascending(words: Sequence[str]) -> bool:
-    numbers = [[int(digits) for digits in re.findall(r"\d+", word)] for word in words]
-    return len({re.sub(r"\d+", "#", word) for word in words}) == 1 and all(
-        before < after for before, after in pairwise(numbers)
+    own, file = leaves(list(ours), ours), leaves(list(theirs), theirs)
+    runs = [run for run in _runs(own, file) if _is_evidence(run, own, file)]
+    if not runs:
+        return ByOrder()
+    sizes = [_size(run, own) for run in runs]
+    best = [run for run, size in zip(runs, sizes, strict=True) if size == max(sizes)]
+    if len(best) > 1:
+        return ByOrder(doubtful=True, copies=_copies(best, file))
+    names = _names(own, best[0].own, best[0].length), _names(file, best[0].file, best[0].length)
+    if not (_is_anchored(best[0], own, file) and same_modules(*names, ours, theirs)):
+        return ByOrder(doubtful=True)
+    return ByOrder(
+        pairs=add_statistics(dict(zip(*names, strict=True)), ours, theirs), neighbors=_neighbors(best[0], own, file)
     )
 
 
-def _gaps(shapes: Shapes, anchors: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
-    """Names without an anchor, by the anchors before and after them; what lies outside of all anchors is left."""
-    gaps: dict[tuple[str, str], list[str]] = {}
-    before, gap = None, list[str]()
-    for name in shapes:
-        if name not in anchors:
-            gap.append(name)
-            continue
-        if before is not None and gap:
-            gaps[before, anchors[name]] = gap
-        before, gap = anchors[name], []
-    return gaps
-
-
-def _with_statistics(pairs: Mapping[str, str], ours: Shapes, theirs: Shapes) -> dict[str, str]:
-    """And the running statistics of paired norms, which one side may lack."""
-    found = dict(pairs)
-    for own, their in pairs.items():
-        for statistic in STATISTICS:
-            ends = f"{_module_of(own)}.{statistic}", f"{_module_of(their)}.{statistic}"
-            if ends[0] in ours and ours[ends[0]] == theirs.get(ends[1]):
-                found[ends[0]] = ends[1]
+def _runs(own: Sequence[Leaf], file: Sequence[Leaf]) -> list[_Run]:
+    """Find all runs that cannot be made longer at either end."""
+    places: dict[Signature, list[int]] = defaultdict(list)
+    for index, leaf in enumerate(file):
+        places[leaf.signature].append(index)
+    found: list[_Run] = []
+    lengths: dict[int, int] = {}  # of the runs that end at the last layer of the network: place in the file -> length
+    for index in range(len(own) + 1):
+        here = places.get(own[index].signature, []) if index < len(own) else []
+        longer = {place: lengths.get(place - 1, 0) + 1 for place in here}
+        ended = [(place, length) for place, length in lengths.items() if place + 1 not in longer]
+        found += [_Run(index - length, place + 1 - length, length) for place, length in ended]
+        lengths = longer
     return found
 
 
-def _signature(names: Sequence[str], shapes: Shapes) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name.rpartition(".")[2], shapes[name]) for name in names)
+def _is_evidence(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> bool:
+    matrices = sum(len(shape) > 1 for leaf in own[run.own : run.own + run.length] for _, shape in leaf.signature)
+    smaller = min(sum(len(leaf.names) for leaf in side) for side in (own, file))
+    return matrices >= FEWEST_MATRICES and 2 * _size(run, own) >= smaller
 
 
-def _is_statistic(name: str) -> bool:
-    return name.endswith(STATISTICS)
+def _is_anchored(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> bool:
+    """Whether layers that exist once on each side say that the run belongs where it is, and none says otherwise."""
+    counts = [Counter(leaf.signature for leaf in side) for side in (own, file)]
+    places = {leaf.signature: index for index, leaf in enumerate(file)}
+    once = [
+        (index, places[leaf.signature])
+        for index, leaf in enumerate(own)
+        if all(count[leaf.signature] == 1 for count in counts)
+    ]
+    others = [other for other in _runs(own, file) if other != run and other.overlaps(run)]
+    if any(other.holds(*anchor) for anchor in once for other in others):
+        return False
+    return any(run.holds(*anchor) for anchor in once) or _is_whole(run, len(own), len(file))
 
 
-def _module_of(name: str) -> str:
-    return name.rpartition(".")[0]
+def _is_whole(run: _Run, own: int, file: int) -> bool:
+    """Whether nothing but a first and a last layer lie outside of a run, on both sides alike."""
+    behind = own - run.own - run.length, file - run.file - run.length
+    return run.own == run.file <= 1 and max(behind) <= 1
 
 
-def _modules_around(name: str) -> Iterator[str]:
-    parts = name.split(".")[:-1]
-    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+def _neighbors(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> dict[str, str]:
+    """Pair the file's first layer before a run, and its last one behind it, with those of the network at these places.
+
+    They have the same last names and other shapes, and lie in the network's module that holds the run.
+    """
+    module = common_path(_names(own, run.own, run.length))
+    ends = []
+    if run.file == 1 and run.own >= 1:
+        ends.append((own[run.own - 1], file[0]))
+    if len(file) - run.file - run.length == 1 and run.own + run.length < len(own):
+        ends.append((own[run.own + run.length], file[-1]))
+    return {
+        name: partner
+        for a, b in ends
+        if [name for name, _ in a.signature] == [name for name, _ in b.signature]
+        and common_path([*a.names, module]) == module
+        for name, partner in zip(a.names, b.names, strict=True)
+    }
+
+
+def _copies(runs: Sequence[_Run], file: Sequence[Leaf]) -> tuple[str, ...]:
+    if len({run.own for run in runs}) > 1:
+        return ()
+    return tuple(common_path(_names(file, run.file, run.length)) for run in runs)
+
+
+def _names(side: Sequence[Leaf], start: int, length: int) -> list[str]:
+    return [name for leaf in side[start : start + length] for name in leaf.names]
+
+
+def _size(run: _Run, own: Sequence[Leaf]) -> int:
+    return sum(len(leaf.names) for leaf in own[run.own : run.own + run.length])

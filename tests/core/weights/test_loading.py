@@ -1,12 +1,14 @@
 """Pre-trained weights: pairs of networks and files as people have them, and files that are no weights."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from monai.networks.nets import SegResNet, SwinUNETR, UNet, resnet10
+from monai.networks.nets import SegResNet, SwinUNETR, UNet, ViT, resnet10
 from torch import Tensor, nn
 
 from layertune import WeightsError, load_weights
@@ -116,7 +118,7 @@ def test_the_encoder_of_self_supervised_swin_goes_into_swin_unetr() -> None:
     assert loaded.by_order
     assert all("mlp.linear" in name for name in loaded.by_order)
     assert set(loaded.unused) == {"rotation_head.weight", "rotation_head.bias"}
-    assert loaded.missing["encoder1.layer.conv1.conv.weight"] == "missing in file"
+    assert loaded.missing["encoder1.layer.conv1.conv.weight"] == "not in the file"
 
 
 def test_a_residual_encoder_with_another_classifier() -> None:
@@ -160,7 +162,10 @@ def test_another_naming_scheme_of_the_whole_architecture_is_told_by_order() -> N
     for ours, theirs in loaded.matched.items():
         assert torch.equal(target.state_dict()[ours], source.state_dict()[theirs.removeprefix("module.")])
     assert loaded.matched["encoder64.convolutions.0.bn1.running_mean"] == "module.down_tr64.ops.0.bn1.running_mean"
-    assert loaded.missing == dict.fromkeys(("head.final_conv.weight", "head.final_conv.bias"), "missing in file")
+    assert loaded.missing == {
+        "head.final_conv.weight": "shape (1, 8, 1, 1, 1) against (3, 8, 1, 1, 1)",
+        "head.final_conv.bias": "shape (1,) against (3,)",
+    }
     assert set(loaded.by_order) == set(loaded.matched)
 
 
@@ -256,3 +261,49 @@ def test_the_report_is_plain_data() -> None:
     found: dict[str, Any] = loaded.as_dict()
     assert set(found) == {"matched", "missing", "unused", "by_order", "prefix"}
     assert found["matched"]["encoder.stages.0.0.convs.0.conv.bias"] == "encoder.stages.0.0.convs.0.conv.bias"
+
+
+def test_a_transformer_of_another_order_within_blocks_is_never_off_by_one_block() -> None:
+    """MONAI 1.3 lists mlp, norm1, attn, norm2; timm norm1, attn, norm2, mlp."""
+    source = ViT(3, (32, 32), (16, 16), 192, 768, 12, 3, spatial_dims=2, classification=True)
+    file = {name: tensor for name, tensor in source.state_dict().items() if "norm_cross_attn" not in name}
+    target = timm.create_model("vit_tiny_patch16_224")
+    loaded = load_weights(target, file)
+    assert all(own.split(".")[1] == name.split(".")[1] for own, name in loaded.matched.items() if "blocks" in own)
+    for block, theirs in zip(target.blocks, source.blocks, strict=True):
+        assert torch.equal(block.mlp.fc1.weight, theirs.mlp.linear1.weight)
+        assert torch.equal(block.attn.qkv.weight, theirs.attn.qkv.weight)
+    reason = "ambiguous: it may be blocks.7.attn.out_proj.weight of the file"
+    assert loaded.missing["blocks.7.attn.proj.weight"] == reason
+    assert "ambiguous" in loaded.unused["blocks.7.attn.out_proj.weight"]
+
+
+LITE = "tf_efficientnet_lite0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ({}, set()),
+        ({"features_only": True}, set()),
+        ({"in_chans": 1}, {"conv_stem.weight"}),
+        ({"in_chans": 1, "features_only": True}, {"conv_stem.weight"}),
+        ({"in_chans": 1, "num_classes": 3}, {"conv_stem.weight", "classifier.weight", "classifier.bias"}),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "encoder.model."])
+def test_the_stem_is_not_lost_by_order(arguments: dict[str, Any], left: set[str], prefix: str) -> None:
+    """Names like those of ImageNet's EfficientNet-Lite0 file; the prefix is segmentation_models_pytorch's."""
+    source = timm.create_model(LITE).state_dict()
+    file = {re.sub(r"([a-z]\w*)\.", lambda word: f"_{word[1]}.", name): tensor for name, tensor in source.items()}
+    assert not file.keys() & source.keys()
+    target: nn.Module = timm.create_model(LITE, **arguments)
+    if prefix:
+        decoder = nn.Sequential(nn.Conv2d(320, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 2, 1))
+        target = nn.ModuleDict({"encoder": nn.ModuleDict({"model": target}), "decoder": decoder})
+    loaded = load_weights(target, file)
+    left = {prefix + name for name in left}
+    assert {name for name in loaded.missing if not name.startswith("decoder.")} == left
+    assert all("shape (" in loaded.missing[name] for name in left)
+    own = target.state_dict()
+    assert all(torch.equal(own[name], source[name.removeprefix(prefix)]) for name in loaded.matched)

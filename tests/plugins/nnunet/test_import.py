@@ -121,7 +121,7 @@ def test_models_genesis_convolutions_are_taken_as_far_as_a_user_says(planned: Pa
     said = [f"down_tr{theirs}.conv1=encoder.stages.{own}.conv" for theirs, own in places.items()]
     done = imported(planned, weights, rename=renaming(said))
     assert len(done.loaded.matched) == 5
-    assert done.loaded.unused == {"down_tr256.ops.1.conv1.weight": "not in network"}
+    assert done.loaded.unused == {"down_tr256.ops.1.conv1.weight": "not in the network"}
     loaded = as_nnunet_loads(planned, done.out)
     for theirs, own in places.items():
         assert torch.equal(loaded[f"encoder.stages.{own}.conv.weight"], weights[f"module.down_tr{theirs}.conv1.weight"])
@@ -185,7 +185,7 @@ def test_the_command_says_what_matched_and_what_did_not(planned: Path) -> None:
     files = str(planned / "foreign.pt"), str(planned / "w.pth")
     found = json.loads(run(*files, "-d", "1", "-c", "3d_fullres", "--json").stdout)
     assert found["matched"]["encoder.stages.0.0.convs.0.conv.weight"] == "encoder.stages.0.0.convs.0.conv.weight"
-    assert found["unused"] == {"extra.weight": "not in network"}
+    assert found["unused"] == {"extra.weight": "not in the network"}
     assert set(found["fresh"]) < set(found["missing"])
     assert "network_weights" in torch.load(planned / "w.pth", weights_only=True)
     text = run(*files, "--plans", str(planned / "nnUNetPlans.json"), "-c", "3d_fullres", "--seed", "5").stdout

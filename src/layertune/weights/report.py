@@ -1,0 +1,56 @@
+"""What of a file went into a network, and what did not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+__all__ = ["Loaded", "listed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """Report of ``load_weights``: what of a file went into a network, what did not, and why.
+
+    Attributes:
+        matched: Name in the network -> name in the file. A tensor that has several names in the network is listed
+            under the first one.
+        missing: Name in the network -> the reason why the tensor was left as it was.
+        unused: Name in the file -> the reason why nothing took the tensor.
+        by_order: The names in ``matched`` that differ on both sides and were paired by order and shape.
+        prefix: How the file's names were changed to give those of the network, as ``"* -> swinViT.*"``; empty if they
+            were not changed.
+    """
+
+    matched: Mapping[str, str]
+    missing: Mapping[str, str]
+    unused: Mapping[str, str]
+    by_order: tuple[str, ...] = ()
+    prefix: str = ""
+
+    def summary(self) -> str:
+        """Return one line for a log."""
+        notes = [f"{len(self.by_order)} told by order and shape"] if self.by_order else []
+        notes += [self.prefix] if self.prefix else []
+        total = len(self.matched) + len(self.missing)
+        how = f" ({', '.join(notes)})" if notes else ""
+        line = f"{len(self.matched)} of {total} tensors loaded{how}"
+        if self.missing:
+            line += f"; left as they were: {listed(f'{name} ({why})' for name, why in self.missing.items())}"
+        return f"{line}; {len(self.unused)} of the file not used" if self.unused else line
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Write the first four texts, and how many there are beside them.
+
+    Example:
+        >>> listed(["a", "b", "c", "d", "e"])
+        'a, b, c, d and 1 more'
+    """
+    everything = [text if text.isprintable() else ascii(text)[1:-1] for text in texts]
+    shown = ", ".join(islice(everything, 4))
+    return f"{shown} and {len(everything) - 4} more" if len(everything) > 4 else shown or "nothing"
