@@ -1,4 +1,4 @@
-"""Static schemes as timm's ``param_group_fn``: a model in, param groups out."""
+"""Static schemes for timm's ``param_group_fn``: functions that turn a model into param groups."""
 
 import fnmatch
 from collections.abc import Callable, Collection
@@ -18,18 +18,19 @@ Grouper = Callable[[nn.Module], list[dict[str, Any]]]
 
 
 def all_layers(*, coarse: bool = False, fallback: Collection[str] = ()) -> Grouper:
-    """One group a layer, all at the same rate: what ``MetaLR`` learns from.
+    """Group parameters by layer, all layers with the same learning rate. ``MetaLR`` starts from these groups.
 
-    Every grouper makes groups with ``layer`` and ``depth`` beside timm's keys, leaves out parameters that do not
-    require a gradient, and excludes parameters of one dimension and the model's ``no_weight_decay()`` from decay;
-    the decay itself and the learning rate are those given to timm's factory.
+    The groups of every grouper have the keys ``layer`` and ``depth`` beside timm's own. Parameters that require no
+    gradient are in no group. Parameters of one dimension and those of the model's ``no_weight_decay()`` get no weight
+    decay. The weight decay and the learning rate are those that timm's factory is given.
 
     Args:
-        coarse: timm's coarse groups (stages) instead of its fine ones (blocks).
-        fallback: name patterns of parameters for the fallback of an optimizer that has one (timm's ``use_fallback``).
+        coarse: Whether layers are timm's coarse groups (stages) instead of its fine ones (blocks).
+        fallback: Name patterns of the parameters that the optimizer's fallback trains, where an optimizer has one
+            (timm's key ``use_fallback``).
 
     Returns:
-        A ``param_group_fn``.
+        A function for ``param_group_fn``.
 
     Example:
         >>> import timm
@@ -45,7 +46,7 @@ def all_layers(*, coarse: bool = False, fallback: Collection[str] = ()) -> Group
 
 
 def last_layer(*, coarse: bool = False, fallback: Collection[str] = ()) -> Grouper:
-    """The classifier alone; see ``all_layers`` for arguments and keys.
+    """Train the classifier only. See ``all_layers`` for the arguments and the keys of the groups.
 
     Example:
         >>> import timm
@@ -56,7 +57,15 @@ def last_layer(*, coarse: bool = False, fallback: Collection[str] = ()) -> Group
 
 
 def layer_wise(first: int, *, coarse: bool = False, fallback: Collection[str] = ()) -> Grouper:
-    """Depths ``first`` to d, 1-based (MetaLR sec. 2.1); see ``all_layers`` for the other arguments.
+    """Train the layers from depth ``first`` on (MetaLR sec. 2.1).
+
+    Args:
+        first: The shallowest depth that trains, from 1.
+        coarse: As in ``all_layers``.
+        fallback: As in ``all_layers``.
+
+    Returns:
+        A function for ``param_group_fn``.
 
     Example:
         >>> import timm
@@ -67,7 +76,16 @@ def layer_wise(first: int, *, coarse: bool = False, fallback: Collection[str] = 
 
 
 def bidirectional(m: int, n: int, *, coarse: bool = False, fallback: Collection[str] = ()) -> Grouper:
-    """All but depths m to n, 1-based (MetaLR sec. 2.1); see ``all_layers`` for the other arguments.
+    """Train all layers but those of depths m to n (MetaLR sec. 2.1).
+
+    Args:
+        m: The shallowest depth that does not train, from 1.
+        n: The deepest depth that does not train, below the depth of the classifier.
+        coarse: As in ``all_layers``.
+        fallback: As in ``all_layers``.
+
+    Returns:
+        A function for ``param_group_fn``.
 
     Example:
         >>> import timm
@@ -81,20 +99,20 @@ def bidirectional(m: int, n: int, *, coarse: bool = False, fallback: Collection[
 def layer_decay(
     rate: float, *, lr: float | None = None, coarse: bool = False, fallback: Collection[str] = ()
 ) -> Grouper:
-    """Layer decay as timm has it: rate ** (d - depth) of the base rate.
+    """Train each layer with rate ** (d - depth) times the base learning rate, as timm's layer decay does.
 
-    timm's schedulers multiply by ``lr_scale``, and nobody else does. So without ``lr`` the groups carry ``lr_scale``,
-    right under timm's schedulers and there only; with ``lr`` each group carries its own rate instead, which timm's
-    schedulers, torch's and no scheduler all start from.
+    Only timm's schedulers multiply by the key ``lr_scale``. Without ``lr`` the groups have this key, so the rates are
+    right under timm's schedulers only. With ``lr`` each group has its own rate instead, which is right under timm's
+    schedulers, under those of PyTorch, and without a scheduler.
 
     Args:
-        rate: in (0, 1].
-        lr: the base rate that timm's factory is given too.
-        coarse: timm's coarse groups instead of its fine ones.
-        fallback: as in ``all_layers``.
+        rate: The factor from one layer to the shallower one, in (0, 1].
+        lr: The base learning rate, which timm's factory must be given as well.
+        coarse: As in ``all_layers``.
+        fallback: As in ``all_layers``.
 
     Returns:
-        A ``param_group_fn``.
+        A function for ``param_group_fn``.
 
     Example:
         >>> import timm
@@ -108,19 +126,19 @@ def layer_decay(
 def norm_only(
     *, biases: bool = False, head: bool = False, coarse: bool = False, fallback: Collection[str] = ()
 ) -> Grouper:
-    """The parameters of the norms alone (Network Alchemy sec. 3.2.1); see ``all_layers`` for the other arguments.
+    """Train the parameters of the norms only (Network Alchemy sec. 3.2.1).
 
-    What gets no group is not updated, but its gradients are still computed: for a step that costs less freeze it with
-    ``layertune.norm_only(model)``, as the launcher of timm's ``train.py`` does.
+    Parameters without a group are not updated, but their gradients are still computed. To save that time, freeze them
+    with ``layertune.norm_only(model)``, as the launcher of timm's ``train.py`` does.
 
     Args:
-        biases: train the biases of convolutions and linear layers too.
-        head: train the classifier too, as one that is new needs.
-        coarse: timm's coarse groups instead of its fine ones.
-        fallback: as in ``all_layers``.
+        biases: Whether the biases of convolutions and linear layers train too.
+        head: Whether the classifier trains too, which a new classifier needs.
+        coarse: As in ``all_layers``.
+        fallback: As in ``all_layers``.
 
     Returns:
-        A ``param_group_fn``. It raises ModelError for a model without gammas.
+        A function for ``param_group_fn``. It raises ModelError for a model without gammas.
 
     Example:
         >>> import timm
@@ -131,10 +149,10 @@ def norm_only(
 
     def group(model: nn.Module) -> list[dict[str, Any]]:
         trained = map_layers(model, coarse=coarse).head.parameters if head else ()
-        kept = {parameter: parameter.grad for parameter in model.parameters()}
+        gradients = {parameter: parameter.grad for parameter in model.parameters()}  # `norm_only` drops some
         with core.norm_only(model, biases=biases, head=trained):  # frozen parameters get no group
             groups = _groups(model, AllLayers(), coarse=coarse, fallback=fallback)
-        for parameter, grad in kept.items():
+        for parameter, grad in gradients.items():
             parameter.grad = grad
         return groups
 
@@ -149,7 +167,7 @@ def _groups(
     no_weight_decay: Callable[[], Collection[str]] = getattr(net, "no_weight_decay", tuple)
     patterns = no_weight_decay()
     exempt = [name for name in names.values() if _matches(name, patterns)]
-    # With a rate and a decay of 1 the core's groups say what share of timm's own each parameter gets.
+    # With lr = 1 and weight_decay = 1, the core's groups hold the factors on timm's own values.
     layers, base = map_layers(net, coarse=coarse), 1.0 if lr is None else lr
     shares = param_groups(net, layers, lr=base, policy=policy, weight_decay=1.0, no_weight_decay=exempt)
     groups = []
@@ -163,7 +181,7 @@ def _groups(
 
 def _timm_keys(group: dict[str, Any], *, own_lr: bool, is_fallback: bool) -> dict[str, Any]:
     if group["weight_decay"]:
-        del group["weight_decay"]  # the factory's
+        del group["weight_decay"]  # timm's factory sets its own
     if not own_lr:
         group["lr_scale"] = group.pop("lr")
     if is_fallback:
@@ -172,5 +190,5 @@ def _timm_keys(group: dict[str, Any], *, own_lr: bool, is_fallback: bool) -> dic
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
-    patterns = (patterns,) if isinstance(patterns, str) else patterns  # else each letter would be one
+    patterns = (patterns,) if isinstance(patterns, str) else patterns  # a string is a collection of letters
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Layers of timm models, from timm's own ``group_matcher``."""
+"""The layers of timm models, from timm's own ``group_matcher``."""
 
 from typing import Any
 
@@ -10,8 +10,7 @@ from torch import nn
 from layertune import LayerMap, ModelError
 from layertune import map_layers as map_traced_layers
 from layertune.layers.depth import Granularity
-from layertune.layers.names import unwrap
-from layertune.layers.trace import plain_name
+from layertune.layers.names import plain_name, unwrap
 
 __all__ = ["map_layers"]
 
@@ -20,16 +19,16 @@ def map_layers(model: nn.Module, coarse: bool = False) -> LayerMap:
     """Place every parameter of a timm model in a layer, without an example input.
 
     Args:
-        model: a timm model, also with ``features_only=True``, a changed classifier or stem, or wrapped by
-            ``torch.compile`` or DDP.
-        coarse: timm's coarse groups (stages) instead of its fine ones (blocks).
+        model: A timm model. It may be made with ``features_only=True``, have another classifier or stem, or be wrapped
+            by ``torch.compile`` or DDP.
+        coarse: Whether layers are timm's coarse groups (stages) instead of its fine ones (blocks).
 
     Returns:
-        The layers of the model's ``group_matcher``, stem first, classifier last. A model without one is run once on
-        fake tensors of its own input size.
+        The layers of the model's ``group_matcher``, stem first, classifier last. A model without a ``group_matcher`` is
+        run once on fake tensors of its own input size.
 
     Raises:
-        ModelError: the model has neither a ``group_matcher`` nor an input size of its own.
+        ModelError: The model has neither a ``group_matcher`` nor an input size of its own.
 
     Example:
         >>> import timm
@@ -48,7 +47,7 @@ def map_layers(model: nn.Module, coarse: bool = False) -> LayerMap:
 
 
 def _input_size(net: nn.Module) -> tuple[int, ...]:
-    """(channels, height, width): the model's own size, with the channels that its stem really takes."""
+    """Return channels, height and width: the model's own size, with the channels that its stem takes."""
     config: Any = getattr(net, "pretrained_cfg", None) or {}
     size = config.get("input_size")
     stem = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
@@ -57,7 +56,7 @@ def _input_size(net: nn.Module) -> tuple[int, ...]:
             f"{type(net).__name__} has no group_matcher and no input size of its own; use "
             "layertune.map_layers(model, example_input) and layertune.param_groups"
         )
-    # Made with `img_size=`, a transformer refuses the size that its weights were trained at.
-    made_for = (module.img_size for module in net.modules() if isinstance(module, PatchEmbed))
-    height, width = next(filter(None, made_for), size[1:])
+    # A transformer that is made with `img_size=` refuses the size that its weights were trained at.
+    own_sizes = (module.img_size for module in net.modules() if isinstance(module, PatchEmbed))
+    height, width = next(filter(None, own_sizes), size[1:])
     return (stem.in_channels, int(height), int(width))

@@ -1,4 +1,4 @@
-"""timm's factory of optimizers, for the length of a ``with`` block, with a scheme of layers and learned rates."""
+"""timm's optimizer factory with a scheme of layers and learned rates, inside a ``with`` block."""
 
 import functools
 from contextlib import ExitStack
@@ -14,28 +14,29 @@ from torch.optim import Optimizer
 import layertune_timm
 from layertune import MetaLR, OptimizerError
 from layertune.layers.names import named_parameters, unwrap
+from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.freezing import Frozen
-from layertune_timm.report import log_rates, write_report
+from layertune_timm.report import log_rates, save_rates
 from layertune_timm.train_options import Scheme
 
 __all__ = ["LayerwiseFactory"]
 
 
 class LayerwiseFactory:
-    """Within it, ``timm.optim.create_optimizer_v2`` groups parameters by a scheme and attaches ``MetaLR``.
+    """Make ``timm.optim.create_optimizer_v2`` group parameters by a scheme and attach ``MetaLR``.
 
-    Layers that the scheme leaves out are frozen: else their gradients would pile up, since the optimizer that clears
-    gradients does not know them, and ``--clip-grad`` would count them. On leaving, timm's functions, the optimizer and
-    the frozen layers are as before.
+    Layers that the scheme leaves out are frozen. Otherwise their gradients would add up, because the optimizer, which
+    clears gradients, does not hold them, and ``--clip-grad`` would count them. At the end of the block, timm's
+    functions, the optimizer and the frozen layers are as before.
 
     Args:
-        scheme: which layers train.
-        metalr: settings of ``MetaLR``; ``None`` for no learning.
+        scheme: The grouper that says which layers train.
+        metalr: The settings of ``MetaLR``, or None to learn no rates.
 
     Attributes:
-        optimizer: what was made, if any.
-        metalr: what is attached to it, if anything.
-        folder: the output folder, in the process that opened one.
+        optimizer: The optimizer that was made, or None.
+        metalr: The attached ``MetaLR``, or None.
+        folder: The output folder, in the process that made it, or None.
 
     Example:
         >>> import timm
@@ -45,7 +46,7 @@ class LayerwiseFactory:
         {'fc'}
     """
 
-    def __init__(self, scheme: Scheme, metalr: dict[str, Any] | None) -> None:
+    def __init__(self, scheme: Scheme, metalr: MetaLRSettings | None) -> None:
         self.scheme = scheme
         self.settings = metalr
         self.optimizer: Optimizer | None = None
@@ -62,10 +63,10 @@ class LayerwiseFactory:
         self._undo.close()
 
     def report(self) -> None:
-        """Log what was learned, and write profile and figure beside timm's checkpoints."""
+        """Log the learned rates, and write them beside timm's checkpoints."""
         if self.metalr is not None and self.folder is not None:
             log_rates(self.metalr)
-            write_report(self.metalr, self.folder)
+            save_rates(self.metalr, self.folder)
 
     def _replace(self, module: Any, name: str, by: Any) -> None:
         own = getattr(module, name)
@@ -80,19 +81,19 @@ class LayerwiseFactory:
     def _create(self, own: Any, model_or_params: Any, *args: Any, **kwargs: Any) -> Optimizer:
         if kwargs.get("layer_decay") is not None:
             raise OptimizerError(
-                f"timm's --layer-decay and --param-groups both group parameters by layer; leave --layer-decay away, or "
+                f"timm's --layer-decay and --param-groups both group parameters by layer; leave --layer-decay out, or "
                 f"use --param-groups layer_decay:{kwargs['layer_decay']}"
             )
         if not isinstance(model_or_params, nn.Module):
             raise OptimizerError(
-                "parameters are grouped by layer where create_optimizer_v2 takes the model, not "
+                "create_optimizer_v2 groups parameters by layer if it gets the model, but it got a "
                 f"{type(model_or_params).__name__}"
             )
         grouper = self._grouper(model_or_params, kwargs)
         optimizer: Optimizer = own(model_or_params, *args, **{**kwargs, "param_group_fn": grouper})
-        self._undo.enter_context(_left_out(model_or_params, optimizer))
+        self._undo.enter_context(_freeze_others(model_or_params, optimizer))
         if self.settings is not None:
-            self.metalr = MetaLR(optimizer, **self.settings)
+            self.metalr = MetaLR(optimizer, settings=self.settings)
             self._undo.callback(self.metalr.detach)
         self.optimizer = optimizer
         return optimizer
@@ -105,7 +106,8 @@ class LayerwiseFactory:
         return factory(*self.scheme.numbers, coarse=self.scheme.coarse, fallback=fallback)
 
 
-def _left_out(model: nn.Module, optimizer: Optimizer) -> Frozen:
+def _freeze_others(model: nn.Module, optimizer: Optimizer) -> Frozen:
+    """Freeze the parameters that the optimizer does not hold."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = named_parameters(unwrap(model)).items()
     return Frozen({name: p for name, p in parameters if p.requires_grad and id(p) not in trained})

@@ -1,23 +1,24 @@
-"""What a user of timm's ``train.py`` sees of the learned rates: lines on the log, a profile and a figure."""
+"""The learned rates as lines of the log, for users of timm's ``train.py``."""
 
 import logging
 from pathlib import Path
 
-from layertune import MetaLR, ProfileError
-from layertune.plots.rates import plot_profile
+from layertune import MetaLR
+from layertune.hosts.report import FIGURE, PROFILE, write_report
 
-__all__ = ["FIGURE", "PROFILE", "log_rates", "write_report"]
-
-PROFILE = "layertune_profile.json"
-FIGURE = "layertune_rates.png"
+__all__ = ["log_rates", "save_rates"]
 
 logger = logging.getLogger("layertune_timm")
 
 
 def log_rates(metalr: MetaLR) -> None:
-    """Log one line a layer: its rate now, and the factor that was learned on the schedule's rate."""
+    """Log one line per layer with its present rate and the factor that was learned on the schedule's rate.
+
+    Args:
+        metalr: The attached ``MetaLR``.
+    """
     if not metalr.history:
-        logger.warning("No learning rate was learned: that takes two steps of the optimizer at least.")
+        logger.warning("No learning rate was learned: MetaLR learns from the second step of the optimizer on.")
         return
     profile = metalr.profile()
     width = max(map(len, profile.layers))
@@ -26,15 +27,12 @@ def log_rates(metalr: MetaLR) -> None:
         logger.info("  %-*s  %.3e  x %.3g", width, layer, rate, factor)
 
 
-def write_report(metalr: MetaLR, folder: Path) -> None:
-    """Write the profile (``LRProfile.load`` reads it) and its figure into a folder; nothing if nothing was learned."""
-    if not metalr.history:
-        return
-    profile = metalr.profile()
-    profile.save(folder / PROFILE)
-    try:
-        plot_profile(profile).savefig(folder / FIGURE, bbox_inches="tight")
-    except ProfileError as error:  # every rate 0: a schedule that has reached its end
-        logger.warning("No figure of the learned rates was drawn: %s", error)
-        return
-    logger.info("Learned rates: %s, %s", folder / PROFILE, folder / FIGURE)
+def save_rates(metalr: MetaLR, folder: Path) -> None:
+    """Write ``learned_rates.json`` and ``learned_rates.png``, if anything was learned.
+
+    Args:
+        metalr: The attached ``MetaLR``.
+        folder: The folder that gets the two files.
+    """
+    if metalr.history and write_report(metalr.profile(), folder, warn=logger.warning):
+        logger.info("Learned rates: %s, %s", folder / PROFILE, folder / FIGURE)

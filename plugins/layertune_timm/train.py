@@ -1,12 +1,12 @@
-"""timm's own ``train.py``, unchanged, with a scheme of layers or learned rates: ``python -m layertune_timm.train``.
+"""Run timm's own ``train.py``, unchanged, with a scheme of layers or with learned rates.
 
-timm's script is not in timm's package: it lies in a clone of its repository, and stays there as it is. The launcher
-gives it what it has no argument for, through the optimizer factory that it imports; see
+timm's script is not in timm's package but in timm's repository. The launcher runs the file as it is. It changes the
+optimizer factory that the script imports, for what the script has no argument for; see
 ``layertune_timm.optimizer_factory``::
 
     python -m layertune_timm.train --param-groups bidirectional:3,6 --metalr streaming -- DATA --model resnet18 ...
 
-Before ``--`` stand the launcher's arguments (``--help`` shows them), after it timm's own. With
+The launcher's arguments are before ``--`` (``--help`` lists them), and timm's own arguments after it. With
 ``torchrun --nproc-per-node=2 -m layertune_timm.train ...`` all processes learn the same rates.
 """
 
@@ -25,13 +25,14 @@ from layertune_timm.train_options import TrainOptions, error_of, read_options
 __all__ = ["SCRIPT", "find_script", "main", "run"]
 
 SCRIPT = "LAYERTUNE_TIMM_TRAIN"
+"""The environment variable with the path of timm's script."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run timm's ``train.py``; a user's mistake ends in one line and exit code 2.
+    """Run timm's ``train.py``. A user's mistake ends in one line and exit code 2.
 
     Args:
-        arguments: the launcher's, ``--``, timm's; those of the command line by default.
+        arguments: The launcher's arguments, ``--``, and timm's arguments. Default: those of the command line.
     """
     options = read_options(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -41,11 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: TrainOptions) -> None:
-    """Run the script as ``python train.py`` would, within the changed factory.
+    """Run the script as ``python train.py`` does, with the changed optimizer factory.
+
+    Args:
+        options: The options of the launcher.
 
     Raises:
-        ModelError: there is no such script, or it made no optimizer by timm's factory.
-        LayertuneError: the scheme or the settings do not fit the network or the optimizer.
+        ModelError: There is no script, or it made no optimizer with timm's factory.
+        LayertuneError: The scheme or the settings do not fit the network or the optimizer.
     """
     script = find_script(options.script)
     with _started_as(script, options.arguments):
@@ -56,17 +60,21 @@ def run(options: TrainOptions) -> None:
             runpy.run_path(str(script), run_name="__main__")
             if factory.optimizer is None:
                 raise ModelError(
-                    f"{script} ended without a call of timm.optim.create_optimizer_v2, so nothing was changed in it; "
-                    "give timm's own train.py with --script"
+                    f"{script} ended without a call of timm.optim.create_optimizer_v2, so the launcher changed nothing "
+                    "in it; give timm's own train.py with --script"
                 )
             factory.report()
 
 
 def find_script(given: Path | None) -> Path:
-    """Where timm's ``train.py`` is: as given, else as ``LAYERTUNE_TIMM_TRAIN`` says, else in the current folder.
+    """Find timm's ``train.py``.
+
+    Args:
+        given: The path that the user gave. Without one, ``LAYERTUNE_TIMM_TRAIN`` names the script, and without that it
+            is ``train.py`` in the current folder.
 
     Raises:
-        ModelError: there is no file; the message says where to get it.
+        ModelError: The file does not exist. The message says where to get it.
 
     Example:
         >>> find_script(Path("nowhere/train.py"))
@@ -85,7 +93,7 @@ def find_script(given: Path | None) -> Path:
 
 @contextmanager
 def _started_as(script: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """The arguments and the first import folder that ``python script`` has; timm's clone holds a timm of its own."""
+    """Set the arguments and the first import folder as ``python script`` does; timm's clone holds its own timm."""
     argv, folders = sys.argv, sys.path.copy()
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))

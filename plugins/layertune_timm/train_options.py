@@ -1,16 +1,17 @@
-"""What the launcher of timm's ``train.py`` is told; imports without timm."""
+"""The options of the launcher of timm's ``train.py``. This module imports without timm."""
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from layertune.metalr.rules import RULES
+from layertune.metalr.settings import MetaLRSettings
 
 __all__ = ["Scheme", "TrainOptions", "error_of", "read_options"]
 
-# Names of layertune_timm's grouper factories, with the kinds of their numbers.
+# The grouper factories of layertune_timm, with the types of their numbers.
 SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
     "all": ("all_layers", ()),
     "last": ("last_layer", ()),
@@ -21,10 +22,26 @@ SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
 }
 WRITTEN = "all, last, layer_wise:K, bidirectional:M,N, layer_decay:RATE or norm_only"
 
+SETTINGS: dict[str, tuple[type, str]] = {
+    "hyper_lr": (float, "step size of the learning rates"),
+    "rule": (str, f"how a rate follows its meta gradient: {', '.join(RULES)}"),
+    "every": (int, "learn at each EVERY-th step"),
+    "min_lr": (float, "smallest learned rate"),
+    "max_lr": (float, "largest learned rate"),
+    "max_change": (float, "largest factor of one adaptation"),
+}
+"""MetaLR's settings that the launcher takes, with their types and meanings."""
+
 
 @dataclass(frozen=True)
 class Scheme:
-    """A grouper factory of ``layertune_timm`` by name, with its numbers, and whether layers are timm's coarse ones."""
+    """Name a grouper factory of ``layertune_timm``.
+
+    Args:
+        factory: Name of the factory.
+        numbers: Its positional arguments.
+        coarse: Whether layers are timm's coarse groups.
+    """
 
     factory: str
     numbers: tuple[float, ...] = ()
@@ -33,29 +50,39 @@ class Scheme:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The launcher's options: scheme, MetaLR's settings (``None`` for no learning), script, and timm's arguments."""
+    """Hold the options of the launcher.
+
+    Args:
+        scheme: The grouper that says which layers train.
+        metalr: The settings of MetaLR, or None if no rates are learned.
+        script: Path of timm's script, if it was given.
+        arguments: The arguments of timm's script.
+    """
 
     scheme: Scheme
-    metalr: dict[str, Any] | None
+    metalr: MetaLRSettings | None
     script: Path | None
     arguments: tuple[str, ...]
 
 
 def read_options(arguments: Sequence[str]) -> TrainOptions:
-    """Read ``[launcher's arguments] -- [timm's arguments]``; a mistake ends in one line and exit code 2.
+    """Read ``[launcher's arguments] -- [timm's arguments]``. A mistake ends in one line and exit code 2.
+
+    Args:
+        arguments: The command line without the program.
 
     Example:
         >>> options = read_options(["--param-groups", "bidirectional:3,6", "--metalr", "streaming", "--", "data"])
         >>> options.scheme, options.arguments
         (Scheme(factory='bidirectional', numbers=(3, 6), coarse=False), ('data',))
-        >>> options.metalr
-        {'streaming': True}
+        >>> options.metalr == MetaLRSettings(streaming=True)
+        True
     """
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments[:split])
     if unknown:
-        hint = "" if "--" in arguments else "; arguments of timm's train.py stand after --"
+        hint = "" if "--" in arguments else "; arguments of timm's train.py come after --"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if given.param_groups is None and given.metalr is None:
         parser.error("nothing to do: give --param-groups, --metalr or both")
@@ -68,7 +95,7 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
 
 
 def error_of(message: str) -> NoReturn:
-    """End with one line on the standard error stream and exit code 2, as for a mistake in the arguments."""
+    """Print one line on standard error and exit with code 2, as for a mistake in the arguments."""
     parser = _parser()
     parser.exit(2, f"{parser.prog}: error: {message}\n")
 
@@ -80,18 +107,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Run timm's own train.py, unchanged, with a scheme of layers, learned rates, or both.",
         allow_abbrev=False,
     )
-    parser.add_argument("--script", type=Path, help="timm's train.py [LAYERTUNE_TIMM_TRAIN, or ./train.py]")
+    parser.add_argument("--script", type=Path, help="path of timm's train.py [LAYERTUNE_TIMM_TRAIN, or ./train.py]")
     parser.add_argument("--param-groups", metavar="SCHEME", help=f"which layers train: {WRITTEN} [all]")
     parser.add_argument("--coarse", action="store_true", help="layers are timm's coarse groups (stages)")
-    parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, at no extra pass")
+    parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, without an extra pass")
     learning = parser.add_argument_group("with --metalr")
-    learning.add_argument("--hyper-lr", type=float, help="step size of the learning rates [what suits the rule]")
-    learning.add_argument("--rule", choices=list(RULES), help="[joint]")
-    learning.add_argument("--every", type=int, help="learn at each k-th step [1]")
-    learning.add_argument("--min-lr", type=float, help="floor of the learned rates [1e-6]")
-    learning.add_argument("--max-lr", type=float, help="ceiling [none]")
-    learning.add_argument("--max-change", type=float, help="largest factor of one adaptation [2]")
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(MetaLRSettings)}
+    defaults |= {"hyper_lr": "by the rule", "max_lr": "no limit"}  # in place of None
+    for name, (kind, meaning) in SETTINGS.items():
+        learning.add_argument(_option(name), type=kind, help=f"{meaning} [{defaults[name]}]")
     return parser
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _scheme(text: str, *, coarse: bool) -> Scheme:
@@ -107,16 +136,18 @@ def _scheme(text: str, *, coarse: bool) -> Scheme:
     return Scheme(factory, numbers, coarse)
 
 
-def _metalr(given: argparse.Namespace) -> dict[str, Any] | None:
-    names = ("hyper_lr", "rule", "every", "min_lr", "max_lr", "max_change")
-    settings = {name: value for name in names if (value := getattr(given, name)) is not None}
-    if given.metalr is None and settings:
-        raise ValueError(f"--{next(iter(settings)).replace('_', '-')} has no effect without --metalr streaming")
+def _metalr(given: argparse.Namespace) -> MetaLRSettings | None:
+    values = {name: getattr(given, name) for name in SETTINGS}
+    unused = [_option(name) for name, value in values.items() if value is not None]
+    if given.metalr is None:
+        if unused:
+            raise ValueError(f"{unused[0]} has no effect without --metalr streaming")
+        return None
     if given.metalr == "exact":
         raise ValueError(
-            "--metalr exact takes a meta pass after each step, for which timm's train.py has no place; use streaming, "
+            "--metalr exact needs a meta pass after each step, for which timm's train.py has no place; use streaming, "
             "or, in a loop of your own, layertune_timm.all_layers() with MetaLR's adapt()"
         )
-    if given.metalr not in (None, "streaming"):
+    if given.metalr != "streaming":
         raise ValueError(f"--metalr takes streaming, not {given.metalr!r}")
-    return None if given.metalr is None else {"streaming": True, **settings}
+    return MetaLRSettings.given(streaming=True, **values)

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from layertune import LRProfile, ModelError, OptimizerError
+from layertune.hosts.report import FIGURE, PROFILE
+from layertune.metalr.settings import MetaLRSettings
 from layertune_timm import train
 from layertune_timm.optimizer_factory import LayerwiseFactory
 from layertune_timm.train_options import Scheme, read_options
@@ -68,15 +70,15 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 
 @pytest.mark.slow
-def test_the_command_trains_and_tells_what_was_learned(images: Path) -> None:
+def test_the_command_trains_and_reports_the_learned_rates(images: Path) -> None:
     done = launched("--script", str(OURS), *LEARNING, "--", *timms_arguments(images, "run", "--epochs", "2"))
     assert done.returncode == 0, done.stderr
     assert "Learning rates after 4 steps, and the factors learned:" in done.stderr
     assert logged_layers(done.stderr) == LAYERS
-    profile = LRProfile.load(images.parent / "run" / "layertune_profile.json")
+    profile = LRProfile.load(images.parent / "run" / PROFILE)
     assert (profile.layers, profile.depths, profile.steps) == (LAYERS, (1, 2, 7, 8, 9, 10), (1, 2, 3))
     assert len(set(profile.scales[-1])) == len(LAYERS)
-    assert (images.parent / "run" / "layertune_rates.png").stat().st_size > 0
+    assert (images.parent / "run" / FIGURE).stat().st_size > 0
     groups = checkpoint(images.parent / "run")["optimizer"]["param_groups"]
     saved = {group["layer"]: float(group["meta_scale"]) for group in groups}
     assert tuple(saved.values()) == pytest.approx(profile.scales[-1])
@@ -89,7 +91,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(images: Path) -> None:
         theirs = timms_arguments(images, experiment, "--epochs", "3", *more)
         train.main(["--script", str(OURS), *LEARNING, "--", *theirs])
         folder = images.parent / experiment
-        return LRProfile.load(folder / "layertune_profile.json"), checkpoint(folder)
+        return LRProfile.load(folder / PROFILE), checkpoint(folder)
 
     whole_profile, whole = run("whole")
     run("first", "--stop", "1")
@@ -119,7 +121,7 @@ def test_timms_own_script_trains_and_resumes(images: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "*** Best metric" in done.stderr
         assert logged_layers(done.stderr) == LAYERS
-        return LRProfile.load(images.parent / experiment / "layertune_profile.json")
+        return LRProfile.load(images.parent / experiment / PROFILE)
 
     first = run("first", "--epochs", "2")
     resumed = run("resumed", "--epochs", "3", "--resume", str(images.parent / "first" / "last.pth.tar"))
@@ -139,7 +141,7 @@ def made_by(factory: LayerwiseFactory, model: torch.nn.Module, **more: object) -
 
 def test_left_out_layers_are_frozen_and_all_is_undone() -> None:
     model, own = small(), timm.optim.create_optimizer_v2
-    with LayerwiseFactory(Scheme("bidirectional", (3, 6)), {"hyper_lr": 0.1, "streaming": True}) as factory:
+    with LayerwiseFactory(Scheme("bidirectional", (3, 6)), MetaLRSettings(hyper_lr=0.1, streaming=True)) as factory:
         optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4)
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         assert {id(p) for p in model.parameters() if p.requires_grad} == trained
@@ -150,7 +152,7 @@ def test_left_out_layers_are_frozen_and_all_is_undone() -> None:
     assert not any(key.startswith("meta") for group in optimizer.param_groups for key in group)
 
 
-def test_what_timm_asks_of_its_fallback_reaches_the_groups() -> None:
+def test_timms_options_for_its_fallback_reach_the_groups() -> None:
     model = timm.create_model("test_vit")
     asked = {"fallback_list": ["*.attn.*"], "fallback_no_weight_decay": True}
     groups = made_by(LayerwiseFactory(Scheme("all_layers"), None), model, **asked).param_groups
@@ -168,7 +170,7 @@ def test_two_schemes_at_once_are_one_clear_error() -> None:
     ("script", "expected"),
     [
         ("import sys; assert sys.argv[1:] == ['--lr', '1']", "ended without a call of timm.optim.create_optimizer_v2"),
-        ("import timm.optim; timm.optim.create_optimizer_v2([])", "takes the model, not list"),
+        ("import timm.optim; timm.optim.create_optimizer_v2([])", "if it gets the model, but it got a list"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
@@ -220,10 +222,16 @@ def test_settings_reach_metalr() -> None:
     given = "--metalr streaming --hyper-lr 0.5 --rule cosine --every 2 --min-lr 1e-5 --max-lr 1 --max-change 4"
     options = read_options(given.split())
     expected = {"hyper_lr": 0.5, "rule": "cosine", "every": 2, "min_lr": 1e-5, "max_lr": 1.0, "max_change": 4.0}
-    assert options.metalr == {"streaming": True, **expected}
+    assert options.metalr == MetaLRSettings(streaming=True, **expected)
     with LayerwiseFactory(options.scheme, options.metalr) as factory:
         timm.optim.create_optimizer_v2(small(), "sgd", lr=0.1)
-        assert {name: getattr(factory.metalr, name) for name in expected} == expected
+        assert factory.metalr.settings == options.metalr
+
+
+def test_settings_that_are_not_given_are_the_cores() -> None:
+    assert read_options(["--metalr", "streaming"]).metalr == MetaLRSettings(streaming=True)
+    options = read_options(["--metalr", "streaming", "--rule", "cosine"])
+    assert options.metalr == MetaLRSettings(streaming=True, rule="cosine")
 
 
 @pytest.mark.parametrize(
@@ -234,6 +242,9 @@ def test_settings_reach_metalr() -> None:
         ("--param-groups bidirectional:3,x", "with numbers, not 'bidirectional:3,x'"),
         ("--param-groups middle", "bidirectional:M,N, layer_decay:RATE or norm_only, not 'middle'"),
         ("--param-groups all --rule cosine", "--rule has no effect without --metalr streaming"),
+        ("--metalr streaming --rule additive", 'rule="additive" needs a hyper_lr'),
+        ("--metalr streaming --rule fast", "rule must be one of additive, proportional, cosine, joint, not 'fast'"),
+        ("--metalr streaming --every 0", "every must be a whole number from 1, not 0"),
         ("--metalr exact", "for which timm's train.py has no place"),
         ("--metalr fast", "--metalr takes streaming, not 'fast'"),
         ("--metalr streaming data --lr 1", "-- [arguments of timm's train.py]"),
@@ -246,7 +257,7 @@ def test_a_wrong_argument_is_one_clear_error(arguments: str, expected: str, caps
     assert expected in capsys.readouterr().err
 
 
-def test_arguments_of_timms_before_the_dashes_are_told_where_they_belong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_timms_arguments_before_the_dashes_are_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.main(["--metalr", "streaming", "data", "--model", "resnet18"])
-    assert "data --model resnet18; arguments of timm's train.py stand after --" in capsys.readouterr().err
+    assert "data --model resnet18; arguments of timm's train.py come after --" in capsys.readouterr().err
