@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from layertune import LRProfile, MetaLR, ModelError, OptimizerError, meta_pass
 from layertune.hosts.endless_data import Share, over_same_data
 from layertune.hosts.meta_batches import MetaBatches
-from layertune.layers.layer_map import parameters_by_layer
+from layertune.layers.layer import parameters_by_layer
 from layertune.metalr.meta_pass import kept_gradients
 from layertune_lightning.alchemy_callback import still_freezes
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss

@@ -8,7 +8,7 @@ from torch import nn
 
 from layertune import LayerMap, ModelError, freeze, map_layers, norm_only
 from layertune import param_groups as core_param_groups
-from layertune.layers.depth import Depth, Granularity
+from layertune.layers.layer import Depth, Granularity
 from layertune.policies.by_name import scheme
 from layertune.policies.policies import Policy, scales_of
 from layertune_monai.handlers.engine import check_not_wrapped

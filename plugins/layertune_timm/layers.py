@@ -9,7 +9,7 @@ from torch import nn
 
 from layertune import LayerMap, ModelError
 from layertune import map_layers as map_traced_layers
-from layertune.layers.depth import Granularity
+from layertune.layers.layer import Granularity
 from layertune.layers.names import plain_name, unwrap
 
 __all__ = ["map_layers"]

@@ -24,7 +24,8 @@ from layertune.errors import (
 )
 from layertune.hosts.plugin import Plugin, PluginStatus, plugins
 from layertune.layers.activations import Activation
-from layertune.layers.layer_map import Layer, LayerMap, map_layers
+from layertune.layers.layer import Layer, LayerMap
+from layertune.layers.layer_map import map_layers
 from layertune.layers.trace import Trace, trace
 from layertune.metalr.meta_pass import frozen_statistics, meta_pass
 from layertune.metalr.metalr import MetaLR

@@ -1,12 +1,12 @@
-"""Random state and module attributes that a look at a network must leave alone."""
+"""Put back what was changed for a time: frozen parameters, random state, and attributes of modules."""
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import CellType
-from typing import Any
+from types import CellType, TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,15 +14,55 @@ from torch import Tensor, nn
 
 from layertune.errors import ModelError
 
-__all__ = ["kept_attributes", "kept_random_state", "unwritten_parameters"]
+__all__ = ["Frozen", "kept_attributes", "kept_random_state", "unwritten_parameters"]
+
+
+class Frozen:
+    """Freeze parameters until ``undo()`` is called, or until a ``with`` block ends.
+
+    Args:
+        parameters: The parameters to freeze, by name; they must require a gradient.
+        norms: The norms whose running statistics are frozen too.
+
+    Attributes:
+        names: The names of the parameters that were frozen.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> with Frozen({"bias": net.bias}):
+        ...     net.bias.requires_grad
+        False
+        >>> net.bias.requires_grad
+        True
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], norms: Iterable[nn.Module] = ()) -> None:
+        self.names = tuple(parameters)
+        self._parameters = list(parameters.values())
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
+        self._statistics = _FrozenStatistics(norms)
+
+    def undo(self) -> None:
+        """Let the parameters require a gradient and the statistics move again; a second call does nothing."""
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        self._parameters = []
+        self._statistics.undo()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.undo()
 
 
 @contextmanager
 def kept_random_state(cuda_devices: Sequence[int] = ()) -> Iterator[None]:
-    """Put the generators of torch, numpy and Python back at the end of the block.
+    """Restore the random state of torch, numpy and Python at the end of the block.
 
     Args:
-        cuda_devices: indices of the CUDA devices whose generators are put back, beside that of the CPU.
+        cuda_devices: Indices of the CUDA devices to restore as well. By default only the generator of the CPU is.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -31,7 +71,7 @@ def kept_random_state(cuda_devices: Sequence[int] = ()) -> Iterator[None]:
         >>> torch.equal(before, torch.get_rng_state())
         True
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - what networks draw from
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - networks draw from it
     try:
         with torch.random.fork_rng(devices=list(cuda_devices)):
             yield
@@ -42,7 +82,7 @@ def kept_random_state(cuda_devices: Sequence[int] = ()) -> Iterator[None]:
 
 @contextmanager
 def kept_attributes(net: nn.Module, *, unregistered: bool = False) -> Iterator[None]:
-    """Put back at the end of the block whatever was written into the modules of a network.
+    """Restore the attributes of all modules of a network at the end of the block.
 
     Attributes, buffers and hooks are restored, and the contents of lists, dicts, sets and deques, nested at will. An
     object of another class that a forward writes into, as a logger, is not restored.
@@ -70,7 +110,7 @@ def kept_attributes(net: nn.Module, *, unregistered: bool = False) -> Iterator[N
 
 @contextmanager
 def unwritten_parameters(net: nn.Module) -> Iterator[None]:
-    """Fail at the end of the block where it has written into a parameter or buffer of the network.
+    """Fail at the end of the block if the block has written into a parameter or buffer of the network.
 
     A trace runs a forward on copies of them. Code that reaches the network's own tensors in another way than as
     attributes of its modules, as by a list of its own, can still write into them: a tensor that was replaced is put
@@ -103,6 +143,32 @@ def unwritten_parameters(net: nn.Module) -> Iterator[None]:
 
 def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version  # inference tensors do not count their changes
+
+
+class _FrozenStatistics:
+    """Lets norms run in evaluation mode, whatever mode the network is in, by hooks on their forward.
+
+    A norm that was only set to evaluation mode would be back in train mode with the next ``model.train()``.
+    """
+
+    def __init__(self, norms: Iterable[nn.Module]) -> None:
+        self._training: dict[int, bool] = {}
+        self._handles = []
+        for norm in norms:
+            self._handles.append(norm.register_forward_pre_hook(self._enter))
+            self._handles.append(norm.register_forward_hook(self._leave, always_call=True))
+
+    def undo(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _enter(self, norm: nn.Module, _: Any) -> None:
+        self._training[id(norm)] = norm.training
+        norm.training = False
+
+    def _leave(self, norm: nn.Module, _: Any, __: Any) -> None:
+        norm.training = self._training.pop(id(norm), norm.training)
 
 
 class _Memory:

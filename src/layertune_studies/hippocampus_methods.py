@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layertune.layers.depth import Depth
+from layertune.layers.layer import Depth
 from layertune_studies.demo_methods import START_LR, Candidate, Method
 from layertune_studies.demo_train import Scores
 from layertune_studies.demo_work import Piece, Workshop

@@ -22,7 +22,8 @@ from rich.console import Console
 from torch.optim import SGD
 
 from layertune import LRProfile, MetaLR, map_layers, param_groups
-from layertune.plots.rates import plot_lrs_over_depth, plot_network
+from layertune.plots.network import plot_network
+from layertune.plots.rates import plot_lrs_over_depth
 from layertune_studies.data.brains import make_cohort
 from layertune_studies.data.case import batch_of
 from layertune_studies.demo_methods import START_LR

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from layertune import LayerMap, LRProfile, map_layers
 from layertune.hosts.report import PROFILE
-from layertune.plots.rates import plot_lrs_over_depth, plot_network
+from layertune.plots.network import plot_network
+from layertune.plots.rates import plot_lrs_over_depth
 from layertune_nnunet.tools.planned_network import planned_network
 
 __all__ = ["FIGURE", "draw"]

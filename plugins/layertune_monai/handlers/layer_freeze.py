@@ -6,7 +6,7 @@ from ignite.engine import Events
 from torch import nn
 
 from layertune import LayerMap, freeze, map_layers
-from layertune.layers.depth import Depth, Granularity
+from layertune.layers.layer import Depth, Granularity
 from layertune.policies.by_name import scheme
 from layertune.policies.freezing import Frozen
 from layertune.policies.policies import Policy, scales_of

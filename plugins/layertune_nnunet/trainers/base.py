@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from layertune import LayerMap, ModelError, map_layers
-from layertune.layers.depth import Depth, Granularity
+from layertune.layers.layer import Depth, Granularity
 from layertune_nnunet.errors import ResultsFolderError
 from layertune_nnunet.trainers.checkpoints import portable_name, renamed, save_whole
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number

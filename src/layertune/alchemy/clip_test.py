@@ -8,8 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from layertune.alchemy.norms import affine_norms, gamma_of, gammas
-from layertune.alchemy.redundancy import require_finite
+from layertune.alchemy.norms import affine_norms, gamma_of, gammas, require_finite
 from layertune.errors import AlchemyError
 
 __all__ = ["ClipPoint", "ClipTest", "clip_test"]

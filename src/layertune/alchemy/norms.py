@@ -1,16 +1,15 @@
 """Normalisation layers: their gammas, training them alone, and statistics that a second forward must leave alone."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-from layertune.errors import ModelError
-from layertune.layers.names import named_parameters, unwrap
+from layertune.errors import AlchemyError, ModelError
+from layertune.layers.names import named_parameters, plain_name, unwrap
 from layertune.layers.norm_layers import gamma_name, is_norm
-from layertune.layers.trace import plain_name
-from layertune.policies.freezing import Frozen
+from layertune.restoring import Frozen
 
-__all__ = ["affine_norms", "gamma_of", "gammas", "norm_only", "why_no_gammas"]
+__all__ = ["affine_norms", "gamma_of", "gammas", "norm_only", "require_finite", "why_no_gammas"]
 
 
 def gammas(model: nn.Module) -> dict[str, Tensor]:
@@ -97,6 +96,23 @@ def gamma_of(norm: nn.Module) -> nn.Parameter:
     parameter = norm._parameters[name] if name is not None else None
     assert parameter is not None, "asked of norms with a gamma only"
     return parameter
+
+
+def require_finite(sizes: Mapping[str, Tensor]) -> None:
+    """Refuse gammas that hold NaN or infinity.
+
+    Args:
+        sizes: The gammas of each norm, by the norm's path, as ``gammas`` returns them.
+
+    Raises:
+        AlchemyError: A gamma is not finite; the message names its norm.
+    """
+    bad = [name for name, values in sizes.items() if not bool(values.isfinite().all())]
+    if bad:
+        raise AlchemyError(
+            f"the gammas of {', '.join(bad[:5])} are not finite, so they say nothing about kernels; the training that "
+            "made them diverged: take an earlier checkpoint, or a lower learning rate"
+        )
 
 
 def why_no_gammas(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from layertune.alchemy.reinitialize import reinitialize
 from layertune.errors import AlchemyError, OptimizerError
 from layertune.layers.names import unwrap
 from layertune.layers.trace import trace
-from layertune.policies.freezing import Frozen
+from layertune.restoring import Frozen
 
 __all__ = ["Alchemy", "Phase"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from layertune.alchemy.kernels import KernelNorm, KernelNorms, pair_kernels
-from layertune.alchemy.norms import gammas, why_no_gammas
+from layertune.alchemy.norms import gammas, require_finite, why_no_gammas
 from layertune.errors import AlchemyError, ModelError
 from layertune.layers.names import unwrap
 from layertune.layers.trace import Trace, trace
 
-__all__ = ["RedundantKernels", "redundant_kernels", "require_finite"]
+__all__ = ["RedundantKernels", "redundant_kernels"]
 
 
 @dataclass(frozen=True)
@@ -107,20 +107,6 @@ def redundant_kernels(
             "throw away what they learned; lower it, or ask for it with whole_layers=True"
         )
     return RedundantKernels(limit, channels, both.pairs, both.unpaired)
-
-
-def require_finite(sizes: Mapping[str, Tensor]) -> None:
-    """Refuse gammas that are not numbers.
-
-    Raises:
-        AlchemyError: naming their norms.
-    """
-    bad = [name for name, values in sizes.items() if not bool(values.isfinite().all())]
-    if bad:
-        raise AlchemyError(
-            f"the gammas of {', '.join(bad[:5])} are not finite, so they say nothing about kernels; the training that "
-            "made them diverged: take an earlier checkpoint, or a lower learning rate"
-        )
 
 
 def _threshold(threshold: float | None, quantile: float | None, values: Sequence[Tensor]) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from layertune.autolr.weight_variation import weight_variation
 from layertune.errors import ModelError
-from layertune.layers.layer_map import LayerMap, parameters_by_layer
+from layertune.layers.layer import LayerMap, parameters_by_layer
 from layertune.layers.names import named_parameters, unwrap
 from layertune.layers.trace import trace
 from layertune.restoring import kept_attributes, kept_random_state

@@ -12,7 +12,7 @@ from layertune.cli.gammas import show_gammas
 from layertune.cli.terminal import Json, aside, cell, print_json, print_table, show
 from layertune.hosts.networks import NamedNetwork, named_network, parse_arguments, parse_shape
 from layertune.hosts.plugin import host_commands, plugins
-from layertune.layers.depth import Granularity
+from layertune.layers.layer import Granularity
 from layertune.layers.names import named_parameters
 
 __all__ = ["app"]

@@ -9,8 +9,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from layertune.alchemy.kernels import pair_kernels
-from layertune.alchemy.norms import affine_norms, gammas
-from layertune.alchemy.redundancy import require_finite
+from layertune.alchemy.norms import affine_norms, gammas, require_finite
 from layertune.cli.terminal import Json, aside, cell, print_json, print_table, show
 from layertune.errors import AlchemyError
 from layertune.hosts.networks import named_network, parse_arguments, parse_shape
@@ -110,7 +109,7 @@ def report_gammas(
 
 
 def _draw(sizes: Mapping[str, Tensor], threshold: float, file: Path) -> None:
-    from layertune.plots.rates import plot_gammas  # matplotlib is slow to import
+    from layertune.plots.gammas import plot_gammas  # matplotlib is slow to import
 
     drawn = plot_gammas(sizes, threshold=threshold).get_figure(root=True)
     assert drawn is not None, "new axes belong to a figure"

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from layertune.layers.names import common_path
-from layertune.layers.trace import Operation, Trace, plain_name
+from layertune.layers.layer import Role
+from layertune.layers.names import common_path, plain_name
+from layertune.layers.trace import Operation, Trace
 
-__all__ = ["SAME_RESOLUTION", "Block", "find_blocks"]
+__all__ = ["SAME_RESOLUTION", "Block", "Place", "find_blocks"]
+
 
 # Feature maps whose sizes differ by less than this are of one resolution: a class token or the padding of an odd
 # size is no change of level, while halving a single axis (the least that a U-Net pools) is.
@@ -39,6 +41,21 @@ class Block:
     def is_gate(self) -> bool:
         """Whether it only scales or shifts what other blocks make, and so has no resolution of its own."""
         return all(operation.is_gate for operation in self.operations)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A block with its place in the network.
+
+    Attributes:
+        block: The block.
+        role: The path of the U that holds the block; ``"encoder"`` for all but the head in a network without a U.
+        level: The resolution level of the block's output; 0 is the finest.
+    """
+
+    block: Block
+    role: Role
+    level: int
 
 
 def find_blocks(found: Trace, model: nn.Module) -> list[Block]:

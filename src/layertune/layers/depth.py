@@ -1,33 +1,13 @@
 """How deep a block is: its path and level in the U, and the two readings I1 and I2 (MetaLR sec. 3.3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 from layertune.errors import ModelError
-from layertune.layers.blocks import SAME_RESOLUTION, Block
+from layertune.layers.blocks import SAME_RESOLUTION, Block, Place
+from layertune.layers.layer import Depth, Role
 
-__all__ = ["Depth", "Granularity", "Place", "Role", "depths", "place_blocks"]
-
-Depth = Literal["I1", "I2"]
-Granularity = Literal["module", "block", "stage"]
-Role = Literal["encoder", "bottleneck", "decoder", "head"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a block lies.
-
-    Attributes:
-        block: the block.
-        role: the path of the U; ``"encoder"`` for all but the head in a network without a U.
-        level: resolution level of its output, 0 the finest.
-    """
-
-    block: Block
-    role: Role
-    level: int
+__all__ = ["depths", "place_blocks"]
 
 
 def place_blocks(blocks: Sequence[Block]) -> list[Place]:

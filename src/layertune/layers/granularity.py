@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from layertune.layers.blocks import Block
-from layertune.layers.depth import Granularity, Place
+from layertune.layers.blocks import Block, Place
+from layertune.layers.layer import Granularity
 from layertune.layers.names import common_path
 
 __all__ = ["by_operation", "merged", "regroup"]

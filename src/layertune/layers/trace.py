@@ -22,13 +22,13 @@ from torch.utils._pytree import tree_leaves
 
 from layertune.errors import ModelError
 from layertune.layers.activations import Activation
-from layertune.layers.names import plain_name, unwrap
+from layertune.layers.names import unwrap
 from layertune.layers.nested import map_tensors, tensors_in
 from layertune.layers.operations import Operation
 from layertune.layers.recorder import Recorder
 from layertune.restoring import kept_attributes, kept_random_state, unwritten_parameters
 
-__all__ = ["Operation", "Trace", "plain_name", "trace"]
+__all__ = ["Operation", "Trace", "trace"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.path import Path
 
 from layertune.errors import ProfileError
-from layertune.layers.layer_map import LayerMap
+from layertune.layers.layer import LayerMap
 from layertune.plots.style import FONT, SMALL_FONT, new_axes, rate_norm, short_names, tick_rates
 from layertune.rates.profile import LRProfile
 from layertune.rates.replay import match_layers

@@ -1,4 +1,4 @@
-"""Figures: learned rates over layers, over time and on the network itself; gammas, see ``alchemy_plots``."""
+"""Figures of learned rates, over the depth of the layers and over time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from layertune.errors import ProfileError
-from layertune.plots.gammas import plot_clip_test, plot_gammas, plot_gammas_by_layer, plot_rank_correlation
-from layertune.plots.network import plot_network
 from layertune.plots.style import (
     COLUMN,
     FONT,
@@ -26,16 +24,7 @@ from layertune.plots.style import (
 )
 from layertune.rates.profile import LRProfile
 
-__all__ = [
-    "plot_clip_test",
-    "plot_gammas",
-    "plot_gammas_by_layer",
-    "plot_lrs_over_depth",
-    "plot_lrs_over_time",
-    "plot_network",
-    "plot_profile",
-    "plot_rank_correlation",
-]
+__all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_profile"]
 
 MOST_NAMED = 24  # more layers than that are numbered on the axis
 MOST_LISTED = 12  # more layers than that get a colour bar in place of a legend

@@ -3,7 +3,7 @@
 import math
 
 from layertune.errors import PolicyError
-from layertune.layers.layer_map import LayerMap
+from layertune.layers.layer import LayerMap
 from layertune.policies.policies import AllLayers, BiDirectional, LastLayer, LayerWise, Policy
 
 __all__ = ["ALCHEMY_METHODS", "METHODS", "scheme"]

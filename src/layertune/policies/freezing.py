@@ -1,49 +1,15 @@
 """Freezing the layers that a policy gives no learning rate."""
 
 import warnings
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Any, Self
 
 from torch import nn
 
-from layertune.layers.layer_map import LayerMap, parameters_by_layer
+from layertune.layers.layer import LayerMap, parameters_by_layer
 from layertune.layers.names import modules_by_name, named_parameters
 from layertune.policies.policies import Policy, scales_of
+from layertune.restoring import Frozen
 
 __all__ = ["Frozen", "freeze"]
-
-
-class Frozen:
-    """The handle of ``freeze``: ``undo()`` or the end of a ``with`` block lets the parameters train again.
-
-    Args:
-        parameters: The parameters to freeze, by name; they must require a gradient.
-        norms: The norms whose running statistics are frozen too.
-
-    Attributes:
-        names: The names of the parameters that were frozen. Those that were frozen before are not among them.
-    """
-
-    def __init__(self, parameters: dict[str, nn.Parameter], norms: Iterable[nn.Module] = ()) -> None:
-        self.names = tuple(parameters)
-        self._parameters = list(parameters.values())
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
-        self._statistics = _FrozenStatistics(norms)
-
-    def undo(self) -> None:
-        """Let the parameters require a gradient and the statistics move again; a second call does nothing."""
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        self._parameters = []
-        self._statistics.undo()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.undo()
 
 
 def freeze(model: nn.Module, layers: LayerMap, policy: Policy, *, statistics: bool = False) -> Frozen:
@@ -86,32 +52,6 @@ def freeze(model: nn.Module, layers: LayerMap, policy: Policy, *, statistics: bo
         {name: p for name, p in parameters.items() if name in fixed and p.requires_grad},
         _norms_of(model, fixed) if statistics else (),
     )
-
-
-class _FrozenStatistics:
-    """Lets norms run in evaluation mode, whatever mode the network is in, by hooks on their forward.
-
-    A norm that was only set to evaluation mode would be back in train mode with the next ``model.train()``.
-    """
-
-    def __init__(self, norms: Iterable[nn.Module]) -> None:
-        self._training: dict[int, bool] = {}
-        self._handles = []
-        for norm in norms:
-            self._handles.append(norm.register_forward_pre_hook(self._enter))
-            self._handles.append(norm.register_forward_hook(self._leave, always_call=True))
-
-    def undo(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _enter(self, norm: nn.Module, _: Any) -> None:
-        self._training[id(norm)] = norm.training
-        norm.training = False
-
-    def _leave(self, norm: nn.Module, _: Any, __: Any) -> None:
-        norm.training = self._training.pop(id(norm), norm.training)
 
 
 def _norms_of(model: nn.Module, fixed: set[str]) -> list[nn.Module]:

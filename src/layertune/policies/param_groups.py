@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from layertune.errors import OptimizerError
-from layertune.layers.layer_map import LayerMap, parameters_by_layer
+from layertune.layers.layer import LayerMap, parameters_by_layer
 from layertune.layers.names import named_parameters
 from layertune.policies.policies import AllLayers, Policy, scales_of
 

@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Literal, get_args
 
 from layertune.errors import PolicyError
-from layertune.layers.layer_map import LayerMap
+from layertune.layers.layer import LayerMap
 
 __all__ = [
     "AllLayers",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from layertune.layers.depth import Granularity
+from layertune.layers.layer import Granularity
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining

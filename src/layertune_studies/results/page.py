@@ -9,7 +9,8 @@ from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
 from layertune import LayerMap, LRProfile
-from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time, plot_network
+from layertune.plots.network import plot_network
+from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
 from layertune_studies.data.brains import Cohort, tissues
 from layertune_studies.demo_methods import HYPER_LR, LRS, RULE, START_LR
 from layertune_studies.demo_options import DemoOptions

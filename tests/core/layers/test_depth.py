@@ -3,8 +3,8 @@
 import pytest
 
 from layertune import ModelError
-from layertune.layers.blocks import Block
-from layertune.layers.depth import Place, depths, place_blocks
+from layertune.layers.blocks import Block, Place
+from layertune.layers.depth import depths, place_blocks
 from layertune.layers.granularity import regroup
 from layertune.layers.operations import Operation
 

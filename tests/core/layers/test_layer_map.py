@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from layertune import Layer, LayerMap, ModelError, map_layers
-from layertune.layers.layer_map import parameters_by_layer
+from layertune.layers.layer import parameters_by_layer
 from layertune.layers.names import named_parameters
 from small_networks import Shared, SmallResNet, SmallTransformer, SmallUNet, image, networks
 

@@ -20,8 +20,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 
 from layertune import Layer, LayerMap, LRProfile, ProfileError, map_layers
-from layertune.plots.network import HEIGHT, ROW, WIDTH, chain_layout, u_layout
-from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time, plot_network
+from layertune.plots.network import HEIGHT, ROW, WIDTH, chain_layout, plot_network, u_layout
+from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
 from layertune.plots.style import short_names
 
 

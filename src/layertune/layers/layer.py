@@ -1,0 +1,120 @@
+"""The layers of a network: the record that policies, hosts and figures read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+from torch import nn
+
+from layertune.errors import ModelError
+from layertune.layers.names import named_parameters, unwrap
+
+__all__ = ["Depth", "Granularity", "Layer", "LayerMap", "Role", "parameters_by_layer"]
+
+Depth = Literal["I1", "I2"]
+Granularity = Literal["module", "block", "stage"]
+Role = Literal["encoder", "bottleneck", "decoder", "head"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The unit that gets one learning rate.
+
+    Attributes:
+        name: path of the module (or of the first module) that holds it, unique in the map.
+        parameters: names of its parameters, in the model's order.
+        depth: 1 is the shallowest, the head is the deepest; layers may share a depth under I2.
+        role: the path of the U that it lies on; ``"encoder"`` for all but the head where there is no U.
+        level: resolution level of its output, 0 the finest; ``None`` where no forward was traced.
+        feeds: names of the layers that read its output, in the order of the map.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    depth: int
+    role: Role
+    level: int | None = None
+    feeds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerMap(Sequence[Layer]):
+    """All layers of a network in the order of I1 (contracting path, bottleneck, expanding path, head): a sequence.
+
+    Attributes:
+        layers: the layers.
+        interpretation: ``"I1"`` or ``"I2"``, how ``depth`` was read.
+        granularity: ``"module"``, ``"block"`` or ``"stage"``.
+        unused: parameters that the traced forward did not run; they are placed with their owner all the same.
+    """
+
+    layers: tuple[Layer, ...]
+    interpretation: Depth
+    granularity: Granularity
+    unused: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        return self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    @property
+    def d(self) -> int:
+        """The depth of the network: the head's depth, as the paper's d."""
+        return self.layers[-1].depth
+
+    @property
+    def head(self) -> Layer:
+        """The layer that makes the output."""
+        return self.layers[-1]
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the network is a U: its resolution rises again after its coarsest level."""
+        return any(layer.role == "bottleneck" for layer in self.layers)
+
+    def parameters_of(self, model: nn.Module) -> Mapping[str, list[nn.Parameter]]:
+        """The parameters of each layer, in the model that was mapped or another of its kind.
+
+        Raises:
+            ModelError: the map belongs to another network.
+        """
+        return parameters_by_layer(model, self)
+
+    def layer_of(self, parameter: str) -> Layer:
+        """The layer that holds a parameter.
+
+        Raises:
+            ModelError: no layer holds a parameter of this name.
+        """
+        for layer in self.layers:
+            if parameter in layer.parameters:
+                return layer
+        raise ModelError(f"no layer holds a parameter {parameter!r}; the map was made of another network")
+
+
+def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list[nn.Parameter]]:
+    """The parameters of each layer.
+
+    Raises:
+        ModelError: a parameter is in no layer, or a layer names one that the model has not.
+    """
+    parameters = named_parameters(model)
+    placed = [name for layer in layers for name in layer.parameters]
+    missing = sorted(set(parameters) - set(placed))
+    unknown = sorted(set(placed) - set(parameters))
+    doubled = sorted({name for name in placed if placed.count(name) > 1}) if len(set(placed)) < len(placed) else []
+    if missing or unknown or doubled:
+        raise ModelError(
+            f"this map does not fit {type(unwrap(model)).__name__}: in no layer {missing[:5]}, not in the model "
+            f"{unknown[:5]}, in two layers {doubled[:5]}; make the map from this model with map_layers"
+        )
+    return {layer.name: [parameters[name] for name in layer.parameters] for layer in layers}
