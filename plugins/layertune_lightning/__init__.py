@@ -1,9 +1,9 @@
 """layertune for Lightning: callbacks; modules, optimizers and loops stay as they are."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from layertune.hosts.plugin import Plugin, import_host
+from layertune.hosts.plugin import lazy_names
+from layertune_lightning.plugin import PLUGIN
 
 if TYPE_CHECKING:
     from layertune_lightning.alchemy_callback import AlchemyCallback
@@ -13,21 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PLUGIN", "AlchemyCallback", "GammaPenaltyCallback", "LayerFreezeCallback", "MetaLRCallback"]
 
-PLUGIN = Plugin(
-    name="Lightning", distribution="pytorch-lightning", lowest="2.6", module="pytorch_lightning", extra="lightning"
-)
-
 _MODULES = {
-    "AlchemyCallback": "alchemy_callback",
-    "GammaPenaltyCallback": "gamma_penalty_callback",
-    "LayerFreezeCallback": "layer_freeze_callback",
-    "MetaLRCallback": "metalr_callback",
+    "AlchemyCallback": "layertune_lightning.alchemy_callback",
+    "GammaPenaltyCallback": "layertune_lightning.gamma_penalty_callback",
+    "LayerFreezeCallback": "layertune_lightning.layer_freeze_callback",
+    "MetaLRCallback": "layertune_lightning.metalr_callback",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module("layertune_lightning.two_packages")  # before anything else imports Lightning
-    import_host(PLUGIN)
-    return getattr(importlib.import_module(f"layertune_lightning.{_MODULES[name]}"), name)
+# Lightning's two packages have to be imported in an order of their own, so that module comes before the host.
+__getattr__ = lazy_names(__name__, PLUGIN, _MODULES.get, before="layertune_lightning.two_packages")

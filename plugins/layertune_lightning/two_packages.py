@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from layertune.errors import MissingPackageError
 from layertune.hosts.plugin import import_host
-from layertune_lightning import PLUGIN
+from layertune_lightning.plugin import PLUGIN
 
 __all__ = ["Callback", "callbacks_of"]
 

@@ -1,10 +1,10 @@
 """layertune for MONAI: handlers for its engines, and a bundle."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from layertune.hosts.plugin import Plugin, import_host
+from layertune.hosts.plugin import lazy_names
 from layertune.old_paths import redirect
+from layertune_monai.plugin import PLUGIN
 
 if TYPE_CHECKING:
     from layertune_monai.bundle.training import Training
@@ -28,8 +28,6 @@ __all__ = [
     "param_groups",
 ]
 
-PLUGIN = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
-
 # Bundles that were written by version 0.1 name these modules.
 redirect(
     {
@@ -47,21 +45,14 @@ redirect(
 )
 
 _MODULES = {
-    "AlchemyHandler": "handlers.alchemy",
-    "GammaPenaltyHandler": "handlers.gamma_penalty",
-    "GenesisUNet": "genesis.unet",
-    "LayerFreezeHandler": "handlers.layer_freeze",
-    "MetaLRHandler": "handlers.metalr",
-    "Training": "bundle.training",
-    "load_pretrained": "weights",
-    "param_groups": "layer_groups",
+    "AlchemyHandler": "layertune_monai.handlers.alchemy",
+    "GammaPenaltyHandler": "layertune_monai.handlers.gamma_penalty",
+    "GenesisUNet": "layertune_monai.genesis.unet",
+    "LayerFreezeHandler": "layertune_monai.handlers.layer_freeze",
+    "MetaLRHandler": "layertune_monai.handlers.metalr",
+    "Training": "layertune_monai.bundle.training",
+    "load_pretrained": "layertune_monai.weights",
+    "param_groups": "layertune_monai.layer_groups",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_host(PLUGIN)
-    value = getattr(importlib.import_module(f"layertune_monai.{_MODULES[name]}"), name)
-    globals()[name] = value  # or the submodule of that name would stand here from now on
-    return value
+__getattr__ = lazy_names(__name__, PLUGIN, _MODULES.get)

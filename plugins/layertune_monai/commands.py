@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from layertune.cli.terminal import Json, aside, print_json, show
+from layertune.cli.terminal import Json, hosts_to_stderr, print_json, show
 from layertune.hosts.plugin import import_host
 from layertune.policies.by_name import METHODS
-from layertune_monai import PLUGIN
+from layertune_monai.plugin import PLUGIN
 
 __all__ = ["app"]
 
@@ -27,7 +27,7 @@ def put_bundle(
 ) -> None:
     """Put the bundle metalr_unet into a folder: a 3D U-Net that learns its learning rates, for Decathlon tasks."""
     import_host(PLUGIN)
-    with aside():
+    with hosts_to_stderr():
         from layertune_monai.bundle.folder import write_bundle
 
         written = write_bundle(folder)
@@ -62,7 +62,7 @@ def adapt(
 ) -> None:
     """Write configs/layertune.json beside a bundle's train.json: it fine-tunes by a method, and changes nothing."""
     import_host(PLUGIN)
-    with aside():
+    with hosts_to_stderr():
         from layertune_monai.bundle.adapt import Method, adapt
 
         chosen = Method(name=method, hyper_lr=hyper_lr, rule=rule, every=every, depth=depth, m=m, n=n, first=first)

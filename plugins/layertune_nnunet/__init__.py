@@ -1,9 +1,9 @@
 """layertune for nnU-Net: trainers picked with ``-tr``, and mixins for trainers of your own."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from layertune.hosts.plugin import Plugin, import_host
+from layertune.hosts.plugin import lazy_names
+from layertune_nnunet.plugin import PLUGIN
 
 if TYPE_CHECKING:
     from layertune_nnunet.trainers.alchemy import AlchemyMixin
@@ -47,25 +47,22 @@ __all__ = [
     "nnUNetTrainerNormOnly",
 ]
 
-PLUGIN = Plugin(name="nnU-Net", distribution="nnunetv2", lowest="2.8", module="nnunetv2", extra="nnunet")
-
 _MODULES = {
-    "AlchemyMixin": "trainers.alchemy",
-    "BNScaleMixin": "trainers.norms",
-    "BiDirectionalMixin": "trainers.frozen",
-    "FixedLayersMixin": "trainers.frozen",
-    "LastLayerMixin": "trainers.frozen",
-    "LayerWiseMixin": "trainers.frozen",
-    "MetaLRMixin": "trainers.metalr",
-    "MetaLRStreamingMixin": "trainers.learned_rates",
-    "NormOnlyMixin": "trainers.norms",
+    "AlchemyMixin": "layertune_nnunet.trainers.alchemy",
+    "BNScaleMixin": "layertune_nnunet.trainers.norms",
+    "BiDirectionalMixin": "layertune_nnunet.trainers.frozen",
+    "FixedLayersMixin": "layertune_nnunet.trainers.frozen",
+    "LastLayerMixin": "layertune_nnunet.trainers.frozen",
+    "LayerWiseMixin": "layertune_nnunet.trainers.frozen",
+    "MetaLRMixin": "layertune_nnunet.trainers.metalr",
+    "MetaLRStreamingMixin": "layertune_nnunet.trainers.learned_rates",
+    "NormOnlyMixin": "layertune_nnunet.trainers.norms",
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Trainers with values in their names are in no list.
-    module = "trainers.catalogue" if name.startswith("nnUNetTrainer") else _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_host(PLUGIN)
-    return getattr(importlib.import_module(f"layertune_nnunet.{module}"), name)
+def _module_of(name: str) -> str | None:
+    # nnU-Net's -tr option also names trainers with values in their names, which are in no list.
+    return "layertune_nnunet.trainers.catalogue" if name.startswith("nnUNetTrainer") else _MODULES.get(name)
+
+
+__getattr__ = lazy_names(__name__, PLUGIN, _module_of)

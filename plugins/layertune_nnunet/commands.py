@@ -14,10 +14,10 @@ from rich.text import Text
 
 import layertune_nnunet
 from layertune.cli.gammas import Figure, Threshold, report_gammas
-from layertune.cli.terminal import Json, aside, print_json, print_table, show
+from layertune.cli.terminal import Json, hosts_to_stderr, print_json, print_table, show
 from layertune.hosts.plugin import import_host
-from layertune_nnunet import PLUGIN
 from layertune_nnunet.errors import PathsError
+from layertune_nnunet.plugin import PLUGIN
 from layertune_nnunet.tools.trainer_path import VARIABLE, trainer_path
 
 __all__ = ["app"]
@@ -84,7 +84,7 @@ def import_(
     import_host(PLUGIN)
     if (dataset is None) == (plans is None):
         raise typer.BadParameter("give either --dataset or --plans", param_hint="--dataset")
-    with aside():
+    with hosts_to_stderr():
         from layertune_nnunet.tools.import_weights import import_weights, renaming
         from layertune_nnunet.tools.planned_network import find_plan
 
@@ -119,7 +119,7 @@ def portable(
 ) -> None:
     """Make checkpoints name nnU-Net's own trainer, so that people without layertune can predict with them."""
     import_host(PLUGIN)
-    with aside():
+    with hosts_to_stderr():
         from layertune_nnunet.tools.portable import make_portable
 
         done = make_portable(model)
@@ -141,7 +141,7 @@ def gammas(
 ) -> None:
     """Show the gammas of a checkpoint. Its network is built from the plan in the checkpoint; nothing is trained."""
     import_host(PLUGIN)
-    with aside():
+    with hosts_to_stderr():
         from layertune_nnunet.tools.checkpoint_network import checkpoint_network
 
         file, planned, weights = checkpoint_network(model)
@@ -172,7 +172,7 @@ def _check_trainer(arguments: Sequence[str]) -> None:
     except argparse.ArgumentError:  # nnU-Net's own parser answers it
         return
     if name.partition("_")[0] in layertune_nnunet.__all__:
-        with aside():
+        with hosts_to_stderr():
             getattr(layertune_nnunet, name).check_settings()
 
 

@@ -1,8 +1,9 @@
 """layertune for timm: parameter groupers for ``create_optimizer_v2(..., param_group_fn=...)``."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from layertune.hosts.plugin import Plugin, import_host
+from layertune.hosts.plugin import lazy_names
+from layertune_timm.plugin import PLUGIN
 
 if TYPE_CHECKING:
     from layertune_timm.groupers import all_layers, bidirectional, last_layer, layer_decay, layer_wise, norm_only
@@ -19,13 +20,14 @@ __all__ = [
     "norm_only",
 ]
 
-PLUGIN = Plugin(name="timm", distribution="timm", lowest="1.0.22", module="timm", extra="timm")
+_MODULES = {
+    "all_layers": "layertune_timm.groupers",
+    "bidirectional": "layertune_timm.groupers",
+    "last_layer": "layertune_timm.groupers",
+    "layer_decay": "layertune_timm.groupers",
+    "layer_wise": "layertune_timm.groupers",
+    "map_layers": "layertune_timm.layers",
+    "norm_only": "layertune_timm.groupers",
+}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_host(PLUGIN)
-    from layertune_timm import groupers, layers
-
-    return getattr(layers if name == "map_layers" else groupers, name)
+__getattr__ = lazy_names(__name__, PLUGIN, _MODULES.get)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from layertune.errors import LayertuneError, ModelError
 from layertune.hosts.plugin import import_host
-from layertune_timm import PLUGIN
+from layertune_timm.plugin import PLUGIN
 from layertune_timm.train_options import TrainOptions, error_of, read_options
 
 __all__ = ["SCRIPT", "find_script", "main", "run"]

@@ -1,11 +1,12 @@
-"""The command line: ``layertune``."""
+"""The command line ``layertune``."""
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line."""
-    # Commands of plug-ins import `layertune.cli.terminal`, and the app loads them: it must not load with the package.
+    # The app loads the commands of plug-ins, and these import `layertune.cli.terminal`. So this package must not load
+    # the app when it is imported.
     from layertune.cli.app import app
 
     app()

@@ -1,5 +1,6 @@
-"""The command line: `layertune`."""
+"""The app of the command line, with the commands that need no plug-in."""
 
+import importlib.metadata
 from functools import partial
 from typing import Annotated, Any, cast, get_args
 
@@ -7,19 +8,20 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from layertune import LayerMap, LayertuneError, __version__, map_layers
 from layertune.cli.gammas import show_gammas
-from layertune.cli.terminal import Json, aside, cell, print_json, print_table, show
+from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, show
+from layertune.errors import LayertuneError
 from layertune.hosts.networks import NamedNetwork, named_network, parse_arguments, parse_shape
 from layertune.hosts.plugin import host_commands, plugins
-from layertune.layers.layer import Granularity
+from layertune.layers.layer import Granularity, LayerMap
+from layertune.layers.layer_map import map_layers
 from layertune.layers.names import named_parameters
 
 __all__ = ["app"]
 
 
 class OneLineErrors(TyperGroup):
-    """Answers a user's mistake with one line on the standard error stream and exit code 2."""
+    """Answer a user's mistake with one line on the standard error stream and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -48,7 +50,7 @@ for name, commands in host_commands().items():
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        typer.echo(importlib.metadata.version("layertune"))
         raise typer.Exit
 
 
@@ -74,37 +76,29 @@ def layers(
         ),
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="A constructor's argument, key=value, as JSON or a Python literal.")
+        list[str] | None, typer.Option(help="An argument of the constructor, key=value, as JSON or a Python literal.")
     ] = None,
     granularity: Annotated[str, typer.Option(help="module, block or stage.")] = "block",
     as_json: Json = False,
 ) -> None:
-    """Show which parameters of a network form a layer, and how deep each is; nothing is computed or downloaded."""
+    """Show the layers of a network with their parameters and depths; nothing is computed or downloaded."""
     if granularity not in get_args(Granularity):
         raise typer.BadParameter(f"{granularity!r} is not module, block or stage", param_hint="--granularity")
-    with aside():
+    with hosts_to_stderr():
         made = named_network(
             model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
         )
-        place = partial(map_layers, made.network, made.example, granularity=cast(Granularity, granularity))
-        i1 = place(depth="I1")
-        i2 = place(depth="I2") if i1.has_decoder else None
-    found = _layers_found(model, made, i1, i2)
+        map_at = partial(map_layers, made.network, made.example, granularity=cast(Granularity, granularity))
+        i1 = map_at(depth="I1")
+        i2 = map_at(depth="I2") if i1.has_decoder else None
+    result = _describe_layers(model, made, i1, i2)
     if as_json:
-        print_json(found)
-        return
-    keys = {"name": "Layer", "role": "Role", "level": "Level", "depth_I1": "I1", "depth_I2": "I2"}
-    rows = [[*(cell(layer[key]) for key in keys), f"{layer['count']:,}"] for layer in found["layers"]]
-    made_with = ", ".join(f"{key}={value!r}" for key, value in made.arguments.items())
-    shown = "x".join(map(str, found["input"]))
-    print_table(f"{model}({made_with}), input {shown}", [*keys.values(), "Parameters"], rows, left=2)
-    if i1.unused:
-        show(Text(f"{len(i1.unused)} parameters did not run, and are placed with their owners:"))
-        for name in i1.unused:
-            show(Text(f"  {name}"))
+        print_json(result)
+    else:
+        _print_layers(result)
 
 
-def _layers_found(model: str, made: NamedNetwork, i1: LayerMap, i2: LayerMap | None) -> dict[str, Any]:
+def _describe_layers(model: str, made: NamedNetwork, i1: LayerMap, i2: LayerMap | None) -> dict[str, Any]:
     sizes = {name: parameter.numel() for name, parameter in named_parameters(made.network).items()}
     depth_i2 = {layer.name: layer.depth for layer in i2 or ()}
     return {
@@ -126,6 +120,18 @@ def _layers_found(model: str, made: NamedNetwork, i1: LayerMap, i2: LayerMap | N
         ],
         "unused": list(i1.unused),
     }
+
+
+def _print_layers(result: dict[str, Any]) -> None:
+    keys = {"name": "Layer", "role": "Role", "level": "Level", "depth_I1": "I1", "depth_I2": "I2"}
+    rows = [[*(cell(layer[key]) for key in keys), f"{layer['count']:,}"] for layer in result["layers"]]
+    arguments = ", ".join(f"{key}={value!r}" for key, value in result["arguments"].items())
+    title = f"{result['model']}({arguments}), input {'x'.join(map(str, result['input']))}"
+    print_table(title, [*keys.values(), "Parameters"], rows, left=2)
+    if result["unused"]:
+        show(Text(f"{len(result['unused'])} parameters did not run, and are placed with their owners:"))
+        for name in result["unused"]:
+            show(Text(f"  {name}"))
 
 
 @app.command("plugins")

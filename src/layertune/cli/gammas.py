@@ -1,4 +1,4 @@
-"""The command line's part of Network Alchemy: `layertune gammas` and `layertune rank`."""
+"""The command ``layertune gammas``: show the gammas of a checkpoint, in any host's network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layertune.alchemy.kernels import pair_kernels
 from layertune.alchemy.norms import affine_norms, gammas, require_finite
-from layertune.cli.terminal import Json, aside, cell, print_json, print_table, show
+from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, show
 from layertune.errors import AlchemyError
 from layertune.hosts.networks import named_network, parse_arguments, parse_shape
 from layertune.layers.norm_layers import gamma_name
@@ -19,27 +19,27 @@ from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = ["Figure", "Threshold", "report_gammas", "show_gammas"]
 
-Threshold = Annotated[float, typer.Option(min=0.0, help="Kernels with |gamma| below it are counted.")]
-Figure = Annotated[Path | None, typer.Option(help="A figure to write: the gammas of the network.")]
+Threshold = Annotated[float, typer.Option(min=0.0, help="Count kernels with a |gamma| below this value.")]
+Figure = Annotated[Path | None, typer.Option(help="File of a figure to write, which shows the gammas.")]
 
 
 def show_gammas(
-    checkpoint: Annotated[Path, typer.Argument(help="A file of weights, of any host.")],
+    checkpoint: Annotated[Path, typer.Argument(help="File with weights, of any host.")],
     model: Annotated[
-        str, typer.Option(help="The network it was saved from: timm's or MONAI's name, or module:factory.")
+        str, typer.Option(help="The network of the checkpoint: a name of timm or MONAI, or module:factory.")
     ],
     shape: Annotated[
         str | None, typer.Option("--input", help="Shape of an input, batch first; as for `layertune layers`.")
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="A constructor's argument, key=value, as JSON or a Python literal.")
+        list[str] | None, typer.Option(help="An argument of the constructor, key=value, as JSON or a Python literal.")
     ] = None,
     threshold: Threshold = 0.05,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Show the gammas of a checkpoint, norm by norm, and whose kernels are small; nothing is trained."""
-    with aside():
+    """Show the gammas of a checkpoint, norm by norm, and count the small ones; nothing is trained."""
+    with hosts_to_stderr():
         made = named_network(
             model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
         )
@@ -67,29 +67,29 @@ def report_gammas(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the gammas of weights in the network that they are of, and draw them.
+    """Load weights into their network, print its gammas, and draw them.
 
     Args:
-        network: gets the weights.
-        example: an input, for a trace; nothing is computed.
-        weights: as ``read_weights`` gives them.
-        file: where they come from, the title of the table.
-        model: what the network is called.
-        threshold: kernels with |gamma| below it are counted.
-        figure: a figure to write.
-        as_json: print JSON instead of a table.
+        network: The network. It gets the weights.
+        example: An input of the network for a trace; nothing is computed.
+        weights: The weights, as ``read_weights`` returns them.
+        file: The file of the weights, which is the title of the table.
+        model: The name of the network in the JSON output.
+        threshold: Kernels with a |gamma| below it are counted.
+        figure: The file of a figure to write; None for no figure.
+        as_json: Whether to print JSON instead of a table.
 
     Raises:
-        ModelError: the network has no gammas.
-        AlchemyError: the weights lack gammas, or have some that are not finite; or the figure cannot be written.
+        ModelError: The network has no gammas.
+        AlchemyError: The weights lack gammas, or hold gammas that are not finite; or the figure cannot be written.
     """
-    with aside():
+    with hosts_to_stderr():
         loaded = load_weights(network, weights)
         sizes = gammas(network)
         _require_loaded(network, loaded)
         require_finite(sizes)
-        both = pair_kernels(network, trace(network, example))
-    rows = [_row(name, values, both.pairs, both.unpaired, threshold) for name, values in sizes.items()]
+        found = pair_kernels(network, trace(network, example))
+    rows = [_row(name, values, found.pairs, found.unpaired, threshold) for name, values in sizes.items()]
     if figure is not None:
         _draw(sizes, threshold, figure)
     if as_json:
@@ -102,8 +102,8 @@ def report_gammas(
     judged = sum(row["count"] for row in rows if row["kernels_of"])
     small = sum(row["small"] for row in rows if row["kernels_of"])
     show(Text(f"{small} of {judged} kernels have a |gamma| below {threshold:g}."))
-    if both.unpaired:
-        show(Text(f"{len(both.unpaired)} norms scale no kernels of one layer and are left alone; --json says why."))
+    if found.unpaired:
+        show(Text(f"{len(found.unpaired)} norms scale no kernels of one layer and are left alone; --json says why."))
     if figure is not None:
         show(Text(f"Figure: {figure}"))
 
@@ -111,16 +111,16 @@ def report_gammas(
 def _draw(sizes: Mapping[str, Tensor], threshold: float, file: Path) -> None:
     from layertune.plots.gammas import plot_gammas  # matplotlib is slow to import
 
-    drawn = plot_gammas(sizes, threshold=threshold).get_figure(root=True)
-    assert drawn is not None, "new axes belong to a figure"
+    drawing = plot_gammas(sizes, threshold=threshold).get_figure(root=True)
+    assert drawing is not None, "new axes belong to a figure"
     try:
-        drawn.savefig(file)
+        drawing.savefig(file)
     except (OSError, ValueError) as error:  # no such folder, or a format that matplotlib does not write
         raise AlchemyError(f"the figure {file} cannot be written ({error}); give a path as gammas.png") from error
 
 
 def _require_loaded(network: nn.Module, loaded: Loaded) -> None:
-    """A gamma that the file lacks would be shown as the 1 that it was made with."""
+    """Refuse weights without all gammas: one that is missing would be shown as the 1 that it starts with."""
     names = {name: f"{name}.{gamma_name(norm)}".removeprefix(".") for name, norm in affine_norms(network).items()}
     missing = [name for name, gamma in names.items() if gamma not in loaded.matched]
     if missing:

@@ -1,4 +1,4 @@
-"""What a command shows: tables and texts for a reader, JSON for a program, and hosts' chatter out of the way."""
+"""The output of commands: tables and texts for a reader, JSON for a program."""
 
 import json
 import os
@@ -13,16 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Json", "aside", "cell", "print_json", "print_table", "show"]
+__all__ = ["Json", "cell", "hosts_to_stderr", "print_json", "print_table", "show"]
 
-FILE_WIDTH = 200  # columns of a file or pipe, where a name that is cut cannot be searched for
+FILE_WIDTH = 200  # columns in a file or a pipe: a search does not find a name that is broken over two lines
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Let what hosts print go to the standard error stream, and keep their deprecations to their developers."""
+def hosts_to_stderr() -> Iterator[None]:
+    """Redirect what hosts print to the standard error stream, and silence their deprecation warnings.
+
+    The standard output then holds nothing but a command's own result, which a program may read.
+    """
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
@@ -30,14 +33,21 @@ def aside() -> Iterator[None]:
 
 
 def cell(value: Any) -> str:
-    """A value in a table: a dash for none, three decimals for a number."""
+    """Format a value for a table: a dash for None, three decimals for a float."""
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
-    """Print a table whose first ``left`` columns are texts; names are shown as they are, never read as markup."""
+    """Print a table.
+
+    Args:
+        title: The title, above the table.
+        headings: The headings of the columns.
+        rows: The rows, one text for each column. Texts are printed as they are and never read as Rich's markup.
+        left: The number of columns, from the left, that are aligned to the left; the others hold numbers.
+    """
     table = Table(title=Text(title), title_justify="left")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
@@ -46,12 +56,15 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     show(table)
 
 
-def show(what: Table | Text) -> None:
-    """Print on the standard output; a text keeps its lines, however narrow the terminal, and a file is wide."""
+def show(content: Table | Text) -> None:
+    """Print a table or a text on the standard output.
+
+    A text keeps its lines in a narrow terminal. A file or a pipe gets wide lines.
+    """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH
-    Console(width=width).print(what, soft_wrap=isinstance(what, Text))
+    Console(width=width).print(content, soft_wrap=isinstance(content, Text))
 
 
 def print_json(value: Any) -> None:
-    """Print for a program; what JSON does not know is written as its text."""
+    """Print a value as JSON; values of a type that JSON lacks are written as strings."""
     typer.echo(json.dumps(value, indent=2, default=str))

@@ -1,46 +1,49 @@
-"""A network by its name: any of timm's or MONAI's, or what a function of the user's own makes."""
+"""Make a network from its name: one of a host's networks, or what a function of the user's own returns."""
 
 import ast
 import difflib
 import importlib
-import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from layertune.errors import MissingPackageError, ModelError
-from layertune.hosts.plugin import Plugin, import_host
+from layertune.hosts.plugin import Plugin, load_entries
 
-__all__ = ["NamedNetwork", "import_factory", "named_network", "parse_arguments", "parse_shape"]
+__all__ = [
+    "BATCH",
+    "HostNetworks",
+    "NamedNetwork",
+    "construct",
+    "empty_input",
+    "import_factory",
+    "named_network",
+    "parse_arguments",
+    "parse_shape",
+]
 
-MONAI = Plugin(name="MONAI", distribution="monai", lowest="1.6", module="monai", extra="monai")
-BATCH = 2  # batch norms in train mode refuse a single value per channel
-# For arguments that a MONAI network needs and the user has not given.
-USUAL: dict[str, Any] = {
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 2,
-    "channels": (16, 32, 64, 128, 256),
-    "strides": (2, 2, 2, 2),
-}
-SIDES = {1: 1024, 2: 256, 3: 96}
+NETWORKS = "layertune.networks"
+"""The entry-point group in which a plug-in names its ``HostNetworks``."""
+
+BATCH = 2  # a batch norm in train mode refuses a single value per channel
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network that was asked for by name.
+    """A network that was made from its name.
 
     Attributes:
-        network: with random weights.
-        example: an input of the shape that was given, or of one that suits it.
-        arguments: what it was made with.
+        network: The network, with random weights.
+        example: An input for it, of the shape that the user gave or else of a shape that suits the network.
+        arguments: The arguments of its constructor.
     """
 
     network: nn.Module
@@ -48,20 +51,43 @@ class NamedNetwork:
     arguments: Mapping[str, Any]
 
 
-def named_network(
-    name: str, *, shape: tuple[int, ...] | None = None, arguments: Mapping[str, Any] | None = None
-) -> NamedNetwork:
-    """Make a network from its name; its weights are random and nothing is downloaded.
+class HostNetworks(Protocol):
+    """The networks of a host, by name.
+
+    A plug-in offers them as a module with these names, and names the module in the entry-point group
+    ``layertune.networks``. The module imports without the host. Both functions raise ``MissingPackageError`` where the
+    host is missing or too old.
+    """
+
+    PLUGIN: Plugin
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all networks of the host, from which the nearest are shown for a name with a typo."""
+
+    def build(self, name: str, *, shape: Shape | None, arguments: Mapping[str, Any]) -> NamedNetwork | None:
+        """Make a network and an input for it, or return None if the host has no network of this name.
+
+        Args:
+            name: The name that the user wrote.
+            shape: The shape of the input, batch first; None for a shape that suits the network.
+            arguments: The user's arguments for the constructor.
+        """
+
+
+def named_network(name: str, *, shape: Shape | None = None, arguments: Mapping[str, Any] | None = None) -> NamedNetwork:
+    """Make a network from its name, with random weights; nothing is downloaded.
 
     Args:
-        name: a model of timm, a network of MONAI, or ``"module:factory"``, looked for in the current folder too.
-        shape: of an input, batch first. By default timm's own input size, for MONAI a cube of 96 or a square of 256
-            pixels, each in a batch of 2.
-        arguments: for the constructor. For MONAI, missing ones without a default get usual values.
+        name: The name of a network of timm or MONAI, or ``"module:factory"``. The module may also lie in the current
+            folder.
+        shape: The shape of an input, batch first. By default timm's own input size; for MONAI a cube of 96 or a
+            square of 256 pixels; each in a batch of 2. A factory needs it.
+        arguments: Keyword arguments for the constructor. For MONAI, required arguments that are missing get common
+            values.
 
     Raises:
-        ModelError: the name is unknown, the constructor refuses the arguments, or a factory's shape was not given.
-        MissingPackageError: neither host is installed.
+        ModelError: The name is unknown, the constructor refuses the arguments, or the shape for a factory is missing.
+        MissingPackageError: No host is installed.
 
     Example:
         >>> made = named_network("torch.nn:Linear", shape=(2, 3), arguments={"in_features": 3, "out_features": 1})
@@ -71,34 +97,29 @@ def named_network(
     given = dict(arguments or {})
     if ":" in name:
         return _from_factory(name, shape, given)
-    timm, monai = _host(_timm_plugin()), _host(MONAI, "networks.nets")
-    if timm is not None and timm.is_model(name):
-        network = _construct(timm.create_model, name, given, before=(name,))
-        return NamedNetwork(network, _example(name, shape or _timm_shape(network, given)), given)
-    factory = getattr(monai, name, None)
-    if isinstance(factory, type) and issubclass(factory, nn.Module):
-        given = _usual_arguments(factory, shape) | given
-        network = _construct(factory, name, given)
-        dimensions = given.get("spatial_dims", _default(factory, "spatial_dims", 3))
-        channels = given.get("in_channels", _default(factory, "in_channels", 1))
-        size = given.get("img_size", (SIDES.get(dimensions, 96),) * dimensions)
-        size = size if isinstance(size, Sequence) else (size,) * dimensions
-        return NamedNetwork(network, _example(name, shape or (BATCH, channels, *size)), given)
-    raise _unknown(name, timm, monai)
+    hosts: list[HostNetworks] = list(load_entries(NETWORKS, "the networks of {name}").values())
+    for host in hosts:
+        try:
+            made = host.build(name, shape=shape, arguments=given)
+        except MissingPackageError:
+            continue
+        if made is not None:
+            return made
+    raise _unknown(name, hosts)
 
 
 def import_factory(name: str) -> Callable[..., Any]:
-    """The function or class that ``"module:factory"`` names, looked for in the current folder too.
+    """Import the function or class that ``"module:factory"`` names; the module may also lie in the current folder.
 
     Raises:
-        ModelError: the module cannot be imported, or has no such function.
+        ModelError: The module cannot be imported, or has no such function.
 
     Example:
         >>> import_factory("torch.nn:Linear").__name__
         'Linear'
     """
     module_name, _, attribute = name.partition(":")
-    module = _import_own(name, module_name)
+    module = _import_from_here(name, module_name)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         near = _nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
@@ -106,11 +127,45 @@ def import_factory(name: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]  # it was looked up by name
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Read ``"1,1,96,96,96"``.
+def construct(
+    factory: Callable[..., Any], name: str, arguments: Mapping[str, Any], *, positional: Sequence[Any] = ()
+) -> Any:
+    """Call a constructor with a user's arguments, and answer its failure with one clear error.
+
+    Args:
+        factory: The constructor.
+        name: The name of the network, for the error.
+        arguments: The keyword arguments.
+        positional: Positional arguments that come before them.
 
     Raises:
-        ModelError: it is not a list of whole numbers above 0.
+        ModelError: The constructor raised an error.
+    """
+    try:
+        return factory(*positional, **arguments)
+    except Exception as error:
+        raise ModelError(
+            f"{name} cannot be made with the arguments {dict(arguments)}: {_message(error)}; give or change them with "
+            "--arg key=value"
+        ) from error
+
+
+def empty_input(name: str, shape: Shape | None) -> Tensor:
+    """Return an uninitialised input for a network.
+
+    Raises:
+        ModelError: There is no shape.
+    """
+    if not shape:
+        raise ModelError(f"the input of {name} is not known; give its shape, batch first: --input 2,3,224,224")
+    return torch.empty(shape)
+
+
+def parse_shape(text: str) -> Shape:
+    """Read a shape from a text such as ``"1,1,96,96,96"``.
+
+    Raises:
+        ModelError: The text is not a list of whole numbers above 0.
 
     Example:
         >>> parse_shape("2,3,224,224")
@@ -123,10 +178,12 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value`` pairs; a value is JSON or a Python literal, and any other text stands for itself.
+    """Read arguments from texts of the form ``key=value``.
+
+    A value is read as JSON or as a Python literal. Any other value is kept as a string and never run.
 
     Raises:
-        ModelError: a text is no pair.
+        ModelError: A text does not have that form.
 
     Example:
         >>> parse_arguments(["spatial_dims=3", "strides=(2, 2)", "norm=batch", "bias=true"])
@@ -150,16 +207,17 @@ def _parse_value(text: str) -> Any:
     return text
 
 
-def _from_factory(name: str, shape: tuple[int, ...] | None, arguments: Mapping[str, Any]) -> NamedNetwork:
+def _from_factory(name: str, shape: Shape | None, arguments: Mapping[str, Any]) -> NamedNetwork:
     factory = import_factory(name)
-    example = _example(name, shape)
-    network = _construct(factory, name, arguments)
+    example = empty_input(name, shape)
+    network = construct(factory, name, arguments)
     if not isinstance(network, nn.Module):
         raise ModelError(f"{name} should make a torch.nn.Module, and made a {type(network).__name__}")
     return NamedNetwork(network, example, arguments)
 
 
-def _import_own(name: str, module: str) -> ModuleType:
+def _import_from_here(name: str, module: str) -> ModuleType:
+    """Import a module with the current folder on the path, as ``python -m`` has it and a console script has not."""
     here = str(Path.cwd())
     added = here not in sys.path
     if added:
@@ -167,81 +225,32 @@ def _import_own(name: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        raise ModelError(f"{name}: the module {module!r} cannot be imported: {_said(error)}") from error
+        raise ModelError(f"{name}: the module {module!r} cannot be imported: {_message(error)}") from error
     finally:
         if added:
             sys.path.remove(here)
 
 
-def _construct(factory: Callable[..., Any], name: str, arguments: Mapping[str, Any], before: Any = ()) -> Any:
-    try:
-        return factory(*before, **arguments)
-    except Exception as error:
-        raise ModelError(
-            f"{name} cannot be made with the arguments {dict(arguments)}: {_said(error)}; give or change them with "
-            "--arg key=value"
-        ) from error
-
-
-def _usual_arguments(factory: Callable[..., Any], shape: tuple[int, ...] | None) -> dict[str, Any]:
-    """Values for what the constructor needs; with a given input, those that follow from its shape."""
-    usual = dict(USUAL)
-    if shape is not None and len(shape) > 2:
-        usual |= {"spatial_dims": len(shape) - 2, "in_channels": shape[1], "img_size": shape[2:]}
-    else:
-        usual["img_size"] = (SIDES[3],) * 3
-    parameters = inspect.signature(factory).parameters
-    needed = {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
-    follows = {"spatial_dims", "in_channels"} & set(parameters) if shape is not None else set()
-    return {key: value for key, value in usual.items() if key in needed | follows}
-
-
-def _default(factory: Callable[..., Any], key: str, otherwise: int) -> int:
-    parameter = inspect.signature(factory).parameters.get(key)
-    return parameter.default if parameter is not None and isinstance(parameter.default, int) else otherwise
-
-
-def _timm_plugin() -> Plugin:
-    from layertune_timm import PLUGIN  # it describes timm without importing it
-
-    return PLUGIN
-
-
-def _timm_shape(network: Any, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """What the model takes: its own input size, but for the channels and the sides that it was made for.
-
-    Its first convolution does not tell the channels: a TResNet's takes 16 times as many, a NaFlexViT has none.
-    """
-    size = getattr(network, "default_cfg", {}).get("input_size")
-    if size is None:
-        return None
-    sides = arguments.get("img_size") or size[1:]
-    return (BATCH, arguments.get("in_chans") or size[0], *(sides if isinstance(sides, Sequence) else (sides, sides)))
-
-
-def _example(name: str, shape: tuple[int, ...] | None) -> Tensor:
-    if not shape:
-        raise ModelError(f"the input of {name} is not known; give its shape, batch first: --input 2,3,224,224")
-    return torch.empty(shape)
-
-
-def _host(plugin: Plugin, submodule: str = "") -> ModuleType | None:
-    try:
-        return import_host(plugin, submodule)
-    except MissingPackageError:
-        return None
-
-
-def _unknown(name: str, timm: Any, monai: Any) -> Exception:
-    missing = [plugin for plugin, host in ((_timm_plugin(), timm), (MONAI, monai)) if host is None]
+def _unknown(name: str, hosts: Sequence[HostNetworks]) -> ModelError | MissingPackageError:
+    if not hosts:
+        return MissingPackageError(
+            f"{name} may be a network of a host, and no installed package names any; install layertune again, so that "
+            "Python finds its entry points"
+        )
+    known: list[str] = []
+    missing: list[Plugin] = []
+    for host in hosts:
+        try:
+            known += host.names()
+        except MissingPackageError:
+            missing.append(host.PLUGIN)
     lines = ", ".join(f"{plugin.name} is not usable here: {plugin.install_line}" for plugin in missing)
-    if len(missing) == 2:
+    if len(missing) == len(hosts):
         return MissingPackageError(f"{name} is a network of a host, and no host is installed: {lines}")
-    networks = [key for key, value in vars(monai).items() if isinstance(value, type)] if monai is not None else []
-    known = [*(timm.list_models() if timm is not None else []), *networks]
+    names = " or ".join(host.PLUGIN.name for host in hosts)
     hint = f" ({lines})" if lines else ""
     return ModelError(
-        f"there is no network {name!r} in timm or MONAI{_nearest(name, known)}; write a name of theirs or "
+        f"there is no network {name!r} in {names}{_nearest(name, known)}; write a name of theirs or "
         f"module:factory{hint}"
     )
 
@@ -252,5 +261,5 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; the nearest: {', '.join(near)}" if near else ""
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

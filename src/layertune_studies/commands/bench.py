@@ -1,4 +1,4 @@
-"""The command line's benchmarks: `layertune bench`."""
+"""The commands ``layertune bench ...``: measure costs on this machine."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from layertune.cli.terminal import Json, cell, print_json, print_table, show
-from layertune_studies.commands.extra import studies, study_module
+from layertune_studies.commands.extra import studies
 
 __all__ = ["bench"]
 
@@ -28,9 +28,11 @@ def bench_step(
     as_json: Json = False,
 ) -> None:
     """Time and memory of a step with MetaLR, as ratios to the plain step; all in one process, in turns."""
-    study = study_module("bench.step")
-    chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: study.bench_step(name, repeats=repeats))
+    with studies():
+        from layertune_studies.bench import networks, step
+
+    chosen = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
+    results = _measured(chosen, threads, lambda name: step.bench_step(name, repeats=repeats))
     if as_json:
         print_json(results)
         return
@@ -48,9 +50,11 @@ def bench_trace(
     as_json: Json = False,
 ) -> None:
     """Time and memory of placing a network's layers, each network in an interpreter of its own."""
-    study = study_module("bench.trace")
-    chosen = _chosen(network or list(study.TRACE_NETWORKS), study.TRACE_NETWORKS)
-    results = _measured(chosen, threads, lambda name: study.bench_trace(name, repeats=repeats))
+    with studies():
+        from layertune_studies.bench import trace
+
+    chosen = _chosen(network or list(trace.TRACE_NETWORKS), trace.TRACE_NETWORKS)
+    results = _measured(chosen, threads, lambda name: trace.bench_trace(name, repeats=repeats))
     if as_json:
         print_json(results)
         return
@@ -66,13 +70,15 @@ def bench_nnunet(
     as_json: Json = False,
 ) -> None:
     """Time of a training step of layertune's trainers in nnU-Net, as ratios to nnU-Net's own; in one process."""
-    study = study_module("bench.nnunet")
-    measured = _measured(["nnU-Net"], threads, lambda _: study.bench_nnunet(repeats=repeats, device=device))
+    with studies():
+        from layertune_studies.bench import nnunet
+
+    measured = _measured(["nnU-Net"], threads, lambda _: nnunet.bench_nnunet(repeats=repeats, device=device))
     result = measured["nnU-Net"]
     if as_json:
         print_json(result)
         return
-    limits = study.NNUNET_LIMITS
+    limits = nnunet.NNUNET_LIMITS
     rows = [[name.removesuffix("_ratio"), cell(result[name]), cell(limit)] for name, limit in limits.items()]
     print_table("Ratios to nnU-Net's step", ["Trainer", "Ratio", "At most"], rows, left=1)
     show(Text(f"nnU-Net's own step took {result['stock_ms']:.0f} ms."))
@@ -86,9 +92,11 @@ def bench_lightning(
     as_json: Json = False,
 ) -> None:
     """Time of a Trainer's steps with the callback, as ratios to the same Trainer without it; in one process."""
-    study = study_module("bench.lightning")
-    chosen = _chosen(network or ["resnet18"], study.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: study.bench_lightning(name, repeats=repeats))
+    with studies():
+        from layertune_studies.bench import lightning, networks
+
+    chosen = _chosen(network or ["resnet18"], networks.STEP_NETWORKS)
+    results = _measured(chosen, threads, lambda name: lightning.bench_lightning(name, repeats=repeats))
     if as_json:
         print_json(results)
         return
@@ -107,15 +115,17 @@ def bench_alchemy(
     as_json: Json = False,
 ) -> None:
     """Time of a norm-only step and of the penalty, as ratios to the plain step; all in one process, in turns."""
-    study = study_module("bench.alchemy")
-    chosen = _chosen(network or ["resnet18", "unet3d"], study.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: study.bench_alchemy(name, repeats=repeats))
+    with studies():
+        from layertune_studies.bench import alchemy, networks
+
+    chosen = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
+    results = _measured(chosen, threads, lambda name: alchemy.bench_alchemy(name, repeats=repeats))
     if as_json:
         print_json(results)
         return
     keys = ["plain_ms", "norm_only_ratio", "penalty_ratio", "penalty_step_ratio"]
     rows = [[name, *(cell(result[key]) for key in keys)] for name, result in results.items()]
-    rows.append(["at most", *(cell(study.LIMITS.get(key)) for key in keys)])
+    rows.append(["at most", *(cell(alchemy.LIMITS.get(key)) for key in keys)])
     print_table("Ratios to the plain step", ["Network", *keys], rows, left=1)
 
 
@@ -126,12 +136,14 @@ def bench_monai(
     as_json: Json = False,
 ) -> None:
     """Time of MONAI's engine with the handler, as ratios to the same engine without it; in one process."""
-    study = study_module("bench.monai")
-    result = _measured(["MONAI"], threads, lambda _: study.bench_monai(repeats=repeats))["MONAI"]
+    with studies():
+        from layertune_studies.bench import monai
+
+    result = _measured(["MONAI"], threads, lambda _: monai.bench_monai(repeats=repeats))["MONAI"]
     if as_json:
         print_json(result)
         return
-    limits = study.MONAI_LIMITS
+    limits = monai.MONAI_LIMITS
     rows = [[name.removesuffix("_ratio"), cell(result[name]), cell(limit)] for name, limit in limits.items()]
     print_table(f"Ratios to the plain step of {result['plain_ms']:.0f} ms", ["Mode", "Ratio", "At most"], rows, left=1)
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from layertune.cli.terminal import Json, print_json, show
 from layertune.hosts.networks import parse_shape
-from layertune_studies.commands.extra import studies, study_module
+from layertune_studies.commands.extra import studies
 
 __all__ = ["demo"]
 
@@ -37,9 +37,10 @@ def demo(
     given = {name: value for name, value in locals().items() if name != "as_json" and value is not None}
     if size is not None:
         given["size"] = _size(size)
-    study = study_module("demo")
     with studies():
-        result = study.run_demo(study.DemoOptions(**given))
+        from layertune_studies.demo import DemoOptions, run_demo
+
+        result = run_demo(DemoOptions(**given))
     if as_json:
         print_json(result.as_dict())
         return

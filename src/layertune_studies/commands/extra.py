@@ -1,21 +1,25 @@
-"""Import the studies where a command asks for them, or name what installs them."""
+"""Name what installs the packages of the studies, which are an extra, where one of them is missing."""
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
-from layertune.cli.terminal import aside
+from layertune.cli.terminal import hosts_to_stderr
 from layertune.errors import MissingPackageError
 
-__all__ = ["studies", "study_module"]
+__all__ = ["studies"]
 
 
 @contextmanager
 def studies() -> Iterator[None]:
-    """Name what installs the studies, whose packages are an extra, where one of them is missing."""
+    """Answer a missing package with the line that installs it, and keep what hosts print off the standard output.
+
+    A command imports modules of the studies within this block, so that the command line works without the extra.
+
+    Raises:
+        MissingPackageError: A package of the extra ``studies`` is not installed.
+    """
     try:
-        with aside():
+        with hosts_to_stderr():
             yield
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] in {"layertune", "layertune_studies"}:
@@ -24,13 +28,3 @@ def studies() -> Iterator[None]:
             f"this command needs the package {error.name}, which is not installed: pip install 'layertune[studies]'",
             name=error.name,
         ) from error
-
-
-def study_module(name: str) -> ModuleType:
-    """Import a module of the studies by its path below ``layertune_studies``, as in ``engine.run``."""
-    with studies():
-        return _import_study(name)
-
-
-def _import_study(name: str) -> ModuleType:
-    return importlib.import_module(f"layertune_studies.{name}")

@@ -1,4 +1,4 @@
-"""The command line's ranking of checkpoints: ``layertune rank``."""
+"""The command ``layertune rank``: rank checkpoints for a task."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,21 +7,23 @@ import typer
 from rich.text import Text
 
 from layertune.cli.terminal import Json, cell, print_json, print_table, show
-from layertune_studies.commands.extra import studies, study_module
+from layertune_studies.commands.extra import studies
 
 __all__ = ["rank"]
 
 
 def rank(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Files of weights of one network.")],
-    study: Annotated[Path, typer.Option(help="A YAML file: network, task and budget; see docs/alchemy.md.")],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Files with weights of one network.")],
+    study: Annotated[Path, typer.Option(help="A YAML file with network, task and budget; see docs/alchemy.md.")],
     as_json: Json = False,
 ) -> None:
-    """Rank checkpoints for a task by training their norms alone."""
-    module = study_module("ranking")
+    """Rank checkpoints for a task by training only their norms."""
     with studies():
-        ranking = module.run_rank_study(study_module("config.ranking").load_rank_study(study), checkpoints)
-    found = [
+        from layertune_studies.config.ranking import load_rank_study
+        from layertune_studies.ranking import run_rank_study
+
+        ranking = run_rank_study(load_rank_study(study), checkpoints)
+    candidates = [
         {
             "rank": number,
             "name": candidate.name,
@@ -33,13 +35,13 @@ def rank(
     ]
     if as_json:
         keys = ("spent", "seconds", "full_budget", "full_seconds")
-        print_json({"candidates": found, **{key: getattr(ranking, key) for key in keys}})
+        print_json({"candidates": candidates, **{key: getattr(ranking, key) for key in keys}})
         return
-    rows = [[str(row["name"]), *(cell(row[key]) for key in ("rank", "metric", "spent"))] for row in found]
+    rows = [[str(row["name"]), *(cell(row[key]) for key in ("rank", "metric", "spent"))] for row in candidates]
     print_table("Norm-only training", ["Checkpoint", "Rank", "Metric", "Budget"], rows, left=1)
-    for row in found:
+    for row in candidates:
         show(Text(f"{row['name']}: {row['loaded']}"))
-    line = f"{ranking.spent} units of training the norms took {ranking.seconds:.1f} s"
+    line = f"The norm-only trainings took {ranking.spent} units of budget and {ranking.seconds:.1f} s"
     if ranking.full_seconds is not None:
-        line += f"; fine-tuning all takes {ranking.full_budget} units, about {ranking.full_seconds:.1f} s"
+        line += f"; fine-tuning all weights takes {ranking.full_budget} units, about {ranking.full_seconds:.1f} s"
     show(Text(f"{line}."))

@@ -1,13 +1,17 @@
-"""The command line's studies: `layertune study`."""
+"""The commands ``layertune study ...``: run a study from its file, and show its results."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.text import Text
 
 from layertune.cli.terminal import Json, print_json, show
-from layertune_studies.commands.extra import studies, study_module
+from layertune_studies.commands.extra import studies
+
+if TYPE_CHECKING:
+    from layertune_studies.config.study import Study
+    from layertune_studies.engine.context import Executor, StudyContext
 
 __all__ = ["study"]
 
@@ -27,12 +31,13 @@ def run(
         str | None, typer.Option(help="Run on Ray: auto for a cluster at hand or one made here, or its address.")
     ] = None,
 ) -> None:
-    """Run a study, or go on with it: a trial whose result is there is not run again."""
-    module = study_module("engine.run")
+    """Run a study, or continue it: a trial that has a result is not run again."""
     with studies():
-        found = study_module("config.study").load_study(config)
-        executor = None if ray is None else study_module("engine.ray").OnRay(ray)
-        store = module.run_study(found, _folder(found, out), root, executor=executor)
+        from layertune_studies.config.study import load_study
+        from layertune_studies.engine.run import run_study
+
+        loaded = load_study(config)
+        store = run_study(loaded, _folder(loaded, out), root, executor=_executor(ray))
     show(Text(f"Results: {store.folder}; see `layertune study table {config}`"))
 
 
@@ -50,16 +55,18 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Show medians over seeds with bootstrap intervals, and paired tests against the best baseline."""
-    module = study_module("results.table")
     with studies():
+        from layertune_studies.results.formats import render
+        from layertune_studies.results.table import chosen_trials, is_whole, make_rows, start_rows
+
         context = _context(config, out, root)
         if starts:
-            rows = module.start_rows(context)
+            rows = start_rows(context)
         else:
-            rows = module.make_rows(context.study, module.chosen_trials(context))
-            if not module.is_whole(context.study, rows):
+            rows = make_rows(context.study, chosen_trials(context))
+            if not is_whole(context.study, rows):
                 typer.echo(f"Unfinished: `layertune study run {config}` goes on; what is there is shown.", err=True)
-        text = study_module("results.formats").render(context.study, rows, form)
+        text = render(context.study, rows, form)
     if as_json:
         print_json([vars(row) for row in rows])
     else:
@@ -78,19 +85,31 @@ def plot(
     root: Root = None,
 ) -> None:
     """Draw one of the papers' figures."""
-    module = study_module("results.figures")
     with studies():
+        from layertune_studies.results.figures import plot_study
+
         context = _context(config, out, root)
         count = int(labelled) if labelled is not None and labelled.isdigit() else labelled
-        path = module.plot_study(context, figure, file or context.store.folder / f"{figure}.pdf", labelled=count)
+        path = plot_study(context, figure, file or context.store.folder / f"{figure}.pdf", labelled=count)
     show(Text(f"Figure: {path}"))
 
 
-def _folder(found: Any, out: Path | None) -> Path:
-    return out or Path("layertune-studies") / str(found.name)
+def _executor(ray: str | None) -> "Executor | None":
+    if ray is None:
+        return None
+    from layertune_studies.engine.ray import OnRay  # Ray is an extra of its own
+
+    return OnRay(ray)
 
 
-def _context(config: Path, out: Path | None, root: Path | None) -> Any:
-    found = study_module("config.study").load_study(config)
-    store = study_module("engine.store").StudyStore(_folder(found, out))
-    return study_module("engine.context").StudyContext(found, root, store)
+def _folder(loaded: "Study", out: Path | None) -> Path:
+    return out or Path("layertune-studies") / loaded.name
+
+
+def _context(config: Path, out: Path | None, root: Path | None) -> "StudyContext":
+    from layertune_studies.config.study import load_study
+    from layertune_studies.engine.context import StudyContext
+    from layertune_studies.engine.store import StudyStore
+
+    loaded = load_study(config)
+    return StudyContext(loaded, root, StudyStore(_folder(loaded, out)))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import layertune
 from layertune.cli import app as cli
-from layertune.errors import MissingPackageError, ModelError
+from layertune.errors import ModelError
 from layertune.hosts.networks import named_network, parse_arguments, parse_shape
 from layertune.hosts.plugin import Plugin, PluginStatus
 
@@ -179,27 +179,27 @@ def test_an_unknown_network_of_the_benchmark_lists_the_known_ones(command: str) 
 
 
 def test_without_hosts_a_name_is_answered_with_the_install_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
-        raise MissingPackageError("not there")
-
-    monkeypatch.setattr("layertune.hosts.networks.import_host", missing)
+    monkeypatch.setattr("layertune.hosts.plugin._installed", lambda _: None)
     line = mistake("layers", "resnet18")
     assert "pip install 'layertune[timm]'" in line
     assert "pip install 'layertune[monai]'" in line
+
+
+def without_monai(*_: object, **__: object) -> None:
+    raise ModuleNotFoundError("No module named 'monai'", name="monai")
 
 
 @pytest.mark.parametrize("when", ["imported", "run"])
 def test_a_package_that_a_study_lacks_is_answered_with_the_install_line(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise ModuleNotFoundError("No module named 'monai'", name="monai")
-
-    study = ModuleType("study")
-    study.STEP_NETWORKS, study.bench_step = {"resnet18": None}, fail
-    monkeypatch.setattr(
-        "layertune_studies.commands.extra._import_study", fail if when == "imported" else lambda _: study
-    )
+    study = ModuleType("layertune_studies.bench.step")
+    if when == "imported":
+        study.__getattr__ = without_monai
+    else:
+        study.bench_step = without_monai
+    monkeypatch.setitem(sys.modules, "layertune_studies.bench.step", study)
+    monkeypatch.setattr("layertune_studies.bench.step", study, raising=False)
     line = mistake("bench", "step", "--network", "resnet18")
     assert "monai" in line
     assert "pip install 'layertune[studies]'" in line
@@ -233,7 +233,7 @@ def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text(source)
     # A shell lets what it starts in the background ignore the signal.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heard}; from layertune.cli.app import main; main()"
+    code = f"{heard}; from layertune.cli import main; main()"
     command = [sys.executable, "-c", code, "layers", "stopped:make", "--input", "1,1"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 130

@@ -141,7 +141,7 @@ def test_a_ranking() -> None:
     assert (found["spent"], found["full_budget"]) == (6, 27)
     assert found["seconds"] > 0
     shown = run("rank", "a.pt", "b.pt", "--study", study()).stdout
-    assert "4 units of training the norms took" in shown
+    assert "took 4 units of budget" in shown
 
 
 @pytest.mark.usefixtures("folder")

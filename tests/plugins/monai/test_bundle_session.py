@@ -23,7 +23,7 @@ EXPORT = ("network_def", "--ckpt_file", "models/model.pt", "--meta_file", "confi
 
 
 def put(folder: Path) -> Path:
-    command = "from layertune.cli.app import main; main()"
+    command = "from layertune.cli import main; main()"
     subprocess.run([sys.executable, "-c", command, "monai", "bundle", str(folder)], check=True, timeout=300)
     return folder
 
