@@ -2,31 +2,36 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-__all__ = ["Source", "circles", "floors", "read_source"]
+__all__ = ["Graph", "Source", "circles", "floors", "read_source"]
 
-IMPORTERS = {"import_module", "find_spec", "__import__", "run_module"}
+Graph = Mapping[str, frozenset[str]]
+
+IMPORT_FUNCTIONS = {"import_module", "find_spec", "__import__", "run_module"}
+DOTTED_PATH = r"[A-Za-z_]\w*(?:\.\w+)*"
 
 
 @dataclass(frozen=True)
 class Source:
-    """The modules of some packages and what they import of each other.
+    """The modules of some packages and what they import.
 
     Attributes:
-        files: The file of each module by the module's full name. A JSON file counts as a module, since MONAI imports
+        files: The file of each module, by the module's full name. A JSON file counts as a module, since MONAI imports
             what its ``_target_`` entries name; its name keeps the ending, as in ``"package.configs.train.json"``.
-        imports: The modules that each module imports, wherever the import is written.
-        assembled: Pairs of a module and a string in it that puts the name of a module together from parts. Nobody can
-            tell which modules such a string imports.
+        imports: The modules of these packages that each module imports, wherever the import is written.
+        foreign: The top-level names of all other packages that each module imports.
+        assembled: The strings in each module that put the name of a module together from parts. Nobody can tell which
+            modules such a string imports.
     """
 
     files: Mapping[str, Path]
-    imports: Mapping[str, frozenset[str]]
-    assembled: tuple[tuple[str, str], ...]
+    imports: Graph
+    foreign: Graph
+    assembled: Graph
 
 
 def read_source(*packages: Path) -> Source:
@@ -36,18 +41,14 @@ def read_source(*packages: Path) -> Source:
     it is the full name of a submodule, or of something in one, and where a function of ``importlib`` gets it.
     """
     files = {name: file for package in packages for name, file in _modules(package)}
-    imports: dict[str, frozenset[str]] = {}
-    assembled: list[tuple[str, str]] = []
+    imports, foreign, assembled = {}, {}, {}
     for name, file in files.items():
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".json":
-            found = _names_in_json(text, files)
-        else:
-            tree = ast.parse(text, filename=str(file))
-            found = {_module_of(path, files) for path in _imported_paths(tree, name, file, files)}
-            assembled += [(name, part) for part in _assembled_paths(tree, files)]
-        imports[name] = frozenset(module for module in found if module not in {None, name})
-    return Source(files, imports, tuple(assembled))  # type: ignore[arg-type]  # None was left out
+        paths, parts = _paths_in(file, name, files)
+        modules = {path: _module_of(path, files) for path in paths}
+        imports[name] = frozenset(module for module in modules.values() if module) - {name}
+        foreign[name] = frozenset(path.partition(".")[0] for path, module in modules.items() if not module)
+        assembled[name] = frozenset(parts)
+    return Source(files, imports, foreign, assembled)
 
 
 def _modules(package: Path) -> Iterator[tuple[str, Path]]:
@@ -57,35 +58,43 @@ def _modules(package: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
-def _module_of(path: str, files: Mapping[str, Path]) -> str | None:
-    """Return the module that a dotted path names, or in which it names something; None for a foreign path."""
+def _module_of(path: str, files: Collection[str]) -> str:
+    """Return the module that a dotted path names, or in which it names something; empty for a foreign path."""
     parts = path.split(".")
-    for end in range(len(parts), 0, -1):
-        module = ".".join(parts[:end])
-        if module in files:
-            return module
-    return None
+    modules = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((module for module in modules if module in files), "")
 
 
-def _imported_paths(tree: ast.Module, name: str, file: Path, files: Mapping[str, Path]) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, name, is_package=file.stem == "__init__")
+def _paths_in(file: Path, name: str, files: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return the dotted paths that a file imports, and its strings that put the name of a module together."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        # The strings of a MONAI bundle also name modules within expressions, so every dotted path of ours counts.
+        return {path for path in re.findall(DOTTED_PATH, text) if _module_of(path, files)}, set()
+    nodes = list(ast.walk(ast.parse(text, filename=str(file))))
+    paths = [_paths_of(node, name, files, is_package=file.stem == "__init__") for node in nodes]
+    parts = {ast.unparse(node) for node in nodes if _is_assembled(node, files)}
+    return set().union(*paths), parts
+
+
+def _paths_of(node: ast.AST, name: str, files: Collection[str], *, is_package: bool) -> set[str]:
+    match node:
+        case ast.Import():
+            return {alias.name for alias in node.names}
+        case ast.ImportFrom():
             # `from package import name` imports the module `package.name` if there is one, and else the package.
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and _called_name(node) in IMPORTERS:
-            yield from (
-                word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)
-            )
-        elif isinstance(node, ast.Dict):
-            yield from _targets(node)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            path = node.value.replace(":", ".")
-            # The top package alone is also part of other names, as that of an entry-point group.
-            if re.fullmatch(r"\w+(\.\w+)+", path) and "." in (_module_of(path, files) or ""):
-                yield path
+            base = _absolute(node, name, is_package=is_package)
+            return {f"{base}.{alias.name}" for alias in node.names}
+        case ast.Call():
+            return _imported_by_call(node)
+        case ast.Dict():
+            return {path for path in _targets(node) if _module_of(path, files)}
+        case ast.Constant(value=str(text)):
+            path = text.replace(":", ".")
+            # The name of a top-level package alone also begins other names, such as entry-point groups.
+            is_module = re.fullmatch(DOTTED_PATH, path) and "." in _module_of(path, files)
+            return {path} if is_module else set()
+    return set()
 
 
 def _absolute(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:
@@ -96,45 +105,35 @@ def _absolute(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:
     return ".".join([*parts, node.module] if node.module else parts)
 
 
-def _called_name(node: ast.Call) -> str:
-    called = node.func
-    return called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+def _imported_by_call(node: ast.Call) -> set[str]:
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    texts = {word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)}
+    return {text for text in texts if re.fullmatch(DOTTED_PATH, text)} if called in IMPORT_FUNCTIONS else set()
 
 
-def _targets(node: ast.Dict) -> Iterator[str]:
-    for key, value in zip(node.keys, node.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == "_target_" and isinstance(value, ast.Constant):
-            yield str(value.value)
+def _targets(node: ast.Dict) -> set[str]:
+    pairs = zip(node.keys, node.values, strict=True)
+    entries = {getattr(key, "value", None): getattr(value, "value", None) for key, value in pairs}
+    return {str(entries["_target_"])} if "_target_" in entries else set()
 
 
-def _names_in_json(text: str, files: Mapping[str, Path]) -> set[str | None]:
-    """A bundle's strings also name modules within expressions, so every dotted path in the file counts."""
-    return {
-        _module_of(path, files) for path in re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", text) if path.split(".")[0] in files
-    }
+def _is_assembled(node: ast.AST, files: Collection[str]) -> bool:
+    match node:
+        case (
+            ast.JoinedStr(values=[ast.Constant(value=str(text)), _, *_]) | ast.BinOp(left=ast.Constant(value=str(text)))
+        ):
+            return bool(re.fullmatch(rf"{DOTTED_PATH}\.(?:%s)?", text)) and text.partition(".")[0] in files
+    return False
 
 
-def _assembled_paths(tree: ast.Module, files: Mapping[str, Path]) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr) and len(node.values) > 1:
-            first = node.values[0]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
-            first = node.left
-        else:
-            continue
-        text = first.value if isinstance(first, ast.Constant) else None
-        if isinstance(text, str) and re.match(r"\w+(\.\w+)*\.(%s)?$", text) and text.split(".")[0] in files:
-            yield ast.unparse(node)
-
-
-def circles(imports: Mapping[str, frozenset[str]]) -> list[list[str]]:
+def circles(imports: Graph) -> list[list[str]]:
     """Return the groups of modules that import each other in a circle, directly or through others."""
     reached = {module: _reachable(module, imports) for module in imports}
     groups = {tuple(sorted(other for other in reached[module] if module in reached[other])) for module in imports}
     return [list(group) for group in sorted(groups) if group]
 
 
-def _reachable(module: str, imports: Mapping[str, frozenset[str]]) -> set[str]:
+def _reachable(module: str, imports: Graph) -> set[str]:
     seen: set[str] = set()
     pending = [module]
     while pending:
@@ -144,7 +143,7 @@ def _reachable(module: str, imports: Mapping[str, frozenset[str]]) -> set[str]:
     return seen
 
 
-def floors(imports: Mapping[str, frozenset[str]]) -> dict[str, int]:
+def floors(imports: Graph) -> dict[str, int]:
     """Return the floor of each module: 1 without imports, else one above the highest module that it imports.
 
     Raises:
