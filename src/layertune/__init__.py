@@ -6,7 +6,8 @@ from layertune.alchemy.kernels import KernelNorm
 from layertune.alchemy.norms import gammas, norm_only
 from layertune.alchemy.penalty import GammaPenalty
 from layertune.alchemy.phases import Alchemy
-from layertune.alchemy.ranking import Candidate, Ranking, rank_checkpoints, rank_correlation
+from layertune.alchemy.rank_correlation import rank_correlation
+from layertune.alchemy.ranking import Candidate, Ranking, rank_checkpoints
 from layertune.alchemy.redundancy import RedundantKernels, redundant_kernels
 from layertune.alchemy.reinitialize import reinitialize
 from layertune.autolr.autolr import AutoLR, LRTrial

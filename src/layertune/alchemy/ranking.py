@@ -17,7 +17,7 @@ from layertune.layers.names import unwrap
 from layertune.restoring import kept_random_state
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
-__all__ = ["Candidate", "Ranking", "rank_checkpoints", "rank_correlation"]
+__all__ = ["Candidate", "Ranking", "rank_checkpoints"]
 
 Train = Callable[[nn.Module, int], object]
 Evaluate = Callable[[nn.Module], float]
@@ -157,27 +157,6 @@ def rank_checkpoints(
     )
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties by their mean rank, as between norm-only and full training (tab. 4.3).
-
-    Raises:
-        AlchemyError: fewer than two values, or not as many on both sides.
-
-    Example:
-        >>> rank_correlation([0.05, 0.27, 0.29], [0.590, 0.600, 0.606])  # BraTS'17 in tab. 4.3
-        1.0
-    """
-    if len(first) != len(second) or len(first) < 2:
-        raise AlchemyError(
-            f"a rank correlation needs the same number of values twice, at least two; not {len(first)} and "
-            f"{len(second)}"
-        )
-    ranks = [_ranks(values) for values in (first, second)]
-    if any(len(set(values)) == 1 for values in ranks):
-        return float("nan")
-    return round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 12)
-
-
 class _Runner:
     """Trains and measures one checkpoint at a time in one network."""
 
@@ -263,8 +242,3 @@ def _check(**numbers: int | None) -> None:
         lowest = 2 if name == "halving" else 1
         if value is not None and (value % 1 != 0 or value < lowest):
             raise AlchemyError(f"{name} is a whole number from {lowest}, not {value}")
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    array = np.asarray(values, dtype=float)
-    return [float((array < value).sum() + (array == value).sum() / 2) for value in array]

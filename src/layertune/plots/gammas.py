@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layertune.alchemy.clip_test import ClipTest
 from layertune.alchemy.norms import require_finite
-from layertune.alchemy.ranking import rank_correlation
+from layertune.alchemy.rank_correlation import rank_correlation
 from layertune.errors import AlchemyError
 from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, new_axes, short_names
 
