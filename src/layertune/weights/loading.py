@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from layertune.errors import WeightsError
 from layertune.weights.file import read_weights
 from layertune.weights.matching import Matching, match_by_guess, match_by_name
+from layertune.weights.prefixes import choose_copy
 from layertune.weights.report import Loaded, listed
 from layertune.weights.targets import Rename, Source, Targets
 
@@ -15,7 +16,12 @@ __all__ = ["Loaded", "load_weights", "read_weights"]
 
 
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], *, rename: Rename | None = None, guess: bool = True
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    rename: Rename | None = None,
+    guess: bool = True,
+    prefix: str | None = None,
 ) -> Loaded:
     """Copy pre-trained weights into a network as far as they surely fit; all other tensors stay as they were.
 
@@ -28,8 +34,9 @@ def load_weights(
       ``layertune.weights.enclosed``;
     - all names may differ and the architecture be the same: see ``layertune.weights.order``.
 
-    What is in doubt is left out and named. Nothing is cut, averaged or interpolated: a head for other classes has
-    another shape and stays fresh. Nothing is copied if there is an error.
+    If the weights hold several copies of the network that differ, as a student and a teacher or weights and their
+    average, ``prefix`` chooses one; none is preferred. What is in doubt is left out and named. Nothing is cut, averaged
+    or interpolated: a head for other classes has another shape and stays fresh. Nothing is copied if there is an error.
 
     Args:
         model: The network, also inside ``torch.compile`` or DDP. Names that share one tensor (nnU-Net's
@@ -38,12 +45,15 @@ def load_weights(
         rename: Name in the file -> name in the network. Names that a dict lacks stay; a function returns ``None`` for
             a tensor to leave out.
         guess: Whether a prefix and pairs by order may be found out.
+        prefix: Beginning of the names in the file that are used, as ``"teacher"``; all other tensors are left out. An
+            empty text prefers the names as they are to copies behind a prefix.
 
     Returns:
         What matched, what did not, and why.
 
     Raises:
-        WeightsError: Nothing fits, or ``rename`` gives two tensors of the file one name.
+        WeightsError: Nothing fits; the weights hold several copies of the network, and ``prefix`` chooses none; or
+            ``rename`` gives two tensors of the file one name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
@@ -55,15 +65,25 @@ def load_weights(
         2 of 4 tensors loaded; left as they were: 1.weight (shape (4, 3) against (5, 3)), 1.bias (shape (4,) ...
     """
     targets, source = Targets(model), Source(weights)
-    if rename is not None:
-        source.rename(rename)
-    matching = match_by_guess(source, targets) if guess and rename is None else match_by_name(source, targets)
+    matching = _match(source, targets, rename, prefix, guess=guess)
     if not matching.pairs:
         raise WeightsError(_nothing_fits(targets, source, matching))
     with torch.no_grad():
         for own, file in matching.pairs.items():
             targets.tensors[own].copy_(source.tensors[file])
     return _report(matching, source, targets)
+
+
+def _match(source: Source, targets: Targets, rename: Rename | None, prefix: str | None, *, guess: bool) -> Matching:
+    change = choose_copy(source, prefix or "")
+    if rename is not None:
+        source.rename(rename)
+    if guess and rename is None:
+        matching = match_by_guess(source, targets, plain_is_chosen=prefix == "")
+    else:
+        matching = match_by_name(source, targets)
+    matching.prefix = ", ".join(filter(None, [change, matching.prefix]))
+    return matching
 
 
 def _report(matching: Matching, source: Source, targets: Targets) -> Loaded:
@@ -88,7 +108,9 @@ def _unused(matching: Matching, source: Source, targets: Targets) -> dict[str, s
 
 
 def _reason_against(file: str, matching: Matching, source: Source, targets: Targets) -> str | None:
-    """Return why nothing took a tensor of the file; ``None`` if a tensor of its name took another one."""
+    """Return why nothing took a tensor of the file; ``None`` if the tensor of its name took an equal one."""
+    if file not in source.names:
+        return "left out by prefix= or rename="
     candidate_of = [own for own, files in matching.candidates.items() if file in files]
     if candidate_of:
         return f"ambiguous: it may be {listed(candidate_of)} of the network"

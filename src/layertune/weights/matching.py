@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from layertune.weights.enclosed import pair_enclosed
 from layertune.weights.order import pair_by_order
-from layertune.weights.prefixes import use_best_prefix
+from layertune.weights.prefixes import refuse_copies, use_best_prefix
 from layertune.weights.report import listed
 from layertune.weights.structure import Shapes
 from layertune.weights.targets import Source, Targets
@@ -42,9 +42,18 @@ def match_by_name(source: Source, targets: Targets) -> Matching:
     return Matching(fit.pairs, fit.misfits, fit.reasons)
 
 
-def match_by_guess(source: Source, targets: Targets) -> Matching:
-    """Pair what has the same name, but for one prefix, and then what order and shape say surely."""
-    prefix = use_best_prefix(source, targets)
+def match_by_guess(source: Source, targets: Targets, *, plain_is_chosen: bool = False) -> Matching:
+    """Pair what has the same name, but for one prefix, and then what order and shape say surely.
+
+    Args:
+        source: The file's tensors; their names may be changed.
+        targets: The network's tensors.
+        plain_is_chosen: Whether the user prefers names without a prefix to copies of the network.
+
+    Raises:
+        WeightsError: The file holds several copies of the network with other values.
+    """
+    prefix = use_best_prefix(source, targets, plain_is_chosen=plain_is_chosen)
     matching = match_by_name(source, targets)
     matching.prefix = prefix
     if 2 * len(matching.pairs) < min(len(source.shapes), len(targets.shapes)):
@@ -57,6 +66,7 @@ def match_by_guess(source: Source, targets: Targets) -> Matching:
 def _add_by_order(matching: Matching, source: Source, targets: Targets) -> None:
     """Pair by order where names say little; what few names agree must not contradict."""
     found = pair_by_order(targets.shapes, source.shapes)
+    refuse_copies(found.copies)
     contradicts = _contradict(found.pairs, matching.pairs)
     matching.doubtful = found.doubtful or contradicts
     if not found.pairs or contradicts:

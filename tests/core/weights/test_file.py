@@ -53,6 +53,32 @@ FILES = {
 }
 
 
+OTHER = {name: tensor + 1 for name, tensor in TENSORS.items()}
+SEVERAL = {
+    "student and teacher": {"student": TENSORS, "teacher": {f"module.{name}": t for name, t in OTHER.items()}},
+    "timm's average": {"epoch": 3, "state_dict": TENSORS, "state_dict_ema": OTHER},
+    "a wrapped average": {"model": TENSORS, "ema": {"module": OTHER, "decay": 0.99}},
+    "generator and discriminator": {"G": TENSORS, "D": {"conv.weight": torch.ones(7)}, "optimizer": {"state": {}}},
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_of_several_networks_or_copies_all_are_returned_with_their_keys(kind: str, tmp_path: Path) -> None:
+    torch.save(SEVERAL[kind], tmp_path / "weights.pt")
+    first = {"student and teacher": "student", "timm's average": "state_dict", "a wrapped average": "model"}
+    second = {"student and teacher": "teacher", "timm's average": "state_dict_ema", "a wrapped average": "ema.module"}
+    found = read_weights(tmp_path / "weights.pt")
+    assert torch.equal(found[f"{first.get(kind, 'G')}.conv.weight"], TENSORS["conv.weight"])
+    expected = torch.ones(7) if kind not in second else OTHER["conv.weight"]
+    assert torch.equal(found[f"{second.get(kind, 'D')}.conv.weight"], expected)
+
+
+def test_an_equal_copy_is_no_second_one(tmp_path: Path) -> None:
+    copy = {name: tensor.clone() for name, tensor in TENSORS.items()}
+    torch.save({"state_dict": TENSORS, "state_dict_ema": copy}, tmp_path / "weights.pt")
+    assert list(read_weights(tmp_path / "weights.pt")) == list(TENSORS)
+
+
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_hosts_write_is_read(kind: str, zipped: bool, tmp_path: Path) -> None:

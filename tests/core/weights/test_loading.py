@@ -307,3 +307,58 @@ def test_the_stem_is_not_lost_by_order(arguments: dict[str, Any], left: set[str]
     assert all("shape (" in loaded.missing[name] for name in left)
     own = target.state_dict()
     assert all(torch.equal(own[name], source[name.removeprefix(prefix)]) for name in loaded.matched)
+
+
+COPIES = {
+    "student and teacher": ("student.", "teacher."),
+    "weights and their average": ("state_dict.", "state_dict_ema."),
+    "self-distillation": ("student.backbone.", "teacher.backbone."),
+    "a plain copy and an average": ("", "ema_model.module."),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+@pytest.mark.parametrize("names", [SmallResNet, None])
+def test_of_several_copies_none_is_loaded_without_a_choice(kind: str, names: Any) -> None:
+    """By their own names, and, as `None`, by names that only order and shapes tell."""
+    copies = {prefix: SmallResNet() for prefix in COPIES[kind]}
+    changes = () if names else (("stem", "first"), ("conv", "c"), ("bn", "n"), ("blocks", "levels"), ("fc", "last"))
+    file = {
+        prefix + name: tensor
+        for prefix, copy in copies.items()
+        for name, tensor in renamed(copy.state_dict(), *changes).items()
+    }
+    target = SmallResNet()
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(
+        WeightsError, match=r"hold 2 copies of the network that differ, at .*; choose one, as with prefix="
+    ):
+        load_weights(target, file)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+    for prefix, copy in copies.items():
+        if not prefix and not names:
+            continue  # the order of names alone does not tell where a copy without a prefix ends
+        loaded = load_weights(target, file, prefix=prefix.removesuffix("."))
+        assert equal(target, copy)
+        assert all(name.startswith(prefix) for name in loaded.matched.values())
+
+
+def test_equal_copies_are_no_doubt() -> None:
+    source, target = SmallResNet(), SmallResNet()
+    file = {prefix + name: t.clone() for prefix in ("a.", "b.") for name, t in source.state_dict().items()}
+    assert load_weights(target, file).prefix == "a.* -> *"
+    assert equal(source, target)
+
+
+def test_a_prefix_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(WeightsError, match=r"no name in the weights begins with 'teacher\.'; they begin with stem"):
+        load_weights(SmallResNet(), SmallResNet().state_dict(), prefix="teacher")
+
+
+def test_two_encoders_of_one_network_are_no_copies() -> None:
+    def two() -> nn.Module:
+        return nn.ModuleDict({"left": SmallResNet(), "right": SmallResNet()})
+
+    source, target = two(), two()
+    assert not load_weights(target, source.state_dict()).missing
+    assert equal(source, target)
