@@ -47,11 +47,6 @@ KNOWN: dict[str, str] = {
     "layertune_studies.hippocampus_nnunet": SCRIPT,
     "layertune_studies.hippocampus_nnunet_data": SCRIPT,
     "layertune_studies.hippocampus_nnunet_figure": SCRIPT,
-    "layertune_studies.pneumonia": SCRIPT,
-    "layertune_studies.pneumonia -> layertune.cli.terminal": SCRIPT,
-    "layertune_studies.pneumonia_data": SCRIPT,
-    "layertune_studies.pneumonia_methods": SCRIPT,
-    "layertune_studies.pneumonia_training": SCRIPT,
 }
 
 # Run in a fresh interpreter: which forbidden packages does `import layertune` load, or try to load?
