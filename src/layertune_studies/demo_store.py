@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from layertune.files import write_file
 from layertune_studies.errors import FolderError
 
 __all__ = ["Store"]
@@ -54,8 +56,7 @@ class Store:
     def save(self, name: str, piece: Any) -> None:
         """Keep a piece; a run that is interrupted while it writes leaves the former one."""
         path = self._path(name)
-        torch.save(piece, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        write_file(path, partial(torch.save, piece), only_writer=True)
 
     def forget(self, name: str) -> None:
         """Drop a piece that a later one has replaced."""
@@ -64,9 +65,7 @@ class Store:
     def write(self, name: str, text: str) -> Path:
         """Write a text file into the folder, whole or not at all."""
         path = self.folder / name
-        part = path.with_name(f"{name}.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_file(path, text, only_writer=True)
         return path
 
     def _path(self, name: str) -> Path:

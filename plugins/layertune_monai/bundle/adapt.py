@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from layertune.files import write_file
 from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.by_name import METHODS, scheme
 from layertune_monai.bundle.train_config import TrainConfig, inside, is_saver, read_train_config, train_files
@@ -226,12 +226,7 @@ def _check_own(bundle: Path, name: str) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """In one piece."""
-    partial = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        partial.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_file(path, json.dumps(content, indent=4) + "\n")
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

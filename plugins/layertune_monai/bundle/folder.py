@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import as_file, files
 from math import prod
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from layertune.files import write_file
 from layertune_monai.bundle.decathlon import TaskInfo
 from layertune_monai.errors import BundleError
 
@@ -48,7 +50,7 @@ def write_bundle(folder: str | Path) -> Path:
         (folder / "models").mkdir(exist_ok=True)
     except OSError as error:
         raise BundleError(f"{folder} cannot be written ({error.strerror}); give another folder") from error
-    torch.save(_fresh_network(folder).state_dict(), folder / "models" / "model.pt")
+    write_file(folder / "models" / "model.pt", partial(torch.save, _fresh_network(folder).state_dict()))
     return folder
 
 
@@ -130,9 +132,7 @@ def describe_task(bundle_root: str | Path, info: TaskInfo) -> None:
         data_format[side][name] |= {"num_channels": len(names), "channel_def": _numbered(names)}
     text = json.dumps(metadata, indent=4) + "\n"
     if text != path.read_text(encoding="utf-8"):
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_file(path, text)
 
 
 def _numbered(names: tuple[str, ...]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Choose the cases that meta batches come from, and those that are left for training."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from layertune.files import write_file
 from layertune_nnunet.errors import MetaCasesError
 
 __all__ = ["SEED", "Split", "choose_cases", "hold_out", "split"]
@@ -129,6 +129,4 @@ def split(cases: Sequence[str], percent: int) -> Split:
 
 def _write(file: Path, cases: Split) -> None:
     # Several processes may write this file at once. All write the same, and none reads half a file.
-    whole = file.with_name(f".{file.name}.{os.getpid()}")
-    whole.write_text(json.dumps(cases._asdict(), indent=4), encoding="utf-8")
-    whole.replace(file)
+    write_file(file, json.dumps(cases._asdict(), indent=4))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 
 from layertune import Loaded, WeightsError, load_weights, read_weights
+from layertune.files import write_file
 from layertune_nnunet.tools.planned_network import planned_network
 
 __all__ = ["HEADS", "Imported", "import_weights", "renaming"]
@@ -114,11 +115,7 @@ def renaming(pairs: Sequence[str]) -> Callable[[str], str] | None:
 
 
 def _write(content: dict[str, Any], out: Path) -> None:
-    temporary = out.with_name(f".{out.name}.{uuid4().hex}")
     try:
-        torch.save(content, temporary)
-        temporary.replace(out)
+        write_file(out, partial(torch.save, content))
     except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError where a folder is missing
         raise WeightsError(f"{out} cannot be written ({error}); give a file in a folder that exists") from error
-    finally:
-        temporary.unlink(missing_ok=True)

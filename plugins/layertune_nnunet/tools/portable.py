@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from layertune.files import replace_file
 from layertune.weights.file import read_checkpoint
 from layertune_nnunet.errors import ExportError
 from layertune_nnunet.tools.find_trainer import find_trainer
@@ -99,7 +100,7 @@ def _in_folder(model: Path) -> list[Renamed]:
         # All new files are complete, so that hardly anything can fail from here on.
         for number, (file, renamed) in enumerate(zip(files, done, strict=True)):
             if renamed is not None and renamed.before != renamed.after:
-                Path(folder, str(number)).replace(file)
+                replace_file(Path(folder, str(number)), file)
     return [renamed for renamed in done if renamed is not None]
 
 
@@ -126,7 +127,7 @@ def _in_zip(model: Path, archive: zipfile.ZipFile) -> list[Renamed]:
         _require_some(model, done)
         if any(renamed is not None and renamed.before != renamed.after for renamed in done):
             shutil.copymode(model, whole)
-            whole.replace(model)
+            replace_file(whole, model)
     return [renamed for renamed in done if renamed is not None]
 
 

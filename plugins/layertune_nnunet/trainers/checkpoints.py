@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from layertune.files import write_file
+
 __all__ = ["portable_name", "renamed", "save_whole"]
 
 
@@ -30,13 +32,7 @@ def save_whole(save: Callable[[str], None], file: Path) -> None:
         save: Function that writes a checkpoint to a path. It may write nothing (``--disable_checkpointing``).
         file: Path of the checkpoint.
     """
-    temporary = file.with_name(f".{file.name}.written")
-    try:
-        save(str(temporary))
-        if temporary.exists():
-            temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(file, lambda temporary: save(str(temporary)), only_writer=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from layertune.plots.gammas import plot_gammas
+from layertune.plots.saving import save_figure
 
 __all__ = ["GAMMAS", "draw_gammas", "gamma_line", "rate_line"]
 
@@ -62,4 +63,4 @@ def draw_gammas(named: Mapping[str, Mapping[str, Tensor]], threshold: float | No
         mpl.rcdefaults()
         figure = Figure(figsize=(5, 3.5), layout="constrained")
         plot_gammas(named, threshold=threshold, ax=figure.subplots())
-        figure.savefig(folder / GAMMAS, dpi=150)
+        save_figure(figure, folder / GAMMAS, dpi=150)

@@ -110,11 +110,12 @@ def report_gammas(
 
 def _draw(sizes: Mapping[str, Tensor], threshold: float, file: Path) -> None:
     from layertune.plots.gammas import plot_gammas  # matplotlib is slow to import
+    from layertune.plots.saving import save_figure
 
     drawing = plot_gammas(sizes, threshold=threshold).get_figure(root=True)
     assert drawing is not None, "new axes belong to a figure"
     try:
-        drawing.savefig(file)
+        save_figure(drawing, file)
     except (OSError, ValueError) as error:  # no such folder, or a format that matplotlib does not write
         raise AlchemyError(f"the figure {file} cannot be written ({error}); give a path as gammas.png") from error
 

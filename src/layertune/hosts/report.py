@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from layertune.errors import ProfileError
 from layertune.plots.rates import plot_profile
+from layertune.plots.saving import save_figure
 from layertune.rates.profile import LRProfile
 
 __all__ = ["FIGURE", "PROFILE", "draw_figure", "write_figure", "write_report"]
@@ -73,7 +74,7 @@ def write_figure(profile: LRProfile, file: str | Path, *, warn: Warn = _warn) ->
 
     def save(figure: Figure) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, bbox_inches="tight", dpi=150)
+        save_figure(figure, file, bbox_inches="tight", dpi=150)
 
     return draw_figure(profile, save, warn=warn)
 

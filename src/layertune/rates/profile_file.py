@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from layertune.errors import ProfileError
+from layertune.files import write_file
 
 __all__ = ["read_fields", "write_fields"]
 
@@ -30,13 +30,7 @@ def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
         OSError: the folder is missing or cannot be written.
     """
     content = _encode_json(fields) if _suffix(path) == ".json" else _encode_safetensors(fields)
-    # In the same folder, since a rename across file systems is no longer one piece.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, content)
 
 
 def read_fields(path: Path) -> dict[str, Any]:

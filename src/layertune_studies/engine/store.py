@@ -4,7 +4,6 @@ import contextlib
 import errno
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from layertune.files import write_file
 from layertune_studies.errors import DiskError, FolderError
 
 __all__ = ["StudyStore"]
@@ -87,7 +87,7 @@ class StudyStore:
         if "network" in result:
             self.save_tensors(name, result["network"])
         plain = {key: value for key, value in result.items() if key != "network"}
-        self._write(self.results / f"{name}.json", (json.dumps(plain) + "\n").encode())
+        self._write(self.results / f"{name}.json", json.dumps(plain) + "\n")
 
     def tensors(self, name: str) -> Path:
         """Where a trial's tensors lie, or would."""
@@ -104,21 +104,14 @@ class StudyStore:
         Raises:
             DiskError: the disk is full.
         """
-        content = io.BytesIO()
+        content = io.BytesIO()  # torch's own writer hides why a disk refuses
         torch.save(tensors, content)
         self._write(self.tensors(name), content.getvalue())
 
-    def _write(self, path: Path, content: bytes) -> None:
-        part = path.with_name(f"{path.name}.part")
+    def _write(self, path: Path, content: str | bytes) -> None:
         try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_file(path, content, only_writer=True)  # a run holds the lock of its folder
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             raise _told(error, path) from error
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layertune import LRProfile
 from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
+from layertune.plots.saving import save_figure
 from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, new_axes
 from layertune_studies.config.methods import BiDirectionalMethod
 from layertune_studies.engine.context import StudyContext, best_of
@@ -45,7 +46,7 @@ def plot_study(context: StudyContext, kind: str, path: Path, *, labelled: int | 
         raise StudyError(f"{wanted} is no number of labelled cases of this study: {', '.join(map(str, counts))}")
     figure: Figure = FIGURES[kind](context, wanted)
     try:
-        figure.savefig(path, dpi=200)
+        save_figure(figure, path, dpi=200)
     except (OSError, ValueError) as error:
         raise StudyError(f"the figure cannot be written to {path} ({error})") from error
     return path
