@@ -62,7 +62,7 @@ def test_the_reference_names_every_public_name_once() -> None:
     assert sorted(named) == sorted(layertune.__all__)
 
 
-@pytest.mark.parametrize("package", ["layertune_timm", "layertune_lightning"])
+@pytest.mark.parametrize("package", ["layertune_timm", "layertune_lightning", "layertune_monai"])
 def test_the_reference_names_what_a_plug_in_offers(package: str) -> None:
     named = re.findall(rf"^::: {package}\.(\w+)$", REFERENCE.read_text(encoding="utf-8"), re.M)
     assert sorted([*named, "PLUGIN"]) == sorted(importlib.import_module(package).__all__)

@@ -1,4 +1,4 @@
-"""The command line's part for MONAI: `layertune monai`; imports without MONAI."""
+"""The commands ``layertune monai``. This module imports without MONAI."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from layertune_monai.plugin import PLUGIN
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="layertune in MONAI.")
+app = typer.Typer(no_args_is_help=True, help="Bundles for MONAI.")
 
 
 @app.callback()
@@ -22,10 +22,10 @@ def _options() -> None:
 
 
 @app.command("bundle")
-def put_bundle(
-    folder: Annotated[Path, typer.Argument(help="Is made; may be there if it is empty.")], as_json: Json = False
+def write(
+    folder: Annotated[Path, typer.Argument(help="A folder that is empty or does not exist yet.")], as_json: Json = False
 ) -> None:
-    """Put the bundle metalr_unet into a folder: a 3D U-Net that learns its learning rates, for Decathlon tasks."""
+    """Write the bundle metalr_unet: a 3D U-Net for Decathlon tasks that learns its learning rates."""
     import_host(PLUGIN)
     with hosts_to_stderr():
         from layertune_monai.bundle.folder import write_bundle
@@ -34,44 +34,51 @@ def put_bundle(
     if as_json:
         print_json({"bundle": str(written)})
         return
-    show(Text(f"The bundle lies in {written}; docs/README.md says what it takes. To train, there:"))
+    show(Text(f"The bundle is in {written}; its docs/README.md lists all commands. To train, run there:"))
     typer.echo("python -m monai.bundle run --config_file configs/train.json --data_dir DIR --task Task04_Hippocampus")
 
 
 @app.command()
 def adapt(
-    bundle: Annotated[Path, typer.Argument(help="Root of anybody's bundle: the folder that holds configs/.")],
+    bundle: Annotated[Path, typer.Argument(help="The root of a bundle: the folder that holds configs/.")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "metalr",
-    hyper_lr: Annotated[float | None, typer.Option(help="Step size of learned rates. [what suits the rule]")] = None,
-    rule: Annotated[str, typer.Option(help="joint, cosine, proportional or additive.")] = "joint",
-    every: Annotated[int, typer.Option(help="Learn rates at each k-th step.")] = 1,
-    depth: Annotated[str, typer.Option(help="I1 (order of execution) or I2 (resolution level of the U).")] = "I1",
+    hyper_lr: Annotated[
+        float | None, typer.Option(help="Step size of learned rates. [default: the one of the rule]")
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="joint, cosine, proportional or additive. [default: MetaLR's]")
+    ] = None,
+    every: Annotated[int | None, typer.Option(help="Learn rates at each k-th step. [default: MetaLR's]")] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="I1 (order of execution) or I2 (resolution level of the U). [default: I1]")
+    ] = None,
     m: Annotated[
-        int | None, typer.Option(help="Shallowest frozen depth of bidirectional. [a third, in the middle]")
+        int | None, typer.Option(help="Shallowest frozen depth of bidirectional. [default: the middle third is frozen]")
     ] = None,
-    n: Annotated[
-        int | None, typer.Option(help="Deepest frozen depth of bidirectional. [a third, in the middle]")
+    n: Annotated[int | None, typer.Option(help="Deepest frozen depth of bidirectional.")] = None,
+    first: Annotated[
+        int | None, typer.Option(help="Shallowest trained depth of layer_wise. [default: the deeper half is trained]")
     ] = None,
-    first: Annotated[int | None, typer.Option(help="Shallowest tuned depth of layer_wise. [deeper half]")] = None,
-    weights: Annotated[Path | None, typer.Option(help="What to start from. [models/model.pt]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to start from. [default: models/model.pt]")] = None,
     config: Annotated[
-        list[str] | None, typer.Option(help="Configuration that trains, relative to BUNDLE; may be given again.")
+        list[str] | None, typer.Option(help="Configuration that trains, relative to BUNDLE; may be repeated.")
     ] = None,
-    trainer: Annotated[str | None, typer.Option(help="The trainer's id, where it is not found.")] = None,
+    trainer: Annotated[str | None, typer.Option(help="Id of the trainer, where it is not found.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write configs/layertune.json beside a bundle's train.json: it fine-tunes by a method, and changes nothing."""
+    """Write configs/layertune.json into a bundle, which fine-tunes it by a method. No other file is changed."""
     import_host(PLUGIN)
     with hosts_to_stderr():
-        from layertune_monai.bundle.adapt import Method, adapt
+        from layertune_monai.bundle.adapt import adapt as write_adaptation
+        from layertune_monai.bundle.methods import Method
 
-        chosen = Method(name=method, hyper_lr=hyper_lr, rule=rule, every=every, depth=depth, m=m, n=n, first=first)
-        done = adapt(bundle, chosen, config=tuple(config or ()), trainer=trainer, weights=weights)
+        chosen = Method(method=method, hyper_lr=hyper_lr, rule=rule, every=every, depth=depth, m=m, n=n, first=first)
+        written = write_adaptation(bundle, chosen, config=tuple(config or ()), trainer=trainer, weights=weights)
     if as_json:
-        print_json({"files": done.files, "config_files": done.config_files, "notes": done.notes})
+        print_json({"files": written.files, "config_files": written.config_files, "notes": written.notes})
         return
-    for note in done.notes:
+    for note in written.notes:
         show(Text(note))
-    show(Text(f"Now, in {bundle}:"))
-    for files in done.config_files:
+    show(Text(f"To train, run in {bundle}:"))
+    for files in written.config_files:
         typer.echo(f'python -m monai.bundle run --config_file "{files}"')

@@ -1,4 +1,4 @@
-"""What can go wrong around a bundle."""
+"""Errors of bundles and of their data."""
 
 from layertune.errors import LayertuneError
 
@@ -6,16 +6,16 @@ __all__ = ["BundleError", "LabelError", "SplitError", "TaskError"]
 
 
 class BundleError(LayertuneError, ValueError):
-    """A folder cannot take a bundle, is none, or a path in its configuration leaves it."""
+    """Raised for a folder that cannot be used as a bundle, and for a configuration or switch that cannot run."""
 
 
 class TaskError(LayertuneError, FileNotFoundError):
-    """The data of a task is not there, or not as the Decathlon lays it out."""
+    """Raised if the data of a task is missing, or is not in the layout of the Medical Segmentation Decathlon."""
 
 
 class SplitError(LayertuneError, ValueError):
-    """Numbers of cases that no split has."""
+    """Raised for a number or a fraction of cases by which no data set can be split."""
 
 
 class LabelError(LayertuneError, ValueError):
-    """A label map holds values that the task does not name."""
+    """Raised if a label map holds a value that is no class of the task."""

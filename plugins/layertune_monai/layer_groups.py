@@ -1,4 +1,4 @@
-"""Param groups by layer for a bundle's optimizer, beside MONAI's ``generate_param_groups``."""
+"""Param groups by layer for the optimizer of a bundle, like MONAI's ``generate_param_groups``."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from layertune import LayerMap, ModelError, freeze, map_layers, norm_only
+from layertune import LayerMap, ModelError, Policy, PolicyError, freeze, map_layers, norm_only
 from layertune import param_groups as core_param_groups
 from layertune.layers.layer import Depth, Granularity
 from layertune.policies.by_name import scheme
-from layertune.policies.policies import Policy, scales_of
+from layertune.policies.policies import scales_of
 from layertune_monai.handlers.engine import check_not_wrapped
 from layertune_monai.handlers.report import log_layers, log_trained
 
@@ -24,6 +24,9 @@ def param_groups(
     input_shape: Sequence[int] = (),
     layers: LayerMap | None = None,
     policy: Policy | str = "all",
+    m: int | None = None,
+    n: int | None = None,
+    first: int | None = None,
     depth: Depth = "I1",
     granularity: Granularity = "block",
     head_lr: float | None = None,
@@ -31,33 +34,40 @@ def param_groups(
     no_weight_decay: Collection[str] = (),
     train_head: bool = False,
 ) -> list[dict[str, Any]]:
-    """One param group a layer, for any optimizer: what a static scheme trains, and what ``MetaLRHandler`` learns from.
+    """Build one param group per layer, for any optimizer.
 
-    Layers to which the policy gives scale 0 get no group, and their parameters no gradient (``requires_grad`` is
-    switched off, as by ``layertune.freeze``), so that no backward pass runs below the first tuned layer. The log says
-    which layers train.
+    The groups are what a fixed scheme trains, and the layers that ``MetaLRHandler`` learns rates for. A layer to which
+    the policy gives the scale 0 gets no group. Its parameters get no gradient either (``requires_grad`` is switched
+    off, as by ``layertune.freeze``), so no backward pass runs below the first trained layer. The log lists the trained
+    and the frozen layers.
 
     Args:
-        network: before it is wrapped for several processes, if the policy freezes layers.
-        lr: base learning rate; a layer's rate is this times the policy's scale.
-        input_shape: of an input, batch first, as ``[2, 1, 96, 96, 96]``; nothing is computed with it.
-        layers: instead of ``input_shape``, the network's layers.
-        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme;
-            ``"norm_only"`` freezes all but the norms' own parameters, as ``layertune.norm_only`` does.
-        depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
-        granularity: ``"module"``, ``"block"`` or ``"stage"``.
-        head_lr: base learning rate of the head.
-        weight_decay: decay of the weights of at least two dimensions.
-        no_weight_decay: names of further parameters without decay.
-        train_head: with the policy ``"norm_only"``, train the head too.
+        network: The network. If the policy freezes layers, pass it before ``DistributedDataParallel`` wraps it.
+        lr: The base learning rate. The rate of a layer is ``lr`` times its scale in the policy.
+        input_shape: The shape of an input, batch first, such as ``[2, 1, 96, 96, 96]``, by which the layers are found.
+            Nothing is computed.
+        layers: The layers of the network, instead of ``input_shape``.
+        policy: A policy, such as ``layertune.BiDirectional(3, 6)``, or the name of a method: ``"bidirectional"``,
+            ``"layer_wise"``, ``"last"``, ``"all"``; ``"norm_only"`` trains the affine parameters of the norms alone, as
+            ``layertune.norm_only`` does. Methods that learn rates, such as ``"metalr"``, leave no layer out.
+        m: The shallowest frozen depth of ``"bidirectional"``, together with ``n``. By default a third of the depths is
+            frozen, in the middle.
+        n: The deepest frozen depth of ``"bidirectional"``.
+        first: The shallowest trained depth of ``"layer_wise"``. By default the deeper half is trained.
+        depth: ``"I1"`` counts depth in order of execution, ``"I2"`` by resolution level of the U (MetaLR, sec. 3.3).
+        granularity: What makes up a layer: ``"module"``, ``"block"`` or ``"stage"``.
+        head_lr: The base learning rate of the head. ``None`` uses ``lr``.
+        weight_decay: The weight decay of weights with at least two dimensions; all others get none.
+        no_weight_decay: Names of further parameters without weight decay.
+        train_head: Whether the policy ``"norm_only"`` trains the head too.
 
     Returns:
         Groups with ``params``, ``lr``, ``weight_decay``, ``layer`` and ``depth``, in the order of the layers.
 
     Raises:
-        ModelError: neither a shape nor layers, a network that cannot be traced, layers to freeze in a network that is
-            wrapped already, or ``"norm_only"`` for one whose norms have no gammas.
-        PolicyError: a policy that does not fit the network.
+        ModelError: There is neither a shape nor layers; the network cannot be traced; it is wrapped already and the
+            policy freezes layers; or the policy is ``"norm_only"`` and the norms have no affine parameters.
+        PolicyError: The policy is unknown or does not fit the network, or a number does not belong to it.
 
     Example:
         >>> from monai.networks.nets import BasicUNet
@@ -66,14 +76,14 @@ def param_groups(
         >>> [group["layer"] for group in groups], net.conv_0.conv_0.conv.weight.requires_grad
         (['final_conv'], False)
     """
+    chosen = _policy(policy, m=m, n=n, first=first)
     if layers is None:
         if not input_shape:
             raise ModelError(
-                "param_groups needs the shape of an input to see the layers, as in input_shape=[2, 1, 96, 96, 96], or "
+                "param_groups needs the shape of an input to find the layers, as in input_shape=[2, 1, 96, 96, 96], or "
                 "layers=layertune.map_layers(...)"
             )
         layers = map_layers(network, torch.empty(*input_shape), depth=depth, granularity=granularity)
-    chosen = scheme(policy) if isinstance(policy, str) else policy
     if policy == "norm_only":
         _freeze_all_but_norms(network, layers.head.parameters if train_head else ())
     else:
@@ -87,6 +97,15 @@ def param_groups(
         weight_decay=weight_decay,
         no_weight_decay=no_weight_decay,
     )
+
+
+def _policy(policy: Policy | str, **numbers: int | None) -> Policy:
+    if isinstance(policy, str):
+        return scheme(policy, **numbers)
+    given = [f"{name}={number}" for name, number in numbers.items() if number is not None]
+    if given:
+        raise PolicyError(f"{', '.join(given)} belongs to a policy that is given by its name, not to {policy!r}")
+    return policy
 
 
 def _freeze(network: nn.Module, layers: LayerMap, policy: Policy) -> None:

@@ -1,4 +1,4 @@
-"""Pre-trained weights of medical images into MONAI's networks, with a report of what matched."""
+"""Pre-trained weights for MONAI's networks, with a report of what was loaded."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,33 +11,34 @@ from layertune.errors import ModelError
 from layertune.layers.names import named_parameters
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
-__all__ = ["load_pretrained", "renaming", "tuned"]
+__all__ = ["check_frozen_layers", "load_pretrained", "renaming", "tuned"]
 
 logger = logging.getLogger(__name__)
 
 MLP = {"mlp.fc1.": "mlp.linear1.", "mlp.fc2.": "mlp.linear2."}
-"""How MONAI's Swin blocks name what self-supervised pre-training has saved."""
+"""Parts of names in files of self-supervised pre-training, and what MONAI's Swin blocks call them."""
 STAGE = ("layers1.", "layers2.", "layers3.", "layers4.")
 
 Renaming = Callable[[str], str | None]
 
 
 def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | None:
-    """Load a file of pre-trained weights into a network as far as it fits, and log what did.
+    """Load a file of pre-trained weights into a network as far as it fits, and log the result.
 
     Files of the MONAI model zoo, of MedicalNet (``monai.networks.nets.resnet``), of Models Genesis (``GenesisUNet``)
-    and of SwinUNETR's self-supervised pre-training are told by their names of tensors; see ``layertune.load_weights``
-    for all others. A head for other classes, or none in the file, stays as it was initialised, and the log says so.
+    and of SwinUNETR's self-supervised pre-training are recognised by the names of their tensors. See
+    ``layertune.load_weights`` for all other files. A head that the file lacks, or that has other classes there, keeps
+    its initial weights, and the log says so.
 
     Args:
-        network: its weights are replaced where the file has them.
-        file: ``None`` leaves the network as it is.
+        network: The network. Its weights are replaced where the file holds them.
+        file: The file. ``None`` leaves the network as it is.
 
     Returns:
-        What matched, what did not, and why; ``None`` without a file.
+        Which tensors were loaded, which were not, and why; ``None`` without a file.
 
     Raises:
-        WeightsError: the file cannot be read, or nothing of it fits.
+        WeightsError: The file cannot be read, or nothing in it fits.
 
     Example:
         >>> import tempfile, torch
@@ -50,7 +51,7 @@ def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | Non
         return None
     weights = read_weights(file)
     loaded = load_weights(network, weights, rename=renaming(weights, network))
-    # A partial load is told whatever the log is set to; `run` without a bundle's logging.conf shows warnings alone.
+    # A partial load has to be seen at every level of logging: without a bundle's logging.conf, warnings alone appear.
     logger.log(logging.WARNING if loaded.missing else logging.INFO, "%s: %s", file, loaded.summary())
     last = list(named_parameters(network))[-1]
     if last in loaded.missing:
@@ -58,49 +59,58 @@ def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | Non
     return loaded
 
 
-def tuned(network: nn.Module, loaded: Loaded | None, groups: Sequence[Mapping[str, Any]]) -> nn.Module:
-    """The network, once its weights are loaded and a scheme has frozen what it freezes; checks that both go together.
+def check_frozen_layers(network: nn.Module, loaded: Loaded | None, groups: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Refuse to freeze a layer that the pre-trained weights have not filled, and return the network.
+
+    In a configuration this component comes after ``load_pretrained`` and ``param_groups``, so the network that it
+    returns has its weights and its frozen layers.
 
     Args:
-        network: whose layers were frozen.
-        loaded: from ``load_pretrained``.
-        groups: of the optimizer, from ``param_groups``, which froze the layers.
+        network: The network.
+        loaded: The result of ``load_pretrained``. ``None`` skips the check, because all layers are untrained then.
+        groups: The groups of the optimizer from ``param_groups``, which froze all other parameters.
+
+    Returns:
+        The network.
 
     Raises:
-        ModelError: a layer that stayed fresh is frozen, so that it would keep its random weights.
+        ModelError: A frozen parameter was not in the file, so it would keep its random initial value.
 
     Example:
         >>> net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4, 5, 1))
-        >>> tuned(net, None, [{"params": list(net.parameters())}]) is net
+        >>> check_frozen_layers(net, None, [{"params": list(net.parameters())}]) is net
         True
     """
     trained = {id(parameter) for group in groups for parameter in group["params"]}
-    names = {name: parameter for name, parameter in named_parameters(network).items() if id(parameter) not in trained}
-    fresh = [name for name in names if loaded is not None and name in loaded.missing]
-    if fresh:
+    frozen = [name for name, parameter in named_parameters(network).items() if id(parameter) not in trained]
+    random = [name for name in frozen if loaded is not None and name in loaded.missing]
+    if random:
         raise ModelError(
-            f"the weights give nothing for {', '.join(fresh[:3])}{' and others' if len(fresh) > 3 else ''}, and the "
-            "method freezes them, so they would stay random; choose a method that tunes them, as --method layer_wise "
-            "--first with a lower number, or all; --method norm_only takes --train_head True for a head"
+            f"the weights give nothing for {', '.join(random[:3])}{' and others' if len(random) > 3 else ''}, and the "
+            "method freezes them, so they would stay random; choose a method that trains them, such as --method "
+            "layer_wise with a lower --first, or --method all; with --method norm_only give --train_head True"
         )
     return network
 
 
+tuned = check_frozen_layers  # bundles of version 0.1 name it so
+
+
 def renaming(names: Iterable[str], network: nn.Module) -> Renaming | None:
-    """How a file's names become the network's, for layouts that no rule of prefixes tells.
+    """Return how the names in a file become the network's names, for layouts that differ in more than a prefix.
 
     Args:
-        names: of the tensors in the file.
-        network: what is to take them.
+        names: The names of the tensors in the file.
+        network: The network that the tensors are loaded into.
 
     Returns:
-        A function from a name to the network's, or to ``None`` for one that it has no place for; ``None`` where names
-        need no such change.
+        A function from a name in the file to the network's name, or to ``None`` for a tensor that the network has no
+        place for. ``None`` where no such function is needed.
 
     Example:
         >>> from monai.networks.nets import SwinUNETR
-        >>> to_own = renaming(["patch_embed.proj.weight"], SwinUNETR(1, 2, feature_size=12))
-        >>> to_own("layers1.0.blocks.0.mlp.fc1.weight"), to_own("rotation_head.weight")
+        >>> rename = renaming(["patch_embed.proj.weight"], SwinUNETR(1, 2, feature_size=12))
+        >>> rename("layers1.0.blocks.0.mlp.fc1.weight"), rename("rotation_head.weight")
         ('swinViT.layers1.0.blocks.0.mlp.linear1.weight', None)
     """
     from monai.networks.nets import SwinUNETR
@@ -109,23 +119,23 @@ def renaming(names: Iterable[str], network: nn.Module) -> Renaming | None:
         return None
     known = set(names)
     if "encoder.patch_embed.proj.weight" in known:
-        return _autoencoder
-    return _contrastive if "patch_embed.proj.weight" in known else None
+        return _rename_autoencoder
+    return _rename_contrastive if "patch_embed.proj.weight" in known else None
 
 
-def _contrastive(name: str) -> str | None:
-    """Tang et al. 2022, ``model_swinvit.pt``: the encoder beside three heads of the pretext tasks."""
+def _rename_contrastive(name: str) -> str | None:
+    """Rename for ``model_swinvit.pt`` (Tang et al. 2022), the encoder beside three heads of the pretext tasks."""
     if not name.startswith(("patch_embed.", *STAGE)):
         return None
-    for theirs, own in MLP.items():
-        name = name.replace(theirs, own)
+    for in_file, in_network in MLP.items():
+        name = name.replace(in_file, in_network)
     return f"swinViT.{name}"
 
 
-def _autoencoder(name: str) -> str | None:
-    """Valanarasu et al. 2023, ``ssl_pretrained_weights.pth``: MONAI's own table of names."""
+def _rename_autoencoder(name: str) -> str | None:
+    """Rename for ``ssl_pretrained_weights.pth`` (Valanarasu et al. 2023) by MONAI's own table of names."""
     from monai.networks.nets.swin_unetr import filter_swinunetr
 
-    to_own: Any = filter_swinunetr
-    renamed = to_own(name, None)
+    rename: Any = filter_swinunetr
+    renamed = rename(name, None)
     return str(renamed[0]) if renamed else None

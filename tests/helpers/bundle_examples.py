@@ -1,4 +1,4 @@
-"""Small bundles in three manners of other people's, for `layertune monai adapt`."""
+"""Small bundles in three styles of other people, for `layertune monai adapt`."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 import yaml
 from monai.networks.nets import UNet
 
-__all__ = ["MANNERS", "write_bundle"]
+__all__ = ["STYLES", "write_bundle"]
 
 DATA = "$[{'image': torch.randn(1, 16, 16), 'label': (torch.randn(1, 16, 16) > 0).float()} for _ in range(4)]"
 NETWORK = {
@@ -56,7 +56,7 @@ def trainer(**arguments: Any) -> dict[str, Any]:
 
 
 def zoo() -> dict[str, Any]:
-    """As most of the model zoo: JSON, everything below ``train``, handlers by reference."""
+    """The style of most of the model zoo: JSON, everything below ``train``, handlers by reference."""
     return {
         "bundle_root": ".",
         "ckpt_dir": "$@bundle_root + '/models'",
@@ -86,7 +86,7 @@ def zoo() -> dict[str, Any]:
 
 
 def flat() -> dict[str, Any]:
-    """As the zoo's templates: names of its own at the top, and handlers by an expression."""
+    """The style of the zoo's templates: names of its own at the top, and handlers by an expression."""
     return {
         "bundle_root": ".",
         "device": "$torch.device('cpu')",
@@ -108,7 +108,7 @@ def flat() -> dict[str, Any]:
 
 
 def inline() -> dict[str, Any]:
-    """Everything inside the trainer, and no root."""
+    """A style with everything inside the trainer, and without a root."""
     loader = {"_target_": "DataLoader", "dataset": {"_target_": "Dataset", "data": DATA}, "batch_size": 2}
     optimizer = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.05, "momentum": 0.9}
     return {
@@ -128,18 +128,18 @@ def inline() -> dict[str, Any]:
     }
 
 
-MANNERS = {"zoo": (zoo, "json"), "flat": (flat, "yaml"), "inline": (inline, "yml")}
+STYLES = {"zoo": (zoo, "json"), "flat": (flat, "yaml"), "inline": (inline, "yml")}
 
 
-def write_bundle(folder: Path, manner: str, **changes: Any) -> Path:
-    """A bundle with weights.
+def write_bundle(folder: Path, style: str, **changes: Any) -> Path:
+    """Write a bundle with weights.
 
     Args:
-        folder: made here, with all in it.
-        manner: one of ``MANNERS``.
-        **changes: of the configuration's top level; ``None`` takes an entry out.
+        folder: The folder of the bundle, which must not exist.
+        style: A name of ``STYLES``.
+        **changes: Entries of the configuration's top level. ``None`` removes an entry.
     """
-    make, suffix = MANNERS[manner]
+    make, suffix = STYLES[style]
     content = {key: value for key, value in (make() | changes).items() if value is not None}
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()

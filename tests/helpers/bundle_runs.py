@@ -1,4 +1,4 @@
-"""Runs of the bundle, in this process and by MONAI's commands, on data small enough for a test."""
+"""Runs of the bundle on small data, in this process and by MONAI's commands."""
 
 import os
 import subprocess
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from monai.bundle import run
 
-__all__ = ["SMALL", "as_arguments", "command", "flow", "monai", "state"]
+from layertune import LayertuneError
 
-# A network of four narrow levels on patches of 16 voxels a side.
+__all__ = ["SMALL", "as_arguments", "command", "monai", "own_error", "run_config", "saved_state"]
+
 SMALL: dict[str, Any] = {
     "num_workers": 0,
     "train_cases": 4,
@@ -21,35 +22,47 @@ SMALL: dict[str, Any] = {
     "network_def#channels": [4, 8, 8, 8],
     "network_def#num_res_units": 0,
 }
+"""Overrides for a network of four narrow levels on patches of 16 voxels a side."""
 
 
-def flow(bundle: Path, data: Path, *overlays: str, config: str = "train", **options: Any) -> None:
-    """A configuration of the bundle, run in this process."""
+def run_config(bundle: Path, data: Path, *overlays: str, config: str = "train", **options: Any) -> None:
+    """Run a configuration of the bundle in this process."""
     files = [str(bundle / f"configs/{name}.json") for name in (config, *overlays)]
     run(
         config_file=files, logging_file=False, **{"bundle_root": str(bundle), "data_dir": str(data), **SMALL, **options}
     )
 
 
-def state(bundle: Path, epoch: int = 2) -> dict[str, Any]:
-    """The last state of a run."""
-    held: dict[str, Any] = torch.load(bundle / f"models/checkpoint_epoch={epoch}.pt", weights_only=True)
-    return held
+def saved_state(bundle: Path, epoch: int = 2) -> dict[str, Any]:
+    """Return the checkpoint of an epoch."""
+    state: dict[str, Any] = torch.load(bundle / f"models/checkpoint_epoch={epoch}.pt", weights_only=True)
+    return state
+
+
+def own_error(error: BaseException) -> LayertuneError:
+    """Return the one error of layertune behind the errors that MONAI adds about lines of the configuration."""
+    chain = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__
+    (own,) = [cause for cause in chain if isinstance(cause, LayertuneError)]
+    return own
 
 
 def as_arguments(**options: Any) -> list[str]:
-    """Options as a command line takes them."""
+    """Return options as a command line takes them."""
     return [part for name, value in {**SMALL, **options}.items() for part in (f"--{name}", str(value).replace(" ", ""))]
 
 
 def command(*arguments: str, ranks: int = 1) -> list[str]:
-    """MONAI's command, started by itself or by torchrun."""
+    """Return MONAI's command, which starts by itself or by torchrun."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     return [sys.executable, *launcher, "-m", "monai.bundle", *arguments]
 
 
 def monai(folder: Path, *arguments: str, ranks: int = 1, succeeds: bool = True) -> str:
-    """Run MONAI's command in a folder; what it wrote."""
+    """Run MONAI's command in a folder, and return its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command(*arguments, ranks=ranks),

@@ -1,4 +1,4 @@
-"""Checkpoints of a bundle: the best model with its score, and the last state to go on from."""
+"""Checkpoints of a bundle: the best model with its score, and the state from which a run resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,21 +7,22 @@ from monai.handlers import CheckpointSaver
 
 from layertune_monai.errors import BundleError
 
-__all__ = ["BestModelSaver", "RunSettings", "last_checkpoint", "state_of"]
+__all__ = ["BestModelSaver", "RunSettings", "last_checkpoint", "training_state"]
 
-BEST = ("best_metric", "best_metric_epoch")  # what MONAI's evaluators tell of the best epoch
+BEST = ("best_metric", "best_metric_epoch")
+"""Attributes of an evaluator's state in which MONAI keeps the best score and its epoch."""
 
 
 class BestModelSaver(CheckpointSaver):
-    """MONAI's ``CheckpointSaver`` for the best model, whose best score is saved and found again.
+    """Save the best model like MONAI's ``CheckpointSaver``, and keep the best score when a run resumes.
 
-    ``model.pt`` stays a plain state dict. Without this a resumed run would overwrite it with the first model that it
-    validates, however good the former one was.
+    MONAI's handler starts without a score in each process, so a resumed run would overwrite ``model.pt`` with the first
+    model that it validates, even with a worse one. ``model.pt`` stays a plain state dict.
 
     Args:
-        save_dir: folder of the file.
-        save_dict: ``{"model": network}``.
-        filename: of the file.
+        save_dir: The folder of the file.
+        save_dict: The objects to save by name, as in ``{"model": network}``.
+        filename: The name of the file.
 
     Example:
         >>> import tempfile, torch
@@ -35,19 +36,27 @@ class BestModelSaver(CheckpointSaver):
         self._engine: Any = None
 
     def attach(self, engine: Any) -> None:
-        """Attach to an evaluator."""
+        """Attach to an evaluator.
+
+        Args:
+            engine: The evaluator whose key metric is the score.
+        """
         super().attach(engine)
         self._engine = engine
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far, and the evaluator's own account of it."""
+        """Return the best score so far, and the evaluator's own record of it."""
         assert self._key_metric_checkpoint is not None
         saved = [tuple(item) for item in self._key_metric_checkpoint.state_dict()["_saved"]]
         state = getattr(self._engine, "state", None)
         return {"saved": saved, "best": {name: getattr(state, name) for name in BEST if hasattr(state, name)}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue with the best score that ``state_dict()`` returned.
+
+        Args:
+            state_dict: A value that ``state_dict()`` returned.
+        """
         super().load_state_dict({"_saved": state_dict["saved"]})
         if self._engine is not None:
             for name, value in state_dict["best"].items():
@@ -55,52 +64,61 @@ class BestModelSaver(CheckpointSaver):
 
 
 class RunSettings:
-    """What a run was begun with and has to go on with, saved beside its state.
+    """Hold the settings that must not change when a run resumes, and save them with its state.
 
     Args:
-        **settings: by the names of their switches.
+        **settings: The settings by the names of their switches.
 
     Example:
         >>> RunSettings(method="all").load_state_dict({"method": "last"})
         Traceback (most recent call last):
-        layertune_monai.errors.BundleError: the run to go on with has method=last, and not all; ...
+        layertune_monai.errors.BundleError: this run was started with method=last and cannot resume with method=all; ...
     """
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def state_dict(self) -> dict[str, Any]:
-        """The settings."""
+        """Return the settings."""
         return dict(self.settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare with those that were saved.
+        """Compare these settings with the saved ones.
+
+        Args:
+            state_dict: The settings of the run that resumes.
 
         Raises:
-            BundleError: they differ.
+            BundleError: A setting differs.
         """
-        other = [name for name, value in self.settings.items() if state_dict.get(name) != value]
-        if other:
-            was, now = (", ".join(str(of.get(name)) for name in other) for of in (state_dict, self.settings))
+        changed = [name for name, value in self.settings.items() if state_dict.get(name) != value]
+        if changed:
+            before, now = (
+                ", ".join(f"{name}={settings.get(name)}" for name in changed)
+                for settings in (state_dict, self.settings)
+            )
             raise BundleError(
-                f"the run to go on with has {', '.join(other)}={was}, and not {now}; resume with what it was begun "
-                "with, or start anew in another place: --ckpt_dir models/NAME"
+                f"this run was started with {before} and cannot resume with {now}; resume with the settings of its "
+                "start, or train anew in another folder, as in --ckpt_dir models/NAME"
             )
 
 
 def last_checkpoint(folder: str | Path) -> str:
-    """The checkpoint that was written last.
+    """Return the path of the checkpoint that was written last.
+
+    Args:
+        folder: The folder of the checkpoints, ``checkpoint_epoch=*.pt``.
 
     Raises:
-        BundleError: there is none.
+        BundleError: The folder holds no checkpoint.
     """
     found = sorted(Path(folder).glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
-        raise BundleError(f"{folder} holds no checkpoint to go on from; train first, without --resume")
+        raise BundleError(f"{folder} holds no checkpoint to resume from; train first, without --resume")
     return str(found[-1])
 
 
-def state_of(
+def training_state(
     trainer: Any,
     lr_scheduler: Any,
     *,
@@ -109,15 +127,20 @@ def state_of(
     metalr: Any = None,
     alchemy: Any = None,
 ) -> dict[str, Any]:
-    """All that a run needs to go on, for the ``save_dict`` and the ``load_dict`` of MONAI's checkpoint handlers.
+    """Collect everything that a run needs to resume, for MONAI's ``CheckpointSaver`` and ``CheckpointLoader``.
 
     Args:
-        trainer: with the network and the optimizer, in whose param groups lies what MetaLR has learned.
-        lr_scheduler: of the optimizer.
-        best: where this process keeps the best model.
-        settings: what the run has to go on with; looked at before anything is loaded.
-        metalr: the ``MetaLRHandler``, if there is one: its place in the meta batches.
-        alchemy: the ``AlchemyHandler``, if there is one: its phase.
+        trainer: The trainer. Its network and its optimizer are saved too; the optimizer's param groups hold the rates
+            that MetaLR has learned.
+        lr_scheduler: The schedule of the optimizer.
+        best: The handler that saves the best model. ``None`` in a process that saves none.
+        settings: The settings that must not change. They come first, so that they are compared before anything is
+            loaded.
+        metalr: The ``MetaLRHandler``, which saves its position in the meta batches, or ``None``.
+        alchemy: The ``AlchemyHandler``, which saves its phase, or ``None``.
+
+    Returns:
+        The objects by name, without those that are ``None``.
     """
     state = {
         "settings": settings,

@@ -1,4 +1,4 @@
-"""Tasks of the Medical Segmentation Decathlon: what ``dataset.json`` says, a seeded split, images to predict."""
+"""Tasks of the Medical Segmentation Decathlon: the content of ``dataset.json``, seeded splits, images to predict."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ Case = dict[str, str]
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a network for a task takes and gives.
+    """The channels and the classes of a task.
 
     Attributes:
-        channels: names of the image's channels, such as ``("MRI",)``.
-        labels: names of the classes, the background first.
+        channels: The names of the image's channels, such as ``("MRI",)``.
+        labels: The names of the classes. The background is the first.
     """
 
     channels: tuple[str, ...]
@@ -29,25 +29,27 @@ class TaskInfo:
 
     @property
     def num_channels(self) -> int:
-        """Channels of an image."""
+        """The number of channels of an image."""
         return len(self.channels)
 
     @property
     def num_classes(self) -> int:
-        """Classes, the background included."""
+        """The number of classes, the background included."""
         return len(self.labels)
 
 
 def task_info(folder: str | Path, data_format: Mapping[str, Any]) -> TaskInfo:
-    """What the task's ``dataset.json`` says; where the data is not there, what the bundle's metadata says.
+    """Read the channels and classes of a task from its ``dataset.json``, or else from the bundle's metadata.
+
+    The metadata serves where the data is not at hand, as in an export.
 
     Args:
-        folder: of the task, such as ``data/Task04_Hippocampus``.
-        data_format: ``network_data_format`` of the bundle's ``metadata.json``.
+        folder: The folder of the task, such as ``data/Task04_Hippocampus``.
+        data_format: The entry ``network_data_format`` of the bundle's ``metadata.json``.
 
     Raises:
-        TaskError: ``dataset.json`` cannot be read, or lacks what it should hold.
-        LabelError: its labels are not 0, 1, 2, ...
+        TaskError: ``dataset.json`` cannot be read or lacks an entry.
+        LabelError: The labels are not numbered 0, 1, 2, ...
 
     Example:
         >>> inputs = {"image": {"channel_def": {"0": "MRI"}}}
@@ -71,48 +73,51 @@ def split_cases(
     train_cases: int | None = None,
     val_cases: int | None = None,
 ) -> dict[str, list[Case]]:
-    """Split the labelled cases into ``"train"`` and ``"validation"``; the same arguments give the same split.
+    """Split the labelled cases of a task into training and validation cases.
 
     Args:
-        folder: of the task.
-        val_fraction: share of the cases that is held out for validation, in (0, 1); at least one case.
-        seed: of the order.
-        train_cases: how many of the training cases are used, for fine-tuning with few; all by default.
-        val_cases: how many of the validation cases are used; all by default.
+        folder: The folder of the task.
+        val_fraction: The share of the cases that is held out for validation, in (0, 1); at least one case.
+        seed: The seed of the order of the cases. The same arguments give the same split.
+        train_cases: The number of training cases to use, for fine-tuning with few. ``None`` uses all.
+        val_cases: The number of validation cases to use. ``None`` uses all.
 
     Returns:
-        Paths by ``"image"`` and ``"label"``.
+        The cases under ``"train"`` and ``"validation"``, each a dictionary with the paths ``"image"`` and ``"label"``.
 
     Raises:
-        TaskError: the folder, its ``dataset.json`` or one of the files is not there; or there are too few cases.
-        SplitError: a number of cases below 1, or a fraction outside (0, 1).
+        TaskError: The folder, its ``dataset.json`` or a file of a case is missing, or there are too few cases.
+        SplitError: A number of cases is below 1, or the fraction is outside (0, 1).
     """
     _check_split(val_fraction, train_cases=train_cases, val_cases=val_cases)
     folder = Path(folder)
     cases = _labelled_cases(folder)
     order = np.random.RandomState(seed).permutation(len(cases)).tolist()
-    held = max(1, round(val_fraction * len(cases)))
-    wanted = {"train": (order[held:], train_cases), "validation": (order[:held], val_cases)}
-    for part, (indices, count) in wanted.items():
+    held_out = max(1, round(val_fraction * len(cases)))
+    parts = {"train": (order[held_out:], train_cases), "validation": (order[:held_out], val_cases)}
+    for part, (indices, count) in parts.items():
         if len(indices) < (count or 1):
             raise TaskError(
                 f"{folder} gives {len(indices)} cases for {part} ({len(cases)} labelled, val_fraction {val_fraction}) "
                 f"where {count or 1} are asked for; ask for fewer, or change val_fraction"
             )
-    return {part: [cases[index] for index in indices[:count]] for part, (indices, count) in wanted.items()}
+    return {part: [cases[index] for index in indices[:count]] for part, (indices, count) in parts.items()}
 
 
 def images_in(folder: str | Path) -> list[str]:
-    """All NIfTI files in a folder, in the order of their names.
+    """List the NIfTI files of a folder, sorted by name.
+
+    Args:
+        folder: The folder of the images to predict.
 
     Raises:
-        TaskError: there is no such folder, or no such file in it.
+        TaskError: The folder is missing or holds no such file.
     """
     folder = Path(folder)
     found = sorted(str(path) for path in folder.glob("*.nii*") if not path.name.startswith("."))
     if not found:
-        what = "holds no NIfTI file (*.nii.gz, *.nii)" if folder.is_dir() else "is no folder"
-        raise TaskError(f"{folder} {what}; give the folder with the images to predict: --images DIR")
+        fault = "holds no NIfTI file (*.nii.gz, *.nii)" if folder.is_dir() else "is no folder"
+        raise TaskError(f"{folder} {fault}; give the folder with the images to predict: --images DIR")
     return found
 
 
@@ -127,9 +132,9 @@ def _check_split(val_fraction: float, **counts: int | None) -> None:
 def _labelled_cases(folder: Path) -> list[Case]:
     path = folder / "dataset.json"
     if not path.is_file():
-        what = "has no dataset.json" if folder.is_dir() else "is not there"
+        fault = "has no dataset.json" if folder.is_dir() else "does not exist"
         raise TaskError(
-            f"{folder} {what}; get the task from http://medicaldecathlon.com and name its folder: --data_dir DIR, the "
+            f"{folder} {fault}; get the task from http://medicaldecathlon.com and name its folder: --data_dir DIR, the "
             f"folder that holds {folder.name}, and --task {folder.name}; or --dataset_dir with the whole path"
         )
     cases = [
@@ -142,8 +147,8 @@ def _labelled_cases(folder: Path) -> list[Case]:
     missing = [case[key] for case in cases for key in case if not Path(case[key]).is_file()]
     if missing:
         raise TaskError(
-            f"{len(missing)} of the {2 * len(cases)} files that {path} lists are not there, the first {missing[0]}; "
-            "was the task unpacked to its end?"
+            f"{len(missing)} of the {2 * len(cases)} files that {path} lists are missing, the first is {missing[0]}; "
+            "was the task unpacked completely?"
         )
     return cases
 
@@ -153,13 +158,14 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TaskError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-    lacking = [key for key in ("modality", "labels", "training") if key not in content]
-    if lacking:
-        raise TaskError(f"{path} lacks {', '.join(lacking)}; is it the dataset.json of a Decathlon task?")
+    absent = [key for key in ("modality", "labels", "training") if key not in content]
+    if absent:
+        raise TaskError(f"{path} lacks {', '.join(absent)}; is it the dataset.json of a Decathlon task?")
     return dict(content)
 
 
-def _in_order(names: Mapping[str, str], where: object) -> tuple[str, ...]:
+def _in_order(names: Mapping[str, str], source: object) -> tuple[str, ...]:
+    """Return the names in the order of their numbers, which have to be 0, 1, 2, ..."""
     if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        raise LabelError(f"{where} numbers {', '.join(map(str, names))}; expected 0 to {len(names) - 1}, each once")
+        raise LabelError(f"{source} numbers {', '.join(map(str, names))}; expected 0 to {len(names) - 1}, each once")
     return tuple(names[str(number)] for number in range(len(names)))

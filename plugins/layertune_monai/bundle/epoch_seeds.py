@@ -1,4 +1,4 @@
-"""A handler that makes an epoch's random numbers a function of the epoch alone."""
+"""A handler that makes the random numbers of an epoch depend on the epoch alone."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ __all__ = ["EpochSeeds"]
 
 
 class EpochSeeds:
-    """Seed the order of the cases, their augmentation and the network's dropout anew at each epoch.
+    """Seed the order of the cases, their augmentation and the network's dropout at the start of each epoch.
 
-    So a run that is resumed at the start of an epoch sees the very batches that it would have seen, and the processes
-    of one run augment differently.
+    A run that resumes at the start of an epoch then sees the batches that an uninterrupted run would have seen. The
+    processes of one run get different seeds, so they augment differently.
 
     Args:
-        seed: of the run.
-        dataset: the training data, whose random transforms have generators of their own.
+        seed: The seed of the run.
+        dataset: The training data. Its random transforms have random number generators of their own.
 
     Example:
         >>> from monai.data import Dataset
@@ -31,17 +31,29 @@ class EpochSeeds:
         self.dataset = dataset
 
     def attach(self, engine: Any) -> None:
-        """Attach to a trainer."""
+        """Attach to a trainer.
+
+        Args:
+            engine: The trainer.
+        """
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def seed_of(self, epoch: int) -> int:
-        """The seed of an epoch in this process."""
+        """Return the seed of an epoch in this process.
+
+        Args:
+            epoch: The number of the epoch, from 1.
+        """
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        # A prime for the epoch, so that the seeds of few processes and many epochs do not meet.
+        # The factor is prime and large, so that no two pairs of an epoch and a process get the same seed in practice.
         return (self.seed + 100003 * epoch + rank) % MAX_SEED
 
     def __call__(self, engine: Any) -> None:
-        """Seed."""
+        """Seed all generators for the epoch of the engine.
+
+        Args:
+            engine: The trainer.
+        """
         seed = self.seed_of(engine.state.epoch)
         set_determinism(seed=seed)
         set_rnd(self.dataset, seed)

@@ -1,4 +1,4 @@
-"""The bundle ``metalr_unet``: put it into a folder, hold its paths together, say what its network takes and gives."""
+"""The folder of the bundle ``metalr_unet``: writing it, checking its paths, and describing its network."""
 
 import json
 import shutil
@@ -15,25 +15,25 @@ from layertune.files import write_file
 from layertune_monai.bundle.decathlon import TaskInfo
 from layertune_monai.errors import BundleError
 
-__all__ = ["NAME", "check_patch", "check_paths", "describe_task", "write_bundle"]
+__all__ = ["METADATA", "NAME", "check_patch", "check_paths", "describe_task", "write_bundle"]
 
 NAME = "metalr_unet"
 METADATA = "configs/metadata.json"
 FOLDERS = {"ckpt_dir": "models", "output_dir": "eval"}
-"""Where the bundle's own configurations put things."""
+"""The folders that the bundle's own configurations write to, by the names of their switches."""
 
 
 def write_bundle(folder: str | Path) -> Path:
-    """Put the bundle into a folder, with the weights of a fresh network, so that every command works at once.
+    """Write the bundle into a folder, with the weights of an untrained network so that all its commands work at once.
 
     Args:
-        folder: is made; may be there if it is empty.
+        folder: A folder that is empty or does not exist yet.
 
     Returns:
         The folder.
 
     Raises:
-        BundleError: the folder holds something, or cannot be made.
+        BundleError: The folder is not empty, or cannot be written.
 
     Example:
         >>> import tempfile
@@ -42,29 +42,31 @@ def write_bundle(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "holds files already" if folder.is_dir() else "is a file"
-        raise BundleError(f"{folder} {what}, and nothing is overwritten; give a folder that is empty or not there yet")
+        fault = "is not empty" if folder.is_dir() else "is a file"
+        raise BundleError(
+            f"{folder} {fault}, and nothing is overwritten; give a folder that is empty or does not exist"
+        )
     try:
         with as_file(files("layertune_monai") / NAME) as source:
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "models").mkdir(exist_ok=True)
     except OSError as error:
         raise BundleError(f"{folder} cannot be written ({error.strerror}); give another folder") from error
-    write_file(folder / "models" / "model.pt", partial(torch.save, _fresh_network(folder).state_dict()))
+    write_file(folder / "models" / "model.pt", partial(torch.save, _untrained_network(folder).state_dict()))
     return folder
 
 
 def check_paths(bundle_root: str | Path, **paths: str | Path) -> None:
-    """Refuse to run outside of the bundle, or with a path that leaves it.
+    """Refuse to run outside of a bundle, or with a path that leaves it.
 
-    Evaluation, inference and export look for the model where training puts it: below the bundle.
+    Evaluation, inference and export look for the model where training saves it, which is below the bundle's root.
 
     Args:
-        bundle_root: of the configuration.
-        **paths: of the configuration, by name.
+        bundle_root: The root of the bundle.
+        **paths: Paths of the configuration by the names of their switches.
 
     Raises:
-        BundleError: there is no bundle in ``bundle_root``, or a path leaves it.
+        BundleError: ``bundle_root`` holds no bundle, or a path leaves it.
 
     Example:
         >>> import tempfile
@@ -72,74 +74,75 @@ def check_paths(bundle_root: str | Path, **paths: str | Path) -> None:
         >>> check_paths(root, ckpt_dir=f"{root}/models")
         >>> check_paths(root, ckpt_dir=f"{root}/../models")
         Traceback (most recent call last):
-        layertune_monai.errors.BundleError: ckpt_dir is ..., which leaves the bundle in ...
+        layertune_monai.errors.BundleError: ckpt_dir is ..., which is outside of the bundle in ...
     """
     root = Path(bundle_root).resolve()
     if not (root / METADATA).is_file():
         raise BundleError(
-            f"there is no bundle in {root}: it has no {METADATA}; run this in the bundle's folder, or name it: "
-            "--bundle_root DIR"
+            f"there is no bundle in {root}, because it has no {METADATA}; run this in the bundle's folder, or name "
+            "that folder: --bundle_root DIR"
         )
     for name, path in paths.items():
         if not Path(path).resolve().is_relative_to(root):
             raise BundleError(
-                f"{name} is {Path(path).resolve()}, which leaves the bundle in {root}; give a folder in it, as "
-                f"--{name} {bundle_root}/{FOLDERS.get(name, name)}/NAME"
+                f"{name} is {Path(path).resolve()}, which is outside of the bundle in {root}; give a folder in it, as "
+                f"in --{name} {bundle_root}/{FOLDERS.get(name, name)}/NAME"
             )
 
 
 def check_patch(patch_size: Sequence[int], strides: Sequence[int]) -> None:
-    """Refuse patches that the network cannot halve and put together again.
+    """Refuse a patch size that the network cannot halve at each level.
 
     Args:
-        patch_size: voxels along each axis.
-        strides: of the network's levels.
+        patch_size: The number of voxels along each axis.
+        strides: The strides of the network's levels.
 
     Raises:
-        BundleError: a side is no multiple of all strides together.
+        BundleError: A side is not a multiple of the product of all strides.
 
     Example:
         >>> check_patch([40, 56, 40], [2, 2, 2])
         >>> check_patch([40, 56, 42], [2, 2, 2])
         Traceback (most recent call last):
-        layertune_monai.errors.BundleError: patch_size is [40, 56, 42], and this network takes multiples of 8; ...
+        layertune_monai.errors.BundleError: patch_size is [40, 56, 42], but this network takes multiples of 8; ...
     """
     step = prod(strides)
     if any(side < step or side % step for side in patch_size):
-        fitting = [step * max(1, round(side / step)) for side in patch_size]
+        nearest = [step * max(1, round(side / step)) for side in patch_size]
         raise BundleError(
-            f"patch_size is {list(patch_size)}, and this network takes multiples of {step}; give, for one, "
-            f"--patch_size '[{','.join(map(str, fitting))}]'"
+            f"patch_size is {list(patch_size)}, but this network takes multiples of {step}; give, for example, "
+            f"--patch_size '[{','.join(map(str, nearest))}]'"
         )
 
 
 def describe_task(bundle_root: str | Path, info: TaskInfo) -> None:
-    """Write into ``metadata.json`` what the network that is trained here takes and gives; the first process does.
+    """Write the channels and classes of a task into the bundle's ``metadata.json``.
 
-    Inference and export read it, so that they fit the model also where the task's data is not at hand.
+    Inference and export read them there, so they fit the trained model also where the data of the task is missing. Only
+    the first process writes.
 
     Args:
-        bundle_root: the bundle.
-        info: of the task.
+        bundle_root: The root of the bundle.
+        info: The channels and classes.
     """
     if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
         return
     path = Path(bundle_root) / METADATA
     metadata = json.loads(path.read_text(encoding="utf-8"))
     data_format = metadata["network_data_format"]
-    wanted = {("inputs", "image"): info.channels, ("outputs", "pred"): info.labels}
-    for (side, name), names in wanted.items():
-        data_format[side][name] |= {"num_channels": len(names), "channel_def": _numbered(names)}
+    described = {("inputs", "image"): info.channels, ("outputs", "pred"): info.labels}
+    for (side, name), names in described.items():
+        data_format[side][name] |= {"num_channels": len(names), "channel_def": _by_number(names)}
     text = json.dumps(metadata, indent=4) + "\n"
     if text != path.read_text(encoding="utf-8"):
         write_file(path, text)
 
 
-def _numbered(names: tuple[str, ...]) -> dict[str, str]:
+def _by_number(names: tuple[str, ...]) -> dict[str, str]:
     return {str(number): name for number, name in enumerate(names)}
 
 
-def _fresh_network(folder: Path) -> torch.nn.Module:
+def _untrained_network(folder: Path) -> torch.nn.Module:
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()

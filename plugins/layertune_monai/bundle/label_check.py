@@ -1,4 +1,4 @@
-"""A transform that refuses label maps with values that the task does not name."""
+"""A transform that refuses label maps with values that are no classes of the task."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -13,16 +13,13 @@ __all__ = ["CheckLabelsd"]
 
 
 class CheckLabelsd(MapTransform):
-    """Let label maps pass whose values are classes of the task, and name the file of any other.
+    """Refuse a label map that holds a value other than the classes of the task, and name its file.
 
-    Without it a wrong label ends in an index out of range deep inside the loss, and on a GPU in a dead process.
+    Without this check a wrong label causes an index error deep inside the loss. On a GPU it ends the process.
 
     Args:
-        keys: of the label maps.
-        num_classes: values are 0 to ``num_classes - 1``.
-
-    Raises:
-        LabelError: when called, for another value.
+        keys: The keys of the label maps.
+        num_classes: The number of classes, the background included. The allowed values are 0 to ``num_classes - 1``.
 
     Example:
         >>> import torch
@@ -36,10 +33,13 @@ class CheckLabelsd(MapTransform):
         self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check each label map.
+        """Check each label map of a case.
 
         Args:
-            data: one case.
+            data: The case, which is returned as it is.
+
+        Raises:
+            LabelError: A label map holds another value.
         """
         checked = dict(data)
         for key in self.key_iterator(checked):
@@ -49,7 +49,7 @@ class CheckLabelsd(MapTransform):
                 file = getattr(checked[key], "meta", {}).get("filename_or_obj", f"the {key} map")
                 raise LabelError(
                     f"{file} holds the values {', '.join(f'{value:g}' for value in wrong[:5])}; this task has "
-                    f"{self.num_classes} classes, 0 to {self.num_classes - 1}; mend the file, or name all classes "
+                    f"{self.num_classes} classes, 0 to {self.num_classes - 1}; correct the file, or name all classes "
                     "under 'labels' in dataset.json"
                 )
         return checked

@@ -1,4 +1,4 @@
-"""The bundle's schedule of the learning rate, which a run may be resumed with for more epochs."""
+"""A schedule of the learning rate with which a run can resume for more epochs."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ __all__ = ["PolynomialDecay"]
 
 
 class PolynomialDecay(LambdaLR):
-    """lr (1 - epoch / epochs) ** power, nnU-Net's schedule, set by the epoch alone.
+    """Decay the learning rate as lr (1 - epoch / epochs) ** power, which is nnU-Net's schedule.
 
-    A resumed run keeps to the number of epochs that it is given now: torch's own schedules go on with what was saved,
-    and so with a rate of 0 where the former run had come to its end.
+    The rate depends on the epoch and on ``epochs`` alone, so a run may resume with a larger number of epochs. PyTorch's
+    own schedules continue with the saved numbers instead, which means a rate of 0 after the end of the first run.
 
     Args:
-        optimizer: whose groups' rates it sets.
-        epochs: of the run.
-        power: of the decay.
+        optimizer: The optimizer whose learning rates are set.
+        epochs: The number of epochs of the run.
+        power: The exponent of the decay.
 
     Example:
         >>> import torch
@@ -31,11 +31,15 @@ class PolynomialDecay(LambdaLR):
         super().__init__(optimizer, lambda epoch: max(0.0, 1 - epoch / epochs) ** power)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch."""
+        """Return the epoch."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to an epoch; call it after the optimizer's own state was loaded."""
+        """Go to a saved epoch. Call it after the optimizer has loaded its own state.
+
+        Args:
+            state_dict: A value that ``state_dict()`` returned.
+        """
         self.last_epoch = state_dict["last_epoch"]
         decay = self.lr_lambdas[0](self.last_epoch)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):

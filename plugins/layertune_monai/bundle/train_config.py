@@ -1,4 +1,4 @@
-"""The training configuration of anybody's bundle: where its trainer is, and what it is made of."""
+"""The training configuration of a bundle: its files, its trainer, and the parts of it that save checkpoints."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,45 +14,55 @@ from layertune_monai.errors import BundleError
 __all__ = ["TrainConfig", "inside", "is_saver", "read_train_config", "train_files"]
 
 SUFFIXES = ("json", "yaml", "yml")
-TRAINER = "train::trainer"  # where MONAI's list of a bundle's properties has it
-DATA = "dataset_dir"  # of all paths the only one that belongs outside
+TRAINER = "train::trainer"
+"""The id of the trainer in MONAI's list of a bundle's properties."""
+DATA = "dataset_dir"
+"""The only path that may lie outside of the bundle."""
 HANDLERS = ("MetaLRHandler", "LayerFreezeHandler", "AlchemyHandler")
 UPWARDS = re.compile(r"""(?:^|[/\\'"%])\.\.(?:[/\\'"]|$)""")
+"""A ``..`` that is a whole part of a path, in a plain string or within an expression."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What ``python -m monai.bundle run`` reads.
+    """Hold the configuration that ``python -m monai.bundle run`` would read.
 
     Attributes:
-        files: as given to ``--config_file``, relative to the bundle; later ones override.
-        parser: their content, merged; nothing in it was evaluated.
-        trainer: id of the trainer.
+        files: The files as ``--config_file`` takes them, relative to the bundle. Later files override earlier ones.
+        parser: Their merged content, in which nothing was evaluated.
+        trainer: The id of the trainer.
     """
 
     files: tuple[str, ...]
     parser: ConfigParser
     trainer: str
 
-    def of_trainer(self, argument: str) -> Any:
-        """An argument of the trainer as the files write it; ``None`` if they do not."""
-        return self.parser.get(f"{self.trainer}::{argument}")
+    def trainer_argument(self, name: str) -> Any:
+        """Return an argument of the trainer as the files write it, or ``None`` if they do not.
+
+        Args:
+            name: The name of the argument.
+        """
+        return self.parser.get(f"{self.trainer}::{name}")
 
     def learners(self) -> list[str]:
-        """Ids of handlers of layertune's that are there already."""
-        parts = ((place, class_name(part)) for place, part in _walk(self.parser.get(), ""))
-        return [place for place, name in parts if name in HANDLERS]
+        """Return the ids of layertune's handlers in the configuration."""
+        return [place for place, content in _walk(self.parser.get(), "") if class_name(content) in HANDLERS]
 
     def savers(self) -> list[str]:
-        """Ids of all components that save checkpoints."""
+        """Return the ids of all components that save checkpoints."""
         return [place for place, content in _walk(self.parser.get(), "") if is_saver(content)]
 
 
 def train_files(bundle: Path, stem: str = "train") -> list[str]:
-    """The bundle's configuration of that name, JSON or YAML; empty if it has none.
+    """Return the bundle's configuration of a name, as JSON or YAML, in a list that is empty if there is none.
+
+    Args:
+        bundle: The root of the bundle.
+        stem: The name of the file without its suffix.
 
     Raises:
-        BundleError: there is no such folder, or none with configurations in it.
+        BundleError: The folder does not exist, or has no folder ``configs``.
     """
     if not (bundle / "configs").is_dir():
         fault = "has no folder 'configs'" if bundle.is_dir() else "is no folder"
@@ -62,52 +72,64 @@ def train_files(bundle: Path, stem: str = "train") -> list[str]:
 
 
 def inside(bundle: Path, name: str) -> Path:
-    """A file of the bundle.
+    """Return the path of a file of the bundle.
+
+    Args:
+        bundle: The root of the bundle.
+        name: The path of the file relative to the root.
 
     Raises:
-        BundleError: the path leaves the bundle.
+        BundleError: The path leaves the bundle.
     """
     path = (bundle / name).resolve()
     if not path.is_relative_to(bundle.resolve()):
-        raise BundleError(f"{name} leaves the bundle {bundle}; name a file in it, as in configs/train.json")
+        raise BundleError(f"{name} leaves the bundle {bundle}; name a file in it, such as configs/train.json")
     return path
 
 
 def read_train_config(bundle: Path, files: Sequence[str], trainer: str | None = None) -> TrainConfig:
-    """Read configurations, and find the trainer in them.
+    """Read the configurations of a bundle, and find the trainer in them.
 
     Args:
-        bundle: its root.
-        files: relative to it; later ones override.
-        trainer: the trainer's id, if it is to be told.
+        bundle: The root of the bundle.
+        files: The files relative to the root. Later files override earlier ones.
+        trainer: The id of the trainer. By default it is the one at ``train#trainer``, or else the only component whose
+            class ends in ``Trainer``.
 
     Returns:
-        The merged configuration with its trainer: the one told, that at ``train#trainer``, or the only component whose
-        class ends in ``Trainer``.
+        The merged configuration and the id of its trainer.
 
     Raises:
-        BundleError: a file that is missing, broken or outside the bundle, a path in one that leaves the bundle, no
-            trainer, several, or one without an optimizer and a network.
+        BundleError: A file is missing, broken or outside of the bundle; a path in it leaves the bundle; there is no
+            trainer or more than one; or the trainer has no optimizer or no network.
     """
     parser = ConfigParser(config=_load(bundle, files))
     _check_paths(parser)
     found = TrainConfig(tuple(files), parser, _find_trainer(parser, trainer, files))
-    missing = [name for name in ("optimizer", "network") if found.of_trainer(name) is None]
+    missing = [name for name in ("optimizer", "network") if found.trainer_argument(name) is None]
     if missing:
         raise BundleError(
             f"the trainer at {found.trainer.replace('::', '#')} has no {' and no '.join(missing)}; layertune fits "
-            "trainers that are built like SupervisedTrainer, with one optimizer and one network"
+            "trainers with one optimizer and one network, such as SupervisedTrainer"
         )
     return found
 
 
 def class_name(content: Any) -> str:
-    """The name of a component's class, without its module; empty for what is no component."""
+    """Return the name of a component's class without its module; empty for anything but a component.
+
+    Args:
+        content: A part of a configuration.
+    """
     return str(content.get("_target_", "")).rpartition(".")[2] if isinstance(content, dict) else ""
 
 
 def is_saver(content: Any) -> bool:
-    """Whether this is a component that saves checkpoints: MONAI's ``CheckpointSaver``, or a child by another name."""
+    """Return whether a part of a configuration saves checkpoints, as MONAI's ``CheckpointSaver`` does.
+
+    Args:
+        content: A part of a configuration. A class derived from MONAI's counts if its name ends in ``Saver``.
+    """
     return class_name(content).endswith("Saver") and "save_dir" in content
 
 
@@ -124,15 +146,15 @@ def _load(bundle: Path, files: Sequence[str]) -> Any:
             raise BundleError(f"{name} should hold a mapping of names to settings, and holds {type(content).__name__}")
     try:
         return ConfigParser.load_config_files(paths)
-    except (KeyError, ValueError, TypeError) as error:  # what an entry such as "train#trainer#max_epochs" needs
+    except (KeyError, ValueError, TypeError) as error:  # an entry such as "train#trainer#max_epochs" has no parent
         raise BundleError(
-            f"{files[-1]} does not go with {', '.join(files[:-1])}, which lacks a part of it ({error.args[0]})"
+            f"{files[-1]} cannot be combined with {', '.join(files[:-1])}, which lacks a part of it ({error.args[0]})"
         ) from error
 
 
 def _find_trainer(parser: ConfigParser, wanted: str | None, files: Sequence[str]) -> str:
     place = (wanted or TRAINER).replace("#", "::")
-    for _ in range(10):  # a reference to a reference ...
+    for _ in range(10):  # a reference may lead to another reference; a limit ends circles
         content = parser.get(place)
         if not (isinstance(content, str) and content.startswith("@")):
             break
@@ -141,14 +163,13 @@ def _find_trainer(parser: ConfigParser, wanted: str | None, files: Sequence[str]
         return place
     if wanted is not None:
         raise BundleError(f"{', '.join(files)} has no component at {wanted}")
-    walked = _walk(parser.get(), "")
-    found = [place for place, part in walked if class_name(part).endswith("Trainer")]
+    found = [place for place, part in _walk(parser.get(), "") if class_name(part).endswith("Trainer")]
     if len(found) != 1:
         listed = ", ".join(place.replace("::", "#") for place in found) or "none"
         raise BundleError(
-            f"{', '.join(files)} has no trainer at train#trainer, where bundles have it, and of components whose class "
-            f"ends in Trainer: {listed}; tell which one it is with --trainer ID, or take the configuration that trains "
-            "with --config"
+            f"{', '.join(files)} has no trainer at train#trainer, where bundles have it, and these components whose "
+            f"class ends in Trainer: {listed}; name the trainer by --trainer ID, or name the configuration that trains "
+            "by --config"
         )
     return found[0]
 
@@ -158,11 +179,12 @@ def _check_paths(parser: ConfigParser) -> None:
         if place != DATA and isinstance(content, str) and UPWARDS.search(content):
             raise BundleError(
                 f"{place.replace('::', '#')} is {content!r}, a path that leaves the bundle, which only {DATA} may; "
-                "write it below the bundle's root"
+                "write it as a path below the bundle's root"
             )
 
 
 def _walk(content: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the id and the content of each part of a configuration."""
     yield place, content
     parts: Any = ()
     if isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""The bundle's training as a Pythonic workflow: ``python -m monai.bundle run_workflow layertune_monai.Training``."""
+"""The bundle's training as a Python workflow: ``python -m monai.bundle run_workflow layertune_monai.Training``."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -24,18 +24,17 @@ from torch import nn
 from torch.optim import SGD
 
 from layertune import LayerMap, map_layers
-from layertune.policies.by_name import scheme
-from layertune_monai.bundle.checkpoints import BestModelSaver, RunSettings, last_checkpoint, state_of
+from layertune_monai.bundle.checkpoints import BestModelSaver, RunSettings, last_checkpoint, training_state
 from layertune_monai.bundle.epoch_seeds import EpochSeeds
 from layertune_monai.bundle.folder import check_patch, check_paths, describe_task
 from layertune_monai.bundle.polynomial_decay import PolynomialDecay
-from layertune_monai.bundle.switches import OWNERS, check_switches, identification
+from layertune_monai.bundle.switches import METHODS_OF_SWITCH, check_switches, identification_phase
 from layertune_monai.bundle.workflow import BundleWorkflow
 from layertune_monai.handlers.alchemy import AlchemyHandler
 from layertune_monai.handlers.gamma_penalty import GammaPenaltyHandler
 from layertune_monai.handlers.metalr import MetaLRHandler
 from layertune_monai.layer_groups import param_groups
-from layertune_monai.weights import load_pretrained, tuned
+from layertune_monai.weights import check_frozen_layers, load_pretrained
 
 __all__ = ["Training"]
 
@@ -43,18 +42,18 @@ PAIR = ("pred", "label")
 
 
 class Training(BundleWorkflow):
-    """What ``configs/train.json`` of the bundle does, put together in Python: to read, and to derive from.
+    """Do in Python what the bundle's ``configs/train.json`` does, as code to read and to derive from.
 
-    Numbers, paths and transforms are read from that file, and every value may be overridden by name, as on the command
-    line of ``monai.bundle run``. The same seed gives the same weights as the configuration does, bit for bit. To change
-    a part, derive a class and override its ``get_<part>``; the command takes any class that can be imported.
+    Numbers, paths and transforms are read from that file, and each of them can be overridden by name, as on the command
+    line of ``monai.bundle run``. The same seed gives the same weights as the configuration, bit for bit. To change a
+    part, derive a class and override its ``get_<part>``; the command takes any class that can be imported.
 
     Args:
-        **options: as ``BundleWorkflow`` takes them: ``bundle_root``, and values of the configuration by name.
+        **options: The arguments of ``BundleWorkflow``: ``bundle_root``, and values of the configuration by name.
 
     Example:
         >>> import tempfile
-        >>> from layertune_monai.bundle.folder import write_bundle
+        >>> from layertune_monai import write_bundle
         >>> workflow = Training(str(write_bundle(tempfile.mkdtemp())), method="last", logging_file=False)
         >>> workflow.initialize()
         >>> [group["layer"] for group in workflow.optimizer.param_groups], workflow.metalr
@@ -62,9 +61,9 @@ class Training(BundleWorkflow):
     """
 
     PARTS: ClassVar[Mapping[str, str]] = {
-        "network": "the network where it trains, with pre-trained weights",
+        "network": "the network on its device, with pre-trained weights",
         "layers": "the network's layers",
-        "groups": "the param groups, one a layer",
+        "groups": "the param groups, one or two per layer",
         "optimizer": "the optimizer",
         "lr_scheduler": "the schedule of the learning rate",
         "meta_loader": "the loader of meta batches",
@@ -74,75 +73,72 @@ class Training(BundleWorkflow):
     }
 
     def run(self) -> None:
-        """Train, or go on with it."""
+        """Train, or resume a training.
+
+        Raises:
+            LayertuneError: A path, a switch or the data does not fit, or an overridden value has no effect.
+        """
         check_paths(self.bundle_root, **self.values("ckpt_dir", "output_dir"))
-        check_patch(self.value("patch_size"), self.parser["network_def"]["strides"])
-        check_switches(self.value("method"), **self.values(*OWNERS))
-        _ = self.network  # before anything else draws random numbers
+        check_patch(self.value("patch_size"), self.value("network_def#strides"))
+        check_switches(self.value("method"), **self.values(*METHODS_OF_SWITCH))
+        _ = self.network  # build it before anything else draws random numbers, as the configuration does
         describe_task(self.bundle_root, self.value("task_info"))
         saver = next(handler for handler in self.val_handlers if isinstance(handler, BestModelSaver))
         settings = RunSettings(**self.values("method", "depth", "m", "n", "first", "train_head"))
         handlers = {"metalr": self.metalr, "alchemy": self.alchemy}
-        state = state_of(self.trainer, self.lr_scheduler, best=saver, settings=settings, **handlers)
+        state = training_state(self.trainer, self.lr_scheduler, best=saver, settings=settings, **handlers)
         CheckpointSaver(self.value("ckpt_dir"), state, save_interval=1, n_saved=1).attach(self.trainer)
         if self.value("resume"):
             last = last_checkpoint(self.value("ckpt_dir"))
             CheckpointLoader(last, state, map_location=self.device).attach(self.trainer)
+        self.check_all_read()
         self.trainer.run()
 
     def get_network_def(self) -> nn.Module:
-        """The network, fresh."""
-        info, given = self.value("task_info"), self.parser["network_def"]
-        return UNet(
-            spatial_dims=3,
-            in_channels=info.num_channels,
-            out_channels=info.num_classes,
-            **{name: given[name] for name in ("channels", "strides", "num_res_units", "norm")},
-        )
+        """Build the network with initial weights."""
+        info = self.value("task_info")
+        options = {name: self.value(f"network_def#{name}") for name in ("channels", "strides", "num_res_units", "norm")}
+        return UNet(spatial_dims=3, in_channels=info.num_channels, out_channels=info.num_classes, **options)
 
     def get_network(self) -> nn.Module:
-        """Weights first, then the scheme, which freezes layers."""
+        """Load pre-trained weights, freeze layers by the method, and move the network to its device."""
         network: nn.Module = self.network_def
         loaded = load_pretrained(network, self.value("pretrained"))
-        return tuned(network, loaded, self.groups).to(self.device)
+        return check_frozen_layers(network, loaded, self.groups).to(self.device)
 
     def get_layers(self) -> LayerMap:
-        """Traced; nothing is computed."""
+        """Find the layers of the network."""
         example = torch.empty(2, self.value("task_info").num_channels, *self.value("patch_size"))
         return map_layers(self.network_def, example, depth=self.value("depth"))
 
     def get_groups(self) -> list[dict[str, Any]]:
-        """One param group a layer; what the method leaves out is frozen."""
-        method = self.value("method")
-        policy = scheme(method, **self.values("m", "n", "first"))
-        options = self.values("lr", "head_lr", "weight_decay", "train_head")
-        return param_groups(
-            self.network_def, layers=self.layers, policy=method if method == "norm_only" else policy, **options
-        )
+        """Build the param groups, and freeze what the method leaves out."""
+        options = self.values("m", "n", "first", "lr", "head_lr", "weight_decay", "train_head")
+        return param_groups(self.network_def, layers=self.layers, policy=self.value("method"), **options)
 
     def get_optimizer(self) -> SGD:
-        """SGD."""
-        _ = self.network  # with its weights, where it trains
+        """Build the optimizer."""
+        _ = self.network  # its weights are loaded, and on their device, before the optimizer takes them
         return SGD(self.groups, lr=self.value("lr"), momentum=0.9, nesterov=True)
 
     def get_lr_scheduler(self) -> PolynomialDecay:
-        """Over the epochs."""
+        """Build the schedule of the learning rate."""
         return PolynomialDecay(self.optimizer, epochs=self.max_epochs)
 
     def get_train_dataset(self) -> CacheDataset:
-        """Augmented patches of the training cases."""
+        """Build the data set of augmented patches of the training cases."""
         return self._dataset("train", "train#preprocessing", self.value("cache_rate"))
 
     def get_val_dataset(self) -> CacheDataset:
-        """The validation cases."""
+        """Build the data set of the validation cases."""
         return self._dataset("validation", "validate#preprocessing", self.value("cache_rate"))
 
     def get_meta_loader(self) -> DataLoader:
-        """Patches of the training cases as they are."""
+        """Build the loader of meta batches: patches of the training cases without augmentation."""
         return self._loader(self._dataset("train", "meta#preprocessing", self.value("cache_rate")))
 
     def get_metalr(self) -> MetaLRHandler | None:
-        """The handler, where rates are to be learned."""
+        """Build the handler that learns rates, if the method does."""
         method = self.value("method")
         if "metalr" not in method:
             return None
@@ -156,26 +152,27 @@ class Training(BundleWorkflow):
         )
 
     def get_alchemy(self) -> AlchemyHandler | None:
-        """The handler, where phases are to be gone through."""
+        """Build the handler of Network Alchemy's phases, if the method has them."""
         if not self.value("method").startswith("alchemy"):
             return None
         epochs, options = self.value("identification"), self.values("patience", "val_interval")
         return AlchemyHandler(
             self.optimizer,
             evaluator=self.evaluator,
-            identification=identification(epochs, of=self.max_epochs, **options),
+            identification=identification_phase(epochs, total_epochs=self.max_epochs, **options),
             head=self.layers.head.parameters if self.value("train_head") else (),
             weight=self.value("penalty"),
             **self.values("threshold", "quantile", "whole_layers", "seed"),
         )
 
     def get_penalty(self) -> GammaPenaltyHandler | None:
-        """The handler, where the penalty is all."""
-        of_it = self.value("method") == "bnscale"
-        return GammaPenaltyHandler(self.optimizer, weight=self.value("penalty")) if of_it else None
+        """Build the handler of the penalty on gammas, if the method is that penalty alone."""
+        if self.value("method") != "bnscale":
+            return None
+        return GammaPenaltyHandler(self.optimizer, weight=self.value("penalty"))
 
     def get_train_handlers(self) -> list[Any]:
-        """Those of the method come first."""
+        """Build the handlers of the trainer; those of the method come first."""
         loss = from_engine(["loss"], first=True)
         return [
             *(handler for handler in (self.metalr, self.alchemy, self.penalty) if handler is not None),
@@ -187,7 +184,7 @@ class Training(BundleWorkflow):
         ]
 
     def get_val_handlers(self) -> list[Any]:
-        """What follows a validation."""
+        """Build the handlers of the evaluator."""
         return [
             StatsHandler(iteration_log=False),
             TensorBoardStatsHandler(log_dir=self.value("output_dir"), iteration_log=False),
@@ -195,15 +192,15 @@ class Training(BundleWorkflow):
         ]
 
     def get_train_inferer(self) -> SimpleInferer:
-        """A patch at a time."""
+        """Build the inferer of the training, which takes patches as they are."""
         return SimpleInferer()
 
     def get_val_inferer(self) -> SlidingWindowInferer:
-        """Whole images by patches."""
+        """Build the inferer of the validation, which takes whole images by patches."""
         return SlidingWindowInferer(roi_size=self.value("patch_size"), sw_batch_size=4, overlap=0.5)
 
     def get_evaluator(self) -> SupervisedEvaluator:
-        """Dice, PPV and sensitivity of the foreground classes."""
+        """Build the evaluator, with Dice, PPV and sensitivity of the foreground classes."""
         pair = from_engine(PAIR)
         shared: dict[str, Any] = {"include_background": False, "compute_sample": True, "output_transform": pair}
         return SupervisedEvaluator(
@@ -222,7 +219,7 @@ class Training(BundleWorkflow):
         )
 
     def get_trainer(self) -> SupervisedTrainer:
-        """The engine."""
+        """Build the trainer."""
         dice = MeanDice(include_background=False, output_transform=from_engine(PAIR))
         return SupervisedTrainer(
             max_epochs=self.max_epochs,

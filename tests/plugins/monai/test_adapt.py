@@ -1,4 +1,4 @@
-"""`layertune monai adapt`: fine-tuning bundles in other people's manners."""
+"""`layertune monai adapt`: fine-tuning bundles that other people have written, in three common styles."""
 
 import hashlib
 import json
@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, create_workflow
 from typer.testing import CliRunner
 
-from bundle_examples import MANNERS, NETWORK, trainer, write_bundle
+from bundle_examples import NETWORK, STYLES, trainer, write_bundle
+from bundle_runs import own_error
 from layertune import LayertuneError, LRProfile
 from layertune.cli.app import app
-from layertune_monai.bundle.adapt import Method, adapt
+from layertune_monai.bundle.adapt import adapt
 from layertune_monai.bundle.folder import write_bundle as write_own_bundle
+from layertune_monai.bundle.methods import Method
 from layertune_monai.bundle.train_config import read_train_config
 from layertune_monai.errors import BundleError
 
+# MONAI warns about every configuration that it runs.
+pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
 
-def files_of(bundle: Path) -> dict[str, str]:
+
+def digests(bundle: Path) -> dict[str, str]:
     paths = [path for path in bundle.rglob("*") if path.is_file()]
     return {str(path.relative_to(bundle)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
@@ -33,71 +38,150 @@ def run_bundle(bundle: Path, files: str, *overrides: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("manner", "method"), [("zoo", "metalr"), ("flat", "metalr_streaming"), ("inline", "bidirectional")]
-)
-def test_a_bundle_is_fine_tuned_by_monais_own_command(manner: str, method: str, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", manner)
-    before = files_of(bundle)
-    told = CliRunner().invoke(app, ["monai", "adapt", str(bundle), "--method", method, "--json"])
-    assert told.exit_code == 0, told.output
-    (files,) = json.loads(told.output)["config_files"]
-    overrides = [] if method == "bidirectional" else ["--layertune#hyper_lr", "0.05"]
-    said = run_bundle(bundle, files, *overrides)
-    after = files_of(bundle)
-    assert {name: after[name] for name in before} == before  # nothing of theirs changed, their weights neither
-    assert "tensors loaded" in said
+def adapted_workflow(bundle: Path, *, suffix: str = "json", **overrides: Any) -> Any:
+    """MONAI's workflow of an adapted bundle, after ``initialize``."""
+    files = [str(bundle / "configs" / name) for name in (f"train.{suffix}", "layertune.json")]
+    return create_workflow(config_file=files, logging_file=False, **{"bundle_root": str(bundle), **overrides})
+
+
+def moved_weights(bundle: Path) -> tuple[set[str], set[str]]:
+    """The names of all weights, and of those that a training has changed."""
     start, end = (
         torch.load(bundle / "models" / name, weights_only=True) for name in ("model.pt", "layertune/model.pt")
     )
-    moved = {name for name in start if "num_batches" not in name and not torch.equal(start[name], end[name])}
+    names = {name for name in start if "num_batches" not in name}
+    return names, {name for name in names if not torch.equal(start[name], end[name])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("style", "method"), [("zoo", "metalr"), ("flat", "metalr_streaming"), ("inline", "bidirectional")]
+)
+def test_a_bundle_is_fine_tuned_by_monais_own_command(style: str, method: str, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", style)
+    before = digests(bundle)
+    written = CliRunner().invoke(app, ["monai", "adapt", str(bundle), "--method", method, "--json"])
+    assert written.exit_code == 0, written.output
+    (files,) = json.loads(written.output)["config_files"]
+    overrides = [] if method == "bidirectional" else ["--layertune#hyper_lr", "0.05"]
+    output = run_bundle(bundle, files, *overrides)
+    after = digests(bundle)
+    assert {name: after[name] for name in before} == before, "no file of the bundle has changed, nor its weights"
+    assert "tensors loaded" in output
+    names, moved = moved_weights(bundle)
     if method == "bidirectional":
-        assert 0 < len(moved) < len(start)
+        assert set() < moved < names
     else:
-        assert len(moved) == len(start)
+        assert moved == names
         profile = LRProfile.load(bundle / "eval" / "layertune" / "learned_rates.json")
         assert len(set(profile.lrs[-1])) == len(profile.layers) > 1
-        assert all(f"lr/{layer}" in said for layer in profile.layers)
+        assert all(f"lr/{layer}" in output for layer in profile.layers)
 
 
 @pytest.mark.slow
 def test_a_hyper_lr_of_0_trains_the_bundle_as_it_is(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", "zoo")
     ends = []
-    for method in (Method(name="all"), Method(name="metalr", hyper_lr=0.0)):
+    for method in (Method(method="all"), Method(method="metalr", hyper_lr=0.0)):
         (files,) = adapt(bundle, method).config_files
         run_bundle(bundle, files)
         ends.append(torch.load(bundle / "models" / "layertune" / "model.pt", weights_only=True))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("manner", MANNERS)
-def test_the_handler_comes_before_theirs(manner: str, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", manner)
+@pytest.mark.slow
+def test_the_method_can_be_changed_by_its_switch(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "zoo")
+    adapt(bundle, Method(method="metalr"))
+    adapted_workflow(bundle, **{"layertune#method": "last"}).run()
+    names, moved = moved_weights(bundle)
+    trained = {name for name in moved if "running" not in name}
+    assert trained
+    assert all(name.startswith("model.2.") for name in trained)
+    assert any(not name.startswith("model.2.") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"layertune#metod": "last"}, "layertune has no switch metod; its switches are method, depth, m, n, first"),
+        ({"metod": "last"}, r"reads metod; did you mean layertune#method\? Known names: bundle_root"),
+        ({"method": "last"}, r"reads method; did you mean layertune#method\?"),
+        ({"layertune#method": "magic"}, "method is one of metalr, .* not 'magic'"),
+        ({"layertune#m": 2}, "m=2 belongs to the method 'bidirectional', not to 'metalr'"),
+        ({"layertune#depth": "I2"}, "depth=I2 belongs to the method bidirectional or layer_wise or last"),
+        ({"layertune#method": "last", "layertune#rule": "cosine"}, "rule=cosine belongs to .* not to 'last'.* again"),
+        ({"train#extra": {"size": [1, 2]}}, "nothing in this configuration reads train#extra; Known names"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+)
+def test_a_switch_without_effect_is_an_error(overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "zoo")
+    adapt(bundle, Method(method="metalr"))
+    with pytest.raises(RuntimeError) as caught:
+        adapted_workflow(bundle, **overrides).run()
+    with pytest.raises(LayertuneError, match=message):
+        raise own_error(caught.value)
+    assert not list(bundle.glob("models/layertune/*")), "nothing was trained"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"optimizer#lr": 0.1, "train#trainer#max_epochs": 1},
+        {"own": 0.02, "optimizer#lr": "@own"},
+        {"own": {"lr": 0.02}, "optimizer#lr": "$@own#lr / 2"},
+        {"own": {"_target_": "builtins.print"}},
+        {"own": "$print('a')"},
+        {"dataset_dir": "elsewhere"},
+    ],
+    ids=" ".join,
+)
+def test_overrides_with_an_effect_are_accepted(overrides: dict[str, Any], tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "zoo")
+    adapt(bundle, Method(method="metalr"))
+    assert adapted_workflow(bundle, **overrides).trainer
+
+
+def test_a_bundle_without_a_root_is_checked_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "inline")
+    adapt(bundle, Method(method="metalr"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    files = [str(bundle / "configs" / name) for name in ("train.yml", "layertune.json")]
+    with pytest.raises(RuntimeError) as caught:
+        create_workflow(config_file=files, logging_file=False)
+    assert "there is no configuration of a bundle in" in str(own_error(caught.value))
+    monkeypatch.chdir(bundle)
+    assert create_workflow(config_file=files, logging_file=False).trainer
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_handler_comes_before_the_trainers_own(style: str, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", style)
     done = adapt(bundle, Method())
-    suffix = MANNERS[manner][1]
+    suffix = STYLES[style][1]
     assert done.config_files == (f"['configs/train.{suffix}','configs/layertune.json']",)
     merged = ConfigParser.load_config_files([bundle / "configs" / f"train.{suffix}", bundle / "configs/layertune.json"])
-    engine = merged["engine"] if manner == "flat" else merged["train"]["trainer"]
-    expected = {
-        "zoo": "$@layertune#handlers + list((@train#handlers) or [])",
-        "flat": "$@layertune#handlers + list((@handlers + @saving) or [])",
-        "inline": "$@layertune#handlers + @layertune#theirs",
-    }
-    assert engine["train_handlers"] == expected[manner]
-    place = "engine" if manner == "flat" else "train#trainer"
-    assert merged["layertune"]["handlers"][0]["optimizer"] == f"@{place}#optimizer"
+    engine = merged["engine"] if style == "flat" else merged["train"]["trainer"]
+    assert engine["train_handlers"] == "@layertune"
+    place = "engine" if style == "flat" else "train#trainer"
+    assert merged["layertune"]["optimizer"] == f"@{place}#optimizer"
+    monai_root = {} if style == "inline" else {"bundle_root": str(bundle)}
+    parser = ConfigParser({**merged, **monai_root, "layertune": {**merged["layertune"], "weights": None}})
+    handlers = parser.get_parsed_content("layertune")
+    assert [type(handler).__name__ for handler in handlers] == ["MetaLRHandler", "StatsHandler", "CheckpointSaver"]
+    assert handlers[2].save_dir.endswith("models/layertune")
 
 
-def test_everything_that_saves_checkpoints_leaves_the_bundles_weights_alone(tmp_path: Path) -> None:
+def test_all_that_saves_checkpoints_saves_elsewhere(tmp_path: Path) -> None:
     best = {
-        "_target_": "layertune_monai.bundle.checkpoints.BestModelSaver",  # a child of MONAI's, by another name
+        "_target_": "layertune_monai.BestModelSaver",  # a class that derives from MONAI's, with another name
         "save_dir": "@ckpt_dir",
         "save_dict": {"model": "@network"},
     }
     bundle = write_bundle(tmp_path / "bundle", "zoo", validate={"handlers": [best]})
-    adapt(bundle, Method(name="all"))
+    adapt(bundle, Method(method="all"))
     found = read_train_config(bundle, ["configs/train.json", "configs/layertune.json"], None)
     savers = found.savers()
     assert len(savers) == 2
@@ -106,7 +190,7 @@ def test_everything_that_saves_checkpoints_leaves_the_bundles_weights_alone(tmp_
 
 def test_a_bundle_that_learns_already_is_left_as_it_is(tmp_path: Path) -> None:
     bundle = write_own_bundle(tmp_path / "bundle")
-    with pytest.raises(BundleError, match=r"has a handler of layertune's already, at train#handlers#0, .* by --method"):
+    with pytest.raises(BundleError, match=r"has a handler of layertune already, at train#handlers#0, .* by --method"):
         adapt(bundle, Method())
     assert not (bundle / "configs/layertune.json").exists()
 
@@ -124,30 +208,46 @@ def test_several_processes_have_a_configuration_of_their_own(tmp_path: Path) -> 
     bundle = write_bundle(tmp_path / "bundle", "zoo")
     multi = {"train#trainer#train_handlers": "$@train#handlers[: -1 if dist.get_rank() > 0 else None]"}
     (bundle / "configs/multi_gpu_train.json").write_text(json.dumps(multi))
-    done = adapt(bundle, Method(name="metalr_streaming"))
+    done = adapt(bundle, Method(method="metalr_streaming"))
     assert done.files == ("configs/layertune.json", "configs/layertune_multi_gpu.json")
     written = json.loads((bundle / done.files[1]).read_text())
-    assert written["train#trainer#train_handlers"] == (
-        "$@layertune#handlers + list((@train#handlers[: -1 if dist.get_rank() > 0 else None]) or [])"
-    )
+    assert written["train#trainer#train_handlers"] == "@layertune"
+    assert written["layertune"]["handlers"] == multi["train#trainer#train_handlers"]
     assert done.config_files[1].startswith("['configs/train.json','configs/multi_gpu_train.json',")
 
 
-def test_a_configuration_for_several_processes_that_does_not_fit_is_told(tmp_path: Path) -> None:
-    """Here it overrides a trainer at `train#trainer`, where the other has its own at `engine`."""
+def test_a_configuration_for_several_processes_that_cannot_be_combined_is_noted(tmp_path: Path) -> None:
+    """It overrides a trainer at `train#trainer`, where the other configuration has its own at `engine`."""
     bundle = write_bundle(tmp_path / "bundle", "flat")
     (bundle / "configs/multi_gpu_train.json").write_text(json.dumps({"train#trainer#max_epochs": 3}))
     done = adapt(bundle, Method())
     assert done.files == ("configs/layertune.json",)
-    assert "Nothing is written for several GPUs: configs/multi_gpu_train.json does not go with" in done.notes[-1]
+    assert "Nothing is written for several GPUs: configs/multi_gpu_train.json cannot be combined" in done.notes[-1]
 
 
-def test_it_may_be_written_again_and_weights_may_lie_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(["$print('a')"], ("+initialize", 0)), ("$print('a')", ("initialize", 1)), (None, ("initialize", 0))],
+    ids=["list", "expression", "none"],
+)
+def test_the_bundles_own_first_steps_stay(before: Any, expected: tuple[str, int], tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "zoo", initialize=before)
+    adapt(bundle, Method())
+    key, own_steps = expected
+    steps = json.loads((bundle / "configs/layertune.json").read_text())[key]
+    assert steps[:own_steps] == [before] * own_steps
+    assert [step["_target_"] for step in steps[own_steps:]] == [
+        "layertune_monai.check_overrides",
+        "layertune_monai.load_pretrained",
+    ]
+
+
+def test_it_may_be_written_again_and_weights_may_be_elsewhere(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", "zoo")
     adapt(bundle, Method())
     elsewhere = (bundle / "models/model.pt").rename(tmp_path / "other.pt")
-    assert "There is no models/model.pt" in adapt(bundle, Method(name="last")).notes[0]
-    assert "initialize" not in (bundle / "configs/layertune.json").read_text()
+    assert "There is no models/model.pt" in adapt(bundle, Method(method="last")).notes[0]
+    assert "load_pretrained" not in (bundle / "configs/layertune.json").read_text()
     adapt(bundle, Method(), weights=elsewhere)
     written = json.loads((bundle / "configs/layertune.json").read_text())
     assert written["layertune"]["weights"] == str(elsewhere)
@@ -159,8 +259,8 @@ ENGINES = {name: {"_target_": f"my.{name}Trainer"} for name in ("Gan", "Other")}
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        pytest.param({"train": None}, [], "has no trainer at train#trainer, .* ends in Trainer: none; tell", id="none"),
-        pytest.param({"train": {"engines": ENGINES}}, [], "engines#Gan, train#engines#Other; tell", id="several"),
+        pytest.param({"train": None}, [], "has no trainer at train#trainer, .* ends in Trainer: none; name", id="none"),
+        pytest.param({"train": {"engines": ENGINES}}, [], "engines#Gan, train#engines#Other; name", id="several"),
         pytest.param({"train": {"trainer": trainer(network=1)}}, [], "has no optimizer; layertune fits", id="bare"),
         pytest.param({}, ["--trainer", "train#engine"], "has no component at train#engine", id="wrong id"),
         pytest.param({"ckpt_dir": "$@bundle_root + '/../models'"}, [], "ckpt_dir is .* leaves the bundle", id="path"),
@@ -170,12 +270,14 @@ ENGINES = {name: {"_target_": f"my.{name}Trainer"} for name in ("Gan", "Other")}
         pytest.param({}, ["--weights", "no.pt"], "there is no file of weights at no.pt", id="no weights"),
         pytest.param({}, ["--method", "magic"], "method is one of metalr", id="method"),
         pytest.param({}, ["--method", "alchemy"], "method is one of metalr, .* not 'alchemy'", id="alchemy"),
-        pytest.param({}, ["--depth", "I3"], r"depth is I1 \(order of execution\) or I2", id="depth"),
+        pytest.param({}, ["--method", "last", "--depth", "I3"], r"depth is I1 \(order of execution\)", id="depth"),
+        pytest.param({}, ["--depth", "I2"], "depth=I2 belongs to the method bidirectional", id="depth of metalr"),
+        pytest.param({}, ["--method", "last", "--every", "2"], "every=2 belongs to the method metalr", id="every"),
         pytest.param({}, ["--hyper-lr", "-1"], "hyper_lr must be finite and >= 0", id="hyper_lr"),
     ],
 )
-def test_what_will_not_do_is_one_clear_line(
-    changes: dict[str, Any], options: list[str], message: str, tmp_path
+def test_a_mistake_is_answered_by_one_clear_line(
+    changes: dict[str, Any], options: list[str], message: str, tmp_path: Path
 ) -> None:
     bundle = write_bundle(tmp_path / "bundle", "zoo", **changes)
     done = CliRunner().invoke(app, ["monai", "adapt", str(bundle), *options])
@@ -193,8 +295,8 @@ def test_what_will_not_do_is_one_clear_line(
         (lambda _: None, "is no folder; give the root of a bundle"),
         (lambda bundle: bundle.mkdir(), "has no folder 'configs'"),
         (lambda bundle: (bundle / "configs").mkdir(parents=True), "has no configs/train.json or .yaml"),
-        (lambda bundle: broken(bundle, "{"), "configs/train.json cannot be read"),
-        (lambda bundle: broken(bundle, "[]"), "should hold a mapping of names to settings, and holds list"),
+        (lambda bundle: write_train_file(bundle, "{"), "configs/train.json cannot be read"),
+        (lambda bundle: write_train_file(bundle, "[]"), "should hold a mapping of names to settings, and holds list"),
     ],
     ids=["missing", "empty", "no train", "broken", "list"],
 )
@@ -204,13 +306,13 @@ def test_a_folder_that_is_no_bundle_is_one_clear_error(make: Any, message: str, 
         adapt(tmp_path / "bundle", Method())
 
 
-def broken(bundle: Path, text: str) -> None:
+def write_train_file(bundle: Path, text: str) -> None:
     (bundle / "configs").mkdir(parents=True)
     (bundle / "configs/train.json").write_text(text)
 
 
-def test_a_file_of_that_name_that_is_not_layertunes_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_that_name_that_layertune_has_not_written_is_left_alone(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", "zoo")
     (bundle / "configs/layertune.json").write_text(json.dumps({"network": NETWORK}))
-    with pytest.raises(LayertuneError, match="is there already and not layertune's; rename it first"):
+    with pytest.raises(LayertuneError, match="exists already and was not written by layertune; rename it first"):
         adapt(bundle, Method())

@@ -19,7 +19,7 @@ from monai.transforms import RandGaussianNoise
 from typer.testing import CliRunner
 
 from decathlon_task import TASK, make_task
-from layertune_monai.bundle.checkpoints import BestModelSaver, last_checkpoint, state_of
+from layertune_monai.bundle.checkpoints import BestModelSaver, last_checkpoint, training_state
 from layertune_monai.bundle.decathlon import TaskInfo, images_in, split_cases, task_info
 from layertune_monai.bundle.epoch_seeds import EpochSeeds
 from layertune_monai.bundle.folder import check_paths, describe_task, write_bundle
@@ -81,7 +81,7 @@ def test_its_weights_are_the_same_wherever_it_is_put(bundle: Path, tmp_path: Pat
 
 def test_it_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match="holds files already"):
+    with pytest.raises(BundleError, match="is not empty, and nothing is overwritten"):
         write_bundle(tmp_path)
     with pytest.raises(BundleError, match="is a file"):
         write_bundle(tmp_path / "notes.txt")
@@ -154,7 +154,7 @@ def test_it_has_the_properties_that_workflows_are_checked_for(bundle: Path, tmp_
 
 def test_a_path_must_not_leave_the_bundle(bundle: Path, tmp_path: Path) -> None:
     check_paths(bundle, ckpt_dir=bundle / "models", output_dir=bundle / "a" / ".." / "eval")
-    with pytest.raises(BundleError, match=r"ckpt_dir is .*, which leaves the bundle in"):
+    with pytest.raises(BundleError, match=r"ckpt_dir is .*, which is outside of the bundle in"):
         check_paths(bundle, ckpt_dir=bundle / ".." / "models")
     (bundle / "eval").mkdir(exist_ok=True)
     link = tmp_path / "root"
@@ -194,7 +194,7 @@ def test_a_split_is_seeded_and_disjoint(tmp_path: Path) -> None:
 
 
 def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=rf"{TASK} is not there; get the task from http://medicaldecathlon.com"):
+    with pytest.raises(TaskError, match=rf"{TASK} does not exist; get the task from http://medicaldecathlon.com"):
         split_cases(tmp_path / TASK)
     (tmp_path / TASK).mkdir()
     with pytest.raises(TaskError, match=r"has no dataset\.json"):
@@ -293,7 +293,7 @@ def test_the_best_score_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="holds no checkpoint to go on from"):
+    with pytest.raises(BundleError, match="holds no checkpoint to resume from"):
         last_checkpoint(tmp_path)
     for age, epoch in enumerate((9, 2)):  # a new run's second epoch, after an old run's ninth
         path = tmp_path / f"checkpoint_epoch={epoch}.pt"
@@ -304,4 +304,4 @@ def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
 
 def test_what_is_absent_is_not_saved() -> None:
     trainer = SimpleNamespace(network=1, optimizer=2)
-    assert list(state_of(trainer, 3, best=None)) == ["network", "optimizer", "lr_scheduler", "trainer"]
+    assert list(training_state(trainer, 3, best=None)) == ["network", "optimizer", "lr_scheduler", "trainer"]

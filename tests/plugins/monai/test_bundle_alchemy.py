@@ -7,8 +7,7 @@ import pytest
 import torch
 from monai.bundle import run_workflow
 
-from bundle_runs import SMALL, flow, state
-from decathlon_task import make_task
+from bundle_runs import SMALL, run_config, saved_state
 from layertune_monai.bundle.folder import write_bundle
 
 pytestmark = [
@@ -18,16 +17,6 @@ pytestmark = [
 ]
 
 PHASES: dict[str, Any] = {"epochs": 3, "identification": 1, "quantile": 0.25, "whole_layers": True}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_task(tmp_path_factory.mktemp("data"), cases=8).parent
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return write_bundle(tmp_path / "bundle")
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -41,11 +30,11 @@ def learned(held: dict[str, Any]) -> set[float]:
 
 @pytest.mark.parametrize("train_head", [False, True])
 def test_norm_only_moves_the_norms_and_the_head_where_it_should(bundle: Path, data: Path, train_head: bool) -> None:
-    flow(bundle, data, method="all", epochs=1)
-    before = state(bundle, 1)["network"]
+    run_config(bundle, data, method="all", epochs=1)
+    before = saved_state(bundle, 1)["network"]
     torch.save(before, bundle / "start.pt")
-    flow(bundle, data, method="norm_only", epochs=1, pretrained=str(bundle / "start.pt"), train_head=train_head)
-    after = state(bundle, 1)["network"]
+    run_config(bundle, data, method="norm_only", epochs=1, pretrained=str(bundle / "start.pt"), train_head=train_head)
+    after = saved_state(bundle, 1)["network"]
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     trained = {name for name in moved if "running" not in name and "num_batches" not in name}
     norms = {name for name in before if ".adn.N." in name and name.endswith(("weight", "bias"))}
@@ -56,8 +45,8 @@ def test_norm_only_moves_the_norms_and_the_head_where_it_should(bundle: Path, da
 def test_bnscale_asks_the_gammas_to_be_large(bundle: Path, data: Path) -> None:
     ends = {}
     for name, options in {"all": {}, "off": {"method": "bnscale", "penalty": 0.0}, "on": {"penalty": 50.0}}.items():
-        flow(bundle, data, **{"method": "all" if name == "all" else "bnscale", "epochs": 1, **options})
-        ends[name] = state(bundle, 1)["network"]
+        run_config(bundle, data, **{"method": "all" if name == "all" else "bnscale", "epochs": 1, **options})
+        ends[name] = saved_state(bundle, 1)["network"]
     assert all(torch.equal(ends["all"][name], ends["off"][name]) for name in ends["all"])
     mean = {name: torch.cat([end[key] for key in end if key.endswith("N.weight")]).mean() for name, end in ends.items()}
     assert mean["on"] > mean["all"] + 0.02
@@ -66,21 +55,21 @@ def test_bnscale_asks_the_gammas_to_be_large(bundle: Path, data: Path) -> None:
 def test_a_run_in_phases_goes_on_as_if_it_had_not_stopped(bundle: Path, data: Path, tmp_path: Path) -> None:
     """Rates are learned from the maximisation on. MONAI's own epochs stop it, here in the identification."""
     options = {"method": "alchemy_metalr", "hyper_lr": 0.1, **PHASES, "lr_scheduler#epochs": 3}
-    flow(bundle, data, **options)
-    end = state(bundle, 3)
+    run_config(bundle, data, **options)
+    end = saved_state(bundle, 3)
     assert end["alchemy"]["phase"] == "maximisation"
     assert len(end["alchemy"]["history"]) == 3
     assert len(learned(end)) > 2
     other = write_bundle(tmp_path / "other")
-    flow(other, data, **options, **{"train#trainer#max_epochs": 1})
-    assert learned(state(other, 1)) == {1.0}
-    flow(other, data, **options, resume=True)
-    assert_same(end, state(other, 3))
+    run_config(other, data, **options, **{"train#trainer#max_epochs": 1})
+    assert learned(saved_state(other, 1)) == {1.0}
+    run_config(other, data, **options, resume=True)
+    assert_same(end, saved_state(other, 3))
 
 
 def test_the_python_workflow_has_the_phases_too(bundle: Path, data: Path, tmp_path: Path) -> None:
-    flow(bundle, data, method="alchemy", **PHASES, train_head=True)
+    run_config(bundle, data, method="alchemy", **PHASES, train_head=True)
     other = write_bundle(tmp_path / "other")
     options = {**SMALL, "method": "alchemy", **PHASES, "train_head": True, "logging_file": False}
     run_workflow("layertune_monai.Training", bundle_root=str(other), data_dir=str(data), **options)
-    assert_same(state(bundle, 3), state(other, 3))
+    assert_same(saved_state(bundle, 3), saved_state(other, 3))

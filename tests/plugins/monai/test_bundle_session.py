@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle_runs import as_arguments, monai, state
+from bundle_runs import as_arguments, monai, saved_state
 from decathlon_task import AFFINE, TASK, make_task, task_dir
 
 # Each command starts an interpreter that loads MONAI, which takes its time where others work on the machine too.
@@ -47,7 +47,7 @@ def test_a_newcomers_session(tmp_path: Path) -> None:
     killed_in_second_epoch(bundle, *options, *as_arguments())
     text = monai(bundle, *TRAIN, *options, *as_arguments(resume=True))
     assert "Restored all variables from models/checkpoint_epoch=1.pt" in text
-    assert state(bundle)["trainer"]["iteration"] == 4
+    assert saved_state(bundle)["trainer"]["iteration"] == 4
 
     evaluate = "['configs/train.json','configs/evaluate.json']"
     text = monai(bundle, "run", "--config_file", evaluate, *options, *as_arguments())
@@ -119,7 +119,7 @@ def test_two_processes_learn_the_same_rates(tmp_path: Path) -> None:
     assert [len(set(factors)) for factors in first] == [7, 7], "every layer has learned a factor of its own"
     one, two = (torch.load(bundle / f"weights{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one if "running" not in name and "batches" not in name)
-    assert state(bundle)["trainer"]["iteration"] == 2, "four cases, two a batch, two processes: one step an epoch"
+    assert saved_state(bundle)["trainer"]["iteration"] == 2, "four cases, two a batch, two processes: one step an epoch"
     assert "val_mean_dice" in text
 
     files = "['configs/train.json','configs/evaluate.json','configs/multi_gpu_evaluate.json']"

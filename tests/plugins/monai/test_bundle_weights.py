@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from layertune.errors import ModelError, WeightsError
 from layertune_monai import GenesisUNet, load_pretrained, param_groups
-from layertune_monai.weights import tuned
+from layertune_monai.weights import check_frozen_layers
 
 
 def saved(path: Path, content: object) -> Path:
@@ -207,11 +207,13 @@ def test_a_layer_that_stays_fresh_must_not_be_frozen(tmp_path: Path) -> None:
         loaded = load_pretrained(network, file)
         groups = param_groups(network, lr=0.1, input_shape=[2, 1, 8, 8, 8], policy=policy)
         if fits:
-            assert tuned(network, loaded, groups) is network
+            assert check_frozen_layers(network, loaded, groups) is network
         else:
             with pytest.raises(ModelError, match=r"give nothing for model\.2\.0\.conv\.weight, .* would stay random"):
-                tuned(network, loaded, groups)
-        assert tuned(network, None, groups) is network, "without a file all layers are fresh, as asked for"
+                check_frozen_layers(network, loaded, groups)
+        assert check_frozen_layers(network, None, groups) is network, (
+            "without a file all layers are fresh, as asked for"
+        )
 
 
 def test_files_that_will_not_do(tmp_path: Path) -> None:
