@@ -71,7 +71,6 @@ redirect(
         "layertune_monai.bundle.version_0_1",
     )
     | {
-        "layertune_monai.adapt": "layertune_monai.bundle.adapt",
         "layertune_monai.alchemy_handler": "layertune_monai.handlers.alchemy",
         "layertune_monai.bundle_workflow": "layertune_monai.bundle.workflow",
         "layertune_monai.gamma_penalty_handler": "layertune_monai.handlers.gamma_penalty",
