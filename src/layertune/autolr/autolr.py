@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,7 +19,8 @@ from layertune.autolr.weight_variation import (
     weights_by_layer,
 )
 from layertune.errors import OptimizerError
-from layertune.rates.attachment import group_layer_names, multiply_lrs, require_single_multiplier, restore_lrs
+from layertune.rates.attachment import LRMultiplier, group_layer_names
+from layertune.rates.stand_in import StandIn
 
 __all__ = ["AutoLR", "LRTrial"]
 
@@ -59,7 +60,7 @@ class LRTrial:
     accepted: bool
 
 
-class AutoLR:
+class AutoLR(LRMultiplier):
     """Adjust the layers' rates until weight variation rises with depth (Ro and Choi, AAAI 2021).
 
     Each epoch is tried with the present rates. Where the sorting quality of its weight variations reaches the
@@ -109,8 +110,6 @@ class AutoLR:
         [1, 2, 3]
     """
 
-    multiplies_lrs: ClassVar[bool] = True
-
     def __init__(
         self,
         model: nn.Module,
@@ -124,9 +123,7 @@ class AutoLR:
         also: Sequence[Resumable] = (),
     ) -> None:
         _check_settings(threshold, {"f_min": f_min, "f_max": f_max, "stem_factor": stem_factor}, max_trials)
-        require_single_multiplier(optimizer)
         self.model = model
-        self.optimizer = optimizer
         self.first_threshold = threshold
         self.f_min = f_min
         self.f_max = f_max
@@ -136,12 +133,7 @@ class AutoLR:
         self._resumed: tuple[Resumable, ...] = (model, optimizer, *also)
         self._weights = weights_by_layer(optimizer)
         self._stem, *self._between, self._head = self._weights
-        self._multiplied: list[Any] | None = None
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_state_dict_pre_hook(lambda _: self._restore_lrs()),
-        ]
+        super().__init__(optimizer)
 
     @property
     def epochs(self) -> int:
@@ -159,7 +151,6 @@ class AutoLR:
     @property
     def lrs(self) -> dict[str, float]:
         """The rate of each layer now: the schedule's times the factor that trials have given it."""
-        self._restore_lrs()
         groups = self.optimizer.param_groups
         return {
             name: float(group["lr"]) * factor
@@ -199,9 +190,7 @@ class AutoLR:
 
     def detach(self) -> None:
         """Leave the optimizer as it was: no hooks, no keys, the schedule's learning rates."""
-        self._restore_lrs()
-        for hook in self._hooks:
-            hook.remove()
+        super().detach()
         for group in self.optimizer.param_groups:
             group.pop(SCALE, None)
             group.pop(EPOCHS, None)
@@ -280,19 +269,8 @@ class AutoLR:
         for thing, state in zip(self._resumed, snapshot, strict=True):
             thing.load_state_dict(copy.deepcopy(state))
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del args, kwargs
-        self._restore_lrs()
-        self._multiplied = multiply_lrs(optimizer.param_groups, self._factors())
-
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del optimizer, args, kwargs
-        self._restore_lrs()
-
-    def _restore_lrs(self) -> None:
-        if self._multiplied is not None:
-            restore_lrs(self.optimizer.param_groups, self._multiplied)
-            self._multiplied = None
+    def _prepare_step(self, stand_in: StandIn) -> None:
+        stand_in.multiply_lrs(self._factors())
 
 
 def _check_settings(threshold: float, factors: Mapping[str, float], max_trials: int) -> None:

@@ -1,84 +1,85 @@
-"""One adaptation of the learning rates: what the waiting step and the meta gradient make of each layer's."""
+"""One adaptation of the learning rates, from the last step and the meta gradient."""
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from layertune.metalr.displacement import pair_sums
+from layertune.metalr.inner_products import inner_products
 from layertune.metalr.rules import NEEDS_NORMS, RULES, alignment, bounded
-from layertune.metalr.sections import Layout
+from layertune.metalr.sections import Sections
 from layertune.metalr.settings import MetaLRSettings
 
-__all__ = ["Adaptation", "Limits", "Skipped", "adaptation"]
-
-
-class Limits(NamedTuple):
-    """Floor and ceiling of the learned rates, and the largest factor, up or down, of one adaptation."""
-
-    min_lr: float
-    max_lr: float
-    max_change: float
-
-    @classmethod
-    def of(cls, settings: MetaLRSettings) -> Self:
-        """Read the limits from the settings; no ``max_lr`` is an infinite one."""
-        return cls(settings.min_lr, float("inf") if settings.max_lr is None else settings.max_lr, settings.max_change)
+__all__ = ["Adaptation", "Skipped", "adaptation"]
 
 
 class Adaptation(NamedTuple):
-    """Vectors over layers, all on the parameters' device.
+    """What one adaptation gives, as tensors on the device of the parameters.
 
     Attributes:
-        scales: the learned factors before.
-        ratio: what they are multiplied by.
-        lrs: the rates that the waiting step would have been made with.
-        overflowed: scalar, whether the meta gradient was not finite and nothing is learned.
+        ratio: The factor by which each layer's rate changes.
+        scales: The learned factors after the adaptation, one for each layer.
+        lrs: The learning rates that the last step would have been made with, one for each layer.
+        applied: The factor that the displacement was applied with, one for each section.
+        overflowed: A scalar: whether the meta gradient was not finite, so that nothing is learned.
     """
 
-    scales: Tensor
     ratio: Tensor
+    scales: Tensor
     lrs: Tensor
+    applied: Tensor
     overflowed: Tensor
 
 
 def adaptation(
     groups: Sequence[dict[str, Any]],
-    layout: Layout,
+    sections: Sections,
+    settings: MetaLRSettings,
     *,
-    rule: str,
-    hyper_lr: float,
-    limits: Limits,
     grad_scale: float | Tensor = 1.0,
     found_inf: Tensor | None = None,
 ) -> Adaptation:
-    """Equation 3 (MetaLR), or another rule, for the step that waits.
+    """Apply equation 3 of MetaLR, or another rule, to the last step.
 
     Args:
-        groups: param groups with the displacement of that step and the meta gradient.
-        layout: their layers.
-        rule: a name of ``RULES``.
-        hyper_lr: eta.
-        limits: of what is learned.
-        grad_scale: what the meta loss was multiplied by.
-        found_inf: AMP's own finding of an overflow, which is usual and no case to warn of; nothing is learned then.
+        groups: Param groups with the displacement of the last step and the meta gradient.
+        sections: How the groups make up layers.
+        settings: The rule, its step size and its limits.
+        grad_scale: The factor that the meta loss was multiplied by.
+        found_inf: 1 where AMP has found an overflow. That is usual, so nothing is learned and nobody is warned.
     """
-    scales = layout.read_scales(groups)
-    lrs = [groups[group].get("meta_step", {"lr": 0.0})["lr"] for group in layout.group_of]
-    used = torch.stack([scales[layer] * lr for layer, lr in zip(layout.layer_of, lrs, strict=True)])
-    sums = pair_sums(groups, layout.sections, like=layout.members, norms=rule in NEEDS_NORMS)
-    meta = alignment(sums, used, layout.members, grad_scale)
-    ratio = bounded(RULES[rule](hyper_lr, meta), meta.alpha, *limits)
+    scales = sections.read_scales(groups)
+    norms = settings.rule in NEEDS_NORMS
+    used, applied = _used_and_applied(groups, sections, scales)
+    sums = inner_products(groups, sections.of_parameter, like=sections.members, norms=norms)
+    sums = sums * torch.stack([applied, torch.ones_like(applied), applied.square()])
+    if norms:  # parameters with a gradient of 0 have not moved either
+        used = torch.where(sums[2] > 0, used, 0.0)
+    meta = alignment(sums, used, sections.members, grad_scale)
+    max_lr = float("inf") if settings.max_lr is None else settings.max_lr
+    ratio = bounded(RULES[settings.rule](settings.eta, meta), meta.alpha, settings.min_lr, max_lr, settings.max_change)
     finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()
     usual = torch.ones_like(finite) if found_inf is None else found_inf.reshape(()) == 0
     ratio = torch.where(finite & usual, ratio, 1.0)
-    return Adaptation(scales, ratio, meta.alpha * ratio, ~finite & usual)
+    return Adaptation(ratio, scales * ratio, meta.alpha * ratio, applied, ~finite & usual)
+
+
+def _used_and_applied(groups: Sequence[dict[str, Any]], sections: Sections, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each section the learning rate of its last step, 0 if it made none, and the factor on D."""
+    moved = sections.moved(groups)
+    used, applied = [], []
+    for section, (group, layer) in enumerate(zip(sections.group_of, sections.layer_of, strict=True)):
+        step = groups[group].get("meta_step", {})
+        used.append(scales[layer] * step["lr"] if section in moved else torch.zeros_like(scales[layer]))
+        # A step that version 0.1 saved was saved as it was applied.
+        applied.append(scales[layer] * step["unit"] if "unit" in step else torch.ones_like(scales[layer]))
+    return torch.stack(used), torch.stack(applied)
 
 
 class Skipped:
-    """Counts, on the device, adaptations that were left out because the meta gradient was not finite; warns once."""
+    """Count, on the device, the adaptations with a meta gradient that was not finite, and warn of the first."""
 
     def __init__(self, device: torch.device) -> None:
         self._count = torch.zeros((), dtype=torch.int64, device=device)
@@ -86,15 +87,15 @@ class Skipped:
 
     @property
     def count(self) -> int:
-        """How many; waits for the device."""
+        """The number of adaptations. Reading it waits for the device."""
         return int(self._count.item())
 
     def add(self, overflowed: Tensor) -> None:
-        """Count one more where it is true."""
+        """Count one more if ``overflowed`` is true."""
         self._count += overflowed
 
     def warn(self, step: int) -> None:
-        """Tell of the first case; waits for the device until then."""
+        """Warn once there was a first case. Until then each call waits for the device."""
         if not self._warned and self.count:
             self._warned = True
             warnings.warn(

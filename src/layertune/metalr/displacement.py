@@ -1,170 +1,175 @@
-"""What the optimizer's last step did to each parameter: measured, summed with gradients, stretched, forgotten."""
+r"""Measure an optimizer's step exactly, apply it with a factor for each layer, and correct it later.
+
+A difference of weights, theta_after - theta_before, loses most of its digits where a step is small against the weights:
+in float32 at learning rates below about 1e-5. The step is therefore made on a copy of the weights at 2^k times the
+learning rate, which loses nothing because steps are linear in the rate:
+
+    D = (theta - 2^k lr u) - theta = -2^k lr u,        theta' = theta + scale 2^-k D
+
+Weights are rounded once, as in the optimizer's own step, and the optimizer's own weights never hold the large step.
+"""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Displacement", "pair_sums"]
+from layertune.errors import OptimizerError
+from layertune.rates.stand_in import StandIn
+
+__all__ = ["Displacement", "exponent_for", "local", "measured_steps"]
 
 Groups = Sequence[dict[str, Any]]
 Sections = Sequence[Sequence[int]]
 
+EXPONENT = 24  # 2^24: the relative precision of float32, so that steps of 1e-7 of the weights keep their digits
+HALF_EXPONENT = 8  # float16 ends at 65504
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class _Moving(NamedTuple):
+    number: int
+    place: int
+    parameter: Tensor
+    copy: Tensor
+
 
 class Displacement:
-    """Measures a step as d = theta_after - theta_before, in one buffer the size of the parameters.
+    """Keep the displacement of the last step until it is learned from, in one buffer the size of the parameters.
 
-    A measured step lives in the param groups, as ``group["meta_step"]`` with the ``lr`` it was made with and the
-    ``displacement`` by index of the parameter, so it is saved with the optimizer and a resumed run goes on exactly.
+    It lives in the param groups as ``group["meta_step"]``, with the ``lr`` of the step, the ``unit`` 2^-k and the
+    ``displacement`` D by the parameter's place in the group. It is saved with the optimizer, so a resumed run goes on
+    exactly. Version 0.1 saved no ``unit``, and as displacement the step as it was applied, scale 2^-k D.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[int, Tensor] = {}
-        self._open: list[tuple[int, int, Tensor, Tensor]] = []
+        self._copies: dict[int, nn.Parameter] = {}
+        self._moving: list[_Moving] = []
+        self._unit = 1.0
 
-    def start(self, groups: Groups) -> None:
-        """Remember where the parameters that have a gradient stand."""
-        self._open = [
-            (number, index, parameter, self._buffer(parameter))
+    def start(self, groups: Groups, stand_in: StandIn, *, exponent: int) -> None:
+        """Let the stand-in make its step on copies of the parameters that have a gradient.
+
+        Args:
+            groups: The optimizer's param groups.
+            stand_in: The stand-in that is about to make the step.
+            exponent: k. The step is made at 2^k times the learning rate.
+        """
+        self._moving = [
+            _Moving(number, index, parameter, self._copy_of(parameter))
             for number, group in enumerate(groups)
             for index, parameter in enumerate(group["params"])
             if parameter.grad is not None
         ]
-        if self._open:
-            here = [local(parameter.detach()) for _, _, parameter, _ in self._open]
-            torch._foreach_copy_([buffer for _, _, _, buffer in self._open], here)
+        if self._moving:
+            values = [local(moving.parameter.detach()) for moving in self._moving]
+            torch._foreach_copy_([local(moving.copy.detach()) for moving in self._moving], values)
+        self._unit = 2.0**-exponent
+        stand_in.multiply_lrs([2.0**exponent] * len(groups))
+        stand_in.substitute({(number, index): copy for number, index, _, copy in self._moving})
 
-    def finish(self, groups: Groups, sections: Sections, factors: Tensor | None) -> None:
-        """Turn what was remembered into the displacement, and put it into the groups.
+    def finish(self, groups: Groups, sections: Sections, scales: Tensor | None) -> None:
+        """Apply the step to the parameters and put its displacement into the groups.
 
         Args:
-            groups: the optimizer's param groups.
-            sections: for each group the section of each parameter.
-            factors: one factor a section that the step is to be stretched by, or ``None`` where it has its length.
+            groups: The optimizer's param groups.
+            sections: The section of each parameter, by group.
+            scales: One factor for each section, or ``None`` to take the copies' values bit for bit.
         """
-        for number, index, parameter, buffer in self._open:
-            here = local(parameter.detach())
-            torch.sub(here, buffer, out=buffer)
-            if factors is not None:
-                factor = factors[sections[number][index]]
-                here.addcmul_(buffer, (factor - 1).to(buffer.dtype))
-                buffer.mul_(factor.to(buffer.dtype))
-            step = groups[number].setdefault("meta_step", {"lr": _own(groups[number]["lr"]), "displacement": {}})
-            step["displacement"][index] = buffer
-        self._open = []
+        for number, index, parameter, copy in self._moving:
+            theta, step = local(parameter.detach()), local(copy.detach())
+            if scales is None:
+                displacement = step - theta
+                theta.copy_(step)
+                step.copy_(displacement)
+            else:
+                _advance(theta, step.sub_(theta), self._unit * scales[sections[number][index]])
+            group = groups[number]
+            held = group.setdefault("meta_step", {"lr": _own(group["lr"]), "unit": self._unit, "displacement": {}})
+            held["displacement"][index] = step
+        self._moving = []
 
-    def stretch(self, groups: Groups, sections: Sections, amounts: Tensor) -> None:
-        """Move the parameters on by ``amounts`` (one a section) of the step: theta += amount d."""
-        for group, section_of in zip(groups, sections, strict=True):
-            for index, step in _steps(group):
-                here = local(group["params"][index].detach())
-                here.addcmul_(step, amounts[section_of[index]].to(step.dtype))
+    def correct(self, groups: Groups, sections: Sections, applied: Tensor, corrected: Tensor) -> None:
+        """Replace the applied step by one with other factors: theta += (corrected - applied) D.
+
+        The step is taken back first, which gives the weights from before to the last bit in nearly all cases. The
+        corrected weights are then rounded once, as if the step had been made so at once.
+
+        Args:
+            groups: Param groups with a measured step.
+            sections: The section of each parameter, by group.
+            applied: The factor that D was applied with, for each section.
+            corrected: The factor to apply it with, for each section.
+        """
+        for number, index, step in measured_steps(groups):
+            theta, section = local(groups[number]["params"][index].detach()), sections[number][index]
+            _advance(theta, step, -applied[section])
+            _advance(theta, step, corrected[section])
 
     def forget(self, groups: Groups) -> None:
-        """Drop the measured step; its memory serves the next one."""
+        """Drop the measured step. Its memory serves the next one."""
+        self._moving = []  # of a step that raised
         for group in groups:
             group.pop("meta_step", None)
 
     def adopt(self, groups: Groups) -> None:
-        """Take over a measured step that was loaded: to where its parameters live."""
-        for group in groups:
-            for index, step in _steps(group):
-                here = local(group["params"][index].detach())
-                group["meta_step"]["displacement"][index] = step.to(here.device, here.dtype)
+        """Move a measured step that was loaded to the device and dtype of its parameters.
 
-    def _buffer(self, parameter: Tensor) -> Tensor:
-        here = local(parameter.detach())
-        buffer = self._buffers.get(id(parameter))
-        if buffer is None or buffer.shape != here.shape or buffer.dtype != here.dtype or buffer.device != here.device:
-            buffer = self._buffers[id(parameter)] = torch.empty_like(here)
-        return buffer
+        Raises:
+            OptimizerError: The step belongs to parameters of other shapes.
+        """
+        for number, index, step in measured_steps(groups):
+            theta = local(groups[number]["params"][index].detach())
+            if theta.shape != step.shape:
+                raise OptimizerError(
+                    f"the loaded state holds a step of shape {tuple(step.shape)} for parameter {index} of group "
+                    f"{number}, which has shape {tuple(theta.shape)}; load the state of an optimizer over this network"
+                )
+            groups[number]["meta_step"]["displacement"][index] = step.to(theta.device, theta.dtype)
 
-
-def pair_sums(groups: Groups, sections: Sections, *, like: Tensor, norms: bool) -> Tensor:
-    """Sums over each section of the products of gradient g and displacement d.
-
-    Args:
-        groups: param groups with a measured step.
-        sections: for each group the section of each parameter.
-        like: a tensor with one column a section, and the device and dtype of the result.
-        norms: whether the squared lengths are needed too.
-
-    Returns:
-        Rows <g, d>, |g|^2, |d|^2 (zero if not asked for), one column a section. Sums over shards are reduced, so every
-        rank has the same numbers, bit for bit.
-    """
-    whole = _Sums(like)
-    sharded: dict[tuple[Any, tuple[int, ...]], _Sums] = {}
-    for number, group in enumerate(groups):
-        for index, step in _steps(group):
-            parameter = group["params"][index]
-            if parameter.grad is not None or norms:
-                shards = _shards(parameter)
-                sums = sharded.setdefault(shards, _Sums(like)) if shards else whole
-                # No gradient is a gradient of 0, and the step still counts in its length.
-                grad = torch.zeros_like(step) if parameter.grad is None else local(parameter.grad.detach())
-                sums.add(sections[number][index], grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
-    total = whole.total()
-    for (mesh, dimensions), sums in sharded.items():
-        part = sums.total()
-        for dimension in dimensions:
-            torch.distributed.all_reduce(part, group=mesh.get_group(dimension))
-        total += part
-    return total
+    def _copy_of(self, parameter: Tensor) -> nn.Parameter:
+        copy = self._copies.get(id(parameter))
+        if copy is None or not _alike(copy, parameter):
+            copy = self._copies[id(parameter)] = nn.Parameter(torch.empty_like(parameter), parameter.requires_grad)
+            for name, value in vars(parameter).items():  # an optimizer may ask for attributes of its parameters
+                vars(copy).setdefault(name, value)
+        return copy
 
 
-class _Sums:
-    """Inner products by section, gathered first and added up in one product at the end."""
+def exponent_for(groups: Groups) -> int:
+    """Return k, so that a step at 2^k times the learning rate is exact and does not overflow."""
+    dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
+    return HALF_EXPONENT if torch.float16 in dtypes else EXPONENT
 
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._section_of: list[int] = []
-        self._rows: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
 
-    def add(self, section: int, grad: Tensor, step: Tensor, *, norms: bool) -> None:
-        self._section_of.append(section)
-        pairs = ((grad, step), (grad, grad), (step, step)) if norms else ((grad, step),)
-        for row, (a, b) in zip(self._rows, pairs, strict=False):
-            row.append(_dot(a, b))
-
-    def total(self) -> Tensor:
-        sections = self._like.shape[1]
-        total = self._like.new_zeros(3, sections)
-        for row, dots in enumerate(self._rows):
-            if dots:
-                # In a fixed order on every device and rank, which an atomic index_add is not.
-                members = torch.eye(sections)[self._section_of]
-                total[row] = torch.stack(dots).to(total.dtype) @ members.to(total, non_blocking=True)
-        return total
+def measured_steps(groups: Groups) -> list[tuple[int, int, Tensor]]:
+    """Return the number of the group, the place of the parameter in it, and the displacement, for each parameter."""
+    return [
+        (number, index, step)
+        for number, group in enumerate(groups)
+        for index, step in group.get("meta_step", {}).get("displacement", {}).items()
+    ]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a distributed tensor; any other tensor itself."""
+    """Return this rank's shard of a distributed tensor, and any other tensor itself."""
     # By its method: importing DTensor takes a second, and nobody has one who has not imported it.
     shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
 
 
-def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
-    """The mesh and its dimensions that a parameter is split over; whole ones are equal on all ranks."""
-    placements: Sequence[Any] = getattr(parameter, "placements", ())
-    dimensions = tuple(i for i, placement in enumerate(placements) if placement.is_shard())
-    # Only a DTensor has placements, and it has a mesh; Tensor, as which it is typed here, has neither.
-    return (cast(Any, parameter).device_mesh, dimensions) if dimensions else None
+def _advance(theta: Tensor, step: Tensor, amount: Tensor) -> None:
+    """Add amount x step to theta, rounded once. Nothing waits for the device."""
+    if theta.dtype in LOW_PRECISION:  # in which the amount itself would be rounded
+        theta.copy_(torch.addcmul(theta.float(), step.float(), amount.float()))
+    else:
+        theta.addcmul_(step, amount.to(theta.dtype))
 
 
-def _steps(group: dict[str, Any]) -> list[tuple[int, Tensor]]:
-    return list(group.get("meta_step", {}).get("displacement", {}).items())
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product, in at least float32; contiguous tensors need no temporary."""
-    if a.is_complex():
-        a, b = torch.view_as_real(a), torch.view_as_real(b)
-    if a.dtype in (torch.float16, torch.bfloat16) or a.dtype != b.dtype:
-        a, b = a.float(), b.float()
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+def _alike(one: Tensor, other: Tensor) -> bool:
+    a, b = local(one.detach()), local(other.detach())
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
 def _own(lr: float | Tensor) -> float | Tensor:

@@ -18,55 +18,69 @@ Record = tuple[int, tuple[str, ...], Tensor]
 
 
 class History:
-    """Records (step, factors, rates) without waiting for the device; past 2048 records every second is dropped.
+    """Record steps, factors and rates without waiting for the device.
+
+    Past 2048 records every second one is dropped, and from then on half as many adaptations are recorded.
 
     Args:
-        records: step, names of layers, and a 2 x layers tensor (factors, rates) each.
-        stride: records are kept where the step is a multiple of ``stride`` adaptations.
+        records: The step, the names of the layers and a 2 x layers tensor (factors, rates) of each record.
+        stride: One of ``stride`` adaptations is recorded.
+        seen: Number of adaptations since the last record.
     """
 
-    def __init__(self, records: list[Record] | None = None, stride: int = 1) -> None:
+    def __init__(self, records: list[Record] | None = None, stride: int = 1, seen: int = 0) -> None:
         self.records = records or []
         self.stride = stride
+        self.seen = seen
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Self:
-        """The history that an optimizer's loaded state carries, or an empty one."""
+        """Return the history in an optimizer's loaded state, or an empty one."""
         held: dict[str, Any] = optimizer.param_groups[0].get("meta_history", {})
         if not held:
             return cls()
         names = tuple(held["layers"])
-        steps = held["steps"].tolist()
-        return cls([(step, names, value) for step, value in zip(steps, held["values"], strict=True)], held["stride"])
+        records = [(step, names, value) for step, value in zip(held["steps"].tolist(), held["values"], strict=True)]
+        return cls(records, held["stride"], held.get("seen", 0))  # version 0.1 saved no `seen`
 
     def write(self, optimizer: Optimizer, names: Sequence[str]) -> None:
-        """Put the history where ``optimizer.state_dict()`` takes it along."""
+        """Write the history into the first param group, where ``optimizer.state_dict()`` includes it."""
         if self.records:
-            steps = torch.tensor([step for step, _, _ in self.records])
-            values = self._values(tuple(names))
-            held = {"layers": list(names), "steps": steps, "values": values, "stride": self.stride}
-            optimizer.param_groups[0]["meta_history"] = held
+            optimizer.param_groups[0]["meta_history"] = {
+                "layers": list(names),
+                "steps": torch.tensor([step for step, _, _ in self.records]),
+                "values": self._values(tuple(names)),
+                "stride": self.stride,
+                "seen": self.seen,
+            }
 
-    def record(self, step: int, names: Sequence[str], scales: Tensor, lrs: Tensor, *, every: int) -> None:
-        """Add what holds from this step's correction on."""
-        if step % (every * self.stride) == 0:
+    def record(self, step: int, names: Sequence[str], scales: Tensor, lrs: Tensor) -> None:
+        """Add the factors and rates that hold from the correction of this step on."""
+        self.seen += 1
+        if self.seen == self.stride:
+            self.seen = 0
             self.records.append((step, tuple(names), torch.stack([scales, lrs])))
         if len(self.records) > MAX_RECORDS:
-            self.stride *= 2
-            self.records = [record for record in self.records if record[0] % (every * self.stride) == 0]
+            if len(self.records) % 2:  # then the last record is one of those that are dropped
+                self.seen += self.stride
+            self.records, self.stride = self.records[1::2], 2 * self.stride
 
     def lrs_over_time(self, names: Sequence[str]) -> list[tuple[int, dict[str, float]]]:
-        """Each record's step, and the rates of the named layers; one wait for the device."""
+        """Return the step of each record with the rates of the named layers. This waits for the device once."""
         if not self.records:
             return []
         lrs = self._values(tuple(names))[:, 1].tolist()
         return [(step, dict(zip(names, row, strict=True))) for (step, _, _), row in zip(self.records, lrs, strict=True)]
 
     def profile(self, names: Sequence[str], depths: Sequence[int]) -> LRProfile:
-        """All records of the named layers, whose depths are given; one wait for the device.
+        """Return all records of the named layers as a profile. This waits for the device once.
+
+        Args:
+            names: The layers.
+            depths: The depth of each layer.
 
         Raises:
-            OptimizerError: there is no record yet.
+            OptimizerError: There is no record yet.
         """
         if not self.records:
             raise OptimizerError("there is no profile before the first adaptation; train at least one step")
@@ -75,9 +89,12 @@ class History:
         return LRProfile(tuple(names), tuple(depths), steps, tuple(scales), tuple(lrs))
 
     def _values(self, names: tuple[str, ...]) -> Tensor:
-        """All records on the CPU, fetched in one wait and kept there; records x 2 x layers.
+        """Fetch all records in one wait and keep them on the CPU.
 
         A layer that joined the optimizer during the run counts as untrained before: factor 1, rate 0.
+
+        Returns:
+            Records x 2 x layers.
         """
         fetched: dict[int, Tensor] = {}
         for count in {value.shape[1] for _, _, value in self.records}:

@@ -1,88 +1,141 @@
-"""Is an optimizer's step linear in its learning rate? Only then can a step be corrected after the fact."""
+"""Whether an optimizer's step is proportional to its learning rate. Only then can a step be corrected afterwards."""
 
-import copy
-from collections import OrderedDict, defaultdict
-from typing import Any
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
+from layertune.metalr.displacement import Displacement
+from layertune.metalr.trial import RATES, Trial
+from layertune.rates.attachment import LRMultiplier
+from layertune.rates.stand_in import StandIn
+from layertune.restoring import kept_random_state
 
 __all__ = ["require_linear_step"]
 
-# ASGD deviates too little in a short trial to be seen, and grows; the others are here so that the message is certain.
-NOT_LINEAR = {"ASGD", "LBFGS", "LaProp", "MADGRAD", "RMSpropTF", "Rprop"}
-WARM_LR = 1e-3  # for the trial, where a warm-up starts from 0
-TOLERANCE = 1e-3  # far above float32 rounding of a step, far below any real dependence on lr
+EXPONENTS = (24, 12)  # alternating, since a state that grows with lr could hide behind one
+TOLERANCE = 1e-3  # far below any real dependence on lr
+USUAL = "SGD, Adam, AdamW, RMSprop, Adagrad, NAdam, RAdam, Lion or another optimizer whose step is lr times a direction"
+INSTEAD = {
+    "ASGD": "SGD",
+    "Adafactor": "Adafactor with scale_parameter=False, relative_step=False",
+    "LaProp": "AdamW",
+    "Lars": "Lars with trust_clip=False",
+    "LARC": "LARS, which does not clip the trust ratio",
+    "Lookahead": "the optimizer within it",
+    "MADGRAD": "SGD with momentum, or AdamW",
+    "Muon": "torch.optim.Muon for the matrices and AdamW in a second optimizer for the rest",
+    "RMSpropTF": "torch.optim.RMSprop",
+    "Rprop": "SGD",
+}
 
 
 def require_linear_step(optimizer: Optimizer) -> None:
     """Refuse an optimizer whose displacement is not proportional to ``lr``.
 
-    Known ones are refused by name; any other is tried on a scrap parameter: three steps, then from one state a step
-    at lr and one at lr / 2. The optimizer itself, its state and its hooks are not touched.
+    The optimizer is tried on deep copies: one makes its steps as it is, the other as ``MetaLR`` would make them, at
+    rates from 1e-4 to 10 times ``lr``, on one small parameter of each shape and group. Both must end with the same
+    weights and the same state. The optimizer itself, its counters, its hooks and the random state stay as they are.
 
     Raises:
-        OptimizerError: the step is not linear in ``lr``, or another optimizer within this one makes it.
+        OptimizerError: The step is not linear in ``lr``, another optimizer within this one makes it, or the optimizer
+            cannot be tried. The message names an optimizer to use instead.
     """
     name = type(optimizer).__name__
     inner = [type(value).__name__ for value in vars(optimizer).values() if isinstance(value, Optimizer)]
     if inner:
         raise OptimizerError(
             f"{name} hands its step to the {inner[0]} within it; attach MetaLR to that one, if {name} moves no "
-            "parameter itself"
+            f"parameter itself, or use the {inner[0]} without {name}"
         )
-    if name in NOT_LINEAR or not _halving_halves(optimizer):
+    if _keeps_ids(optimizer):
         raise OptimizerError(
-            f"{name}'s step is not proportional to its learning rate, so MetaLR cannot correct it; use SGD, Adam, "
-            "AdamW, RMSprop, Adagrad, NAdam, RAdam, Lion or another whose step is lr times a direction"
+            f"{name} knows its parameters by their id(), so MetaLR cannot make its steps on copies; use {USUAL}"
         )
+    fault = _fault(optimizer)
+    if fault:
+        raise OptimizerError(f"{name} {fault}, so MetaLR cannot correct it; use {_instead(optimizer)}")
 
 
-def _halving_halves(optimizer: Optimizer) -> bool:
-    group = max((group for group in optimizer.param_groups if group["params"]), key=lambda group: float(group["lr"]))
-    group = group | {"lr": group["lr"] + (0.0 if float(group["lr"]) else WARM_LR)}
-    with torch.enable_grad():
-        scrap, weight = _scrap_optimizer(optimizer, group)
-        for seed in range(3):
-            _step(scrap, weight, seed)
-        start, settings, state = weight.detach().clone(), _settings(scrap), copy.deepcopy(scrap.state[weight])
-        whole = _step(scrap, weight, 3)
-        weight.data.copy_(start)
-        scrap.param_groups[0].update(settings, lr=settings["lr"] / 2)
-        scrap.state[weight] = state
-        half = _step(scrap, weight, 3)
-    return bool(whole.norm() > 0 and (whole - 2 * half).norm() <= TOLERANCE * whole.norm())
+def _instead(optimizer: Optimizer) -> str:
+    if any(group.get("corrected_weight_decay") for group in optimizer.param_groups):
+        return "the optimizer without corrected_weight_decay, for instance adamw in place of adamc"
+    return INSTEAD.get(type(optimizer).__name__, USUAL)
 
 
-def _scrap_optimizer(optimizer: Optimizer, group: dict[str, Any]) -> tuple[Optimizer, nn.Parameter]:
-    """The same optimizer with the same settings over one small parameter of its own, and no hooks."""
-    like = group["params"][0]
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
-    weight = nn.Parameter(_noise(17, dtype).to(like.device))
-    scrap: Optimizer = object.__new__(type(optimizer))
-    # A learning-rate scheduler leaves a bound `step` on the instance, which would step the optimizer itself.
-    scrap.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "step"})
-    settings = {key: value for key, value in group.items() if not key.startswith("meta_")}
-    scrap.param_groups = [copy.deepcopy({**settings, "params": [], "param_names": []}) | {"params": [weight]}]
-    scrap.state = defaultdict(dict)
-    scrap._optimizer_step_pre_hooks = OrderedDict()
-    scrap._optimizer_step_post_hooks = OrderedDict()
-    return scrap, weight
+def _keeps_ids(optimizer: Optimizer) -> bool:
+    ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    containers = (value for value in vars(optimizer).values() if isinstance(value, dict | set | list | tuple))
+    return any(isinstance(item, int) and item in ids for container in containers for item in container)
 
 
-def _settings(scrap: Optimizer) -> dict[str, Any]:
-    return copy.deepcopy({key: value for key, value in scrap.param_groups[0].items() if key != "params"})
+def _fault(optimizer: Optimizer) -> str | None:
+    """Return what keeps the optimizer's steps from being corrected, or ``None``."""
+    try:
+        with _same_conditions(optimizer):
+            plain = Trial(optimizer)
+            expected = plain.steps()
+        with _same_conditions(optimizer):
+            trial = Trial(optimizer)
+            measured = _Measured(trial.optimizer)
+            found = trial.steps()
+    except OptimizerError:
+        raise
+    except Exception as error:
+        raise OptimizerError(
+            f"{type(optimizer).__name__} cannot be tried on a small copy, which MetaLR does to see whether its step is "
+            f"proportional to its learning rate ({type(error).__name__}: {error}); use {USUAL}"
+        ) from error
+    if measured.count != len(RATES):
+        return "does not call its step hooks"
+    if plain.sets_lr:
+        return "sets its own learning rate"
+    if not all(_close(a, b) for a, b in zip(expected, found, strict=True)):
+        return "makes steps that are not proportional to its learning rate"
+    return None
 
 
-def _step(scrap: Optimizer, weight: nn.Parameter, seed: int) -> Tensor:
-    before = weight.detach().clone()
-    weight.grad = _noise(seed, weight.dtype).to(weight.device)
-    scrap.step()
-    return (weight - before).detach()
+@contextmanager
+def _same_conditions(optimizer: Optimizer) -> Iterator[None]:
+    """Give both trials the same random numbers, restore the generators at the end, and compile nothing."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    devices = sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
+    # Kron compiles its steps for each shape, which takes minutes. Importing the compiler takes seconds.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with kept_random_state(devices), torch.enable_grad(), eager:
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
+            generator.manual_seed(0)
+        random.seed(0)
+        yield
 
 
-def _noise(seed: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+class _Measured(LRMultiplier):
+    """Make each step as ``MetaLR`` does, with all factors 1."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer)
+        self.count = 0
+        self._displacement = Displacement()
+
+    def _prepare_step(self, stand_in: StandIn) -> None:
+        with torch.no_grad():
+            self._displacement.start(self.optimizer.param_groups, stand_in, exponent=EXPONENTS[self.count % 2])
+
+    def _finish_step(self) -> None:
+        self.count += 1
+        groups = self.optimizer.param_groups
+        with torch.no_grad():
+            sections = [[0] * len(group["params"]) for group in groups]
+            self._displacement.finish(groups, sections, torch.ones(1, device=groups[0]["params"][0].device))
+        self._displacement.forget(groups)
+
+
+def _close(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> bool:
+    """Compare a value. Rounding errors may be those of float32, in which some optimizers compute."""
+    rounding = 8 * torch.finfo(torch.float32).eps * expected[1].norm()
+    return bool((expected[0] - found[0]).norm() <= TOLERANCE * expected[0].norm() + rounding)

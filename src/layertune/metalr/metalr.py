@@ -1,27 +1,29 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
-from layertune.metalr.adaptation import Limits, Skipped, adaptation
-from layertune.metalr.displacement import Displacement
+from layertune.metalr import attached
+from layertune.metalr.adaptation import Skipped, adaptation
+from layertune.metalr.displacement import Displacement, exponent_for
 from layertune.metalr.history import History
-from layertune.metalr.requirements import check_layers, check_meta_gradient, check_optimizer
-from layertune.metalr.sections import Layers, Layout
+from layertune.metalr.requirements import check_layers, check_meta_gradient, check_optimizer, refuse_copy
+from layertune.metalr.sections import Layers, Sections
 from layertune.metalr.settings import MetaLRSettings
-from layertune.rates.attachment import call_before_update, multiply_lrs, restore_lrs
+from layertune.rates.attachment import LRMultiplier
 from layertune.rates.profile import LRProfile
+from layertune.rates.stand_in import StandIn
 
 __all__ = ["MetaLR"]
 
-KEYS = ("meta_scale", "meta_steps", "meta_step", "meta_history")
+KEYS = ("meta_scale", "meta_layers", "meta_steps", "meta_step", "meta_history", attached.META_PASSES)
 
 
-class MetaLR:
+class MetaLR(LRMultiplier):
     """Learn one factor on the learning rate of each layer while the host trains (MetaLR, algorithm 1).
 
     With u_j the optimizer's update direction per unit of learning rate, g_j the gradient of the meta loss::
@@ -82,8 +84,6 @@ class MetaLR:
         ['0', '2']
     """
 
-    multiplies_lrs: ClassVar[bool] = True
-
     def __init__(
         self,
         optimizer: Optimizer,
@@ -98,7 +98,6 @@ class MetaLR:
         settings: MetaLRSettings | None = None,
         layers: Layers | None = None,
     ) -> None:
-        self.optimizer = optimizer
         self.settings = _one_record(
             settings,
             hyper_lr=hyper_lr,
@@ -110,21 +109,21 @@ class MetaLR:
             streaming=streaming,
         )
         self._layers = layers
-        self._layout = Layout.of(optimizer, layers)
-        check_layers(self._layout.names)
+        self._sections = Sections.of(optimizer, layers)
+        check_layers(self._sections.names)
         check_optimizer(optimizer)
+        self._sections.check_learned(optimizer.param_groups)
         self._displacement = Displacement()
         self._displacement.adopt(optimizer.param_groups)
-        self._multiplied: list[Any] | None = None
-        self._stepping = False
-        self._skipped = Skipped(self._layout.members.device)
+        self._skipped = Skipped(self._sections.members.device)
         self._history = History.of(optimizer)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+        super().__init__(optimizer)
+        self._hooks += [
             optimizer.register_state_dict_pre_hook(self._before_saving),
-            optimizer.register_load_state_dict_post_hook(self._reload),
+            optimizer.register_load_state_dict_post_hook(self._after_loading),
         ]
+        attached.attach(optimizer)
+        vars(optimizer)["__deepcopy__"] = refuse_copy
 
     @property
     def hyper_lr(self) -> float:
@@ -148,13 +147,12 @@ class MetaLR:
 
     @property
     def lrs(self) -> dict[str, float]:
-        """The learning rate of each layer now: the schedule's times what was learned."""
+        """The present learning rate of each layer: the schedule's times the learned factor."""
         self._skipped.warn(self.steps)
-        layout = self._current_layout()
-        scheduled = self._multiplied or [group["lr"] for group in self.optimizer.param_groups]
-        scales = layout.read_scales(self.optimizer.param_groups).tolist()
-        rates = [float(scheduled[group]) for group in layout.first_groups]
-        return {name: rate * scale for name, rate, scale in zip(layout.names, rates, scales, strict=True)}
+        groups, sections = self.optimizer.param_groups, self._current_sections()
+        scales = sections.read_scales(groups).tolist()
+        rates = [float(groups[group]["lr"]) for group in sections.first_groups]
+        return {name: rate * scale for name, rate, scale in zip(sections.names, rates, scales, strict=True)}
 
     @property
     def skipped(self) -> int:
@@ -165,7 +163,7 @@ class MetaLR:
     def history(self) -> list[tuple[int, dict[str, float]]]:
         """The learned rates over time: (step, rate of each layer); long runs are thinned evenly."""
         self._skipped.warn(self.steps)
-        return self._history.lrs_over_time(self._current_layout().names)
+        return self._history.lrs_over_time(self._current_sections().names)
 
     def profile(self) -> LRProfile:
         """What was learned over time, to save, plot, or replay without meta passes.
@@ -174,8 +172,8 @@ class MetaLR:
             OptimizerError: nothing was learned yet.
         """
         self._skipped.warn(self.steps)
-        layout = self._current_layout()
-        return self._history.profile(layout.names, layout.depths(self.optimizer.param_groups))
+        sections = self._current_sections()
+        return self._history.profile(sections.names, sections.depths(self.optimizer.param_groups))
 
     @torch.no_grad()
     def adapt(self, grad_scale: float | Tensor = 1.0) -> None:
@@ -214,99 +212,92 @@ class MetaLR:
         self.optimizer.zero_grad()
 
     def detach(self) -> None:
-        """Leave the optimizer as it was: no hooks, no keys, the schedule's learning rates."""
-        self._restore_lrs()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        """Remove the hooks and all that MetaLR has written into the optimizer's param groups."""
+        super().detach()
+        attached.detach(self.optimizer)
+        vars(self.optimizer).pop("__deepcopy__", None)
+        self._remove_keys()
+        self._displacement = Displacement()
+
+    def _remove_keys(self) -> None:
         for group in self.optimizer.param_groups:
             for key in KEYS:
                 group.pop(key, None)
-        self._displacement = Displacement()
 
-    @property
-    def _scales_lr(self) -> bool:
-        """Whether factors are applied to ``lr`` before a step, or to the displacement after it.
-
-        On the CPU a factor is at hand as a number. Elsewhere reading it would wait for the device, so the displacement
-        is scaled; but in half precision that has lost most of its digits, and then waiting is the lesser harm. A group
-        that is cut into layers has one ``lr`` for all of them.
-        """
-        return self._layout.whole and (self._layout.members.device.type == "cpu" or self._layout.half)
-
-    def _current_layout(self) -> Layout:
-        if not self._layout.fits(self.optimizer):
-            self._layout = Layout.of(self.optimizer, self._layers)
-        return self._layout
+    def _current_sections(self) -> Sections:
+        if not self._sections.fits(self.optimizer):
+            self._sections = Sections.of(self.optimizer, self._layers)
+        return self._sections
 
     def _before_saving(self, _: Optimizer) -> None:
-        self._restore_lrs()
-        self._history.write(self.optimizer, self._current_layout().names)
+        sections = self._current_sections()
+        sections.write_names(self.optimizer.param_groups)
+        self._history.write(self.optimizer, sections.names)
 
-    def _reload(self, _: Optimizer) -> None:
-        self._multiplied = None  # of a step that raised: the rates that were loaded hold
-        self._layout = Layout.of(self.optimizer, self._layers)
-        self._history = History.of(self.optimizer)
-        self._displacement.adopt(self.optimizer.param_groups)
-
-    def _restore_lrs(self) -> None:
-        if self._multiplied is not None:
-            restore_lrs(self.optimizer.param_groups, self._multiplied)
-            self._multiplied = None
-
-    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return call_before_update(self._prepare, args, kwargs)
+    def _after_loading(self, _: Optimizer) -> None:
+        self._sections = Sections.of(self.optimizer, self._layers)
+        try:
+            self._sections.check_learned(self.optimizer.param_groups)
+            self._displacement.adopt(self.optimizer.param_groups)
+        except OptimizerError:
+            self._remove_keys()  # whoever goes on all the same learns anew
+            raise
+        finally:
+            self._history = History.of(self.optimizer)
 
     @torch.no_grad()
-    def _prepare(self) -> None:
-        self._restore_lrs()  # a step that raised has left them multiplied
-        groups, layout = self.optimizer.param_groups, self._current_layout()
+    def _prepare_step(self, stand_in: StandIn) -> None:
+        attached.require_latest(self.optimizer)
+        groups, sections = self.optimizer.param_groups, self._current_sections()
         if self.streaming and self.due:
             # A GradScaler leaves these two on an optimizer whose fused step unscales by itself.
             scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
             self._learn(1.0 if scale is None else scale, found_inf)
         self._displacement.forget(groups)
-        if self._scales_lr:
-            self._multiplied = multiply_lrs(groups, layout.group_scales(groups))
-        if not self._scales_lr or (self.steps + 1) % self.settings.every == 0:
-            self._displacement.start(groups)
-        self._stepping = True
+        if not self._learns_next and self._has_numbers:
+            stand_in.multiply_lrs(sections.group_scales(groups))
+        else:
+            exponent = 0 if self._changes_nothing else exponent_for(groups)
+            self._displacement.start(groups, stand_in, exponent=exponent)
 
     @torch.no_grad()
-    def _after_step(self, _: Optimizer, __: tuple[Any, ...], ___: dict[str, Any]) -> None:
-        if not self._stepping:  # the outer of two calls, where a subclass's step calls its parent's
-            return
-        self._stepping = False
-        self._restore_lrs()
-        groups, layout = self.optimizer.param_groups, self._current_layout()
-        factors = None if self._scales_lr else layout.spread(layout.read_scales(groups))
-        self._displacement.finish(groups, layout.sections, factors)
+    def _finish_step(self) -> None:
+        groups, sections = self.optimizer.param_groups, self._current_sections()
+        scales = None if self._changes_nothing else sections.spread(sections.read_scales(groups))
+        self._displacement.finish(groups, sections.of_parameter, scales)
+        if not self._learns_next:
+            self._displacement.forget(groups)
         steps = self.steps + 1
         for group in groups:
             group["meta_steps"] = steps
-        if steps % self.settings.every:
-            self._displacement.forget(groups)
+
+    @property
+    def _learns_next(self) -> bool:
+        """Whether MetaLR learns from the next step, so that it has to be measured."""
+        return (self.steps + 1) % self.settings.every == 0
+
+    @property
+    def _has_numbers(self) -> bool:
+        """Whether the factor of each group is at hand as a number, without waiting for a device."""
+        return self._sections.whole and self._sections.members.device.type == "cpu"
+
+    @property
+    def _changes_nothing(self) -> bool:
+        """Whether nothing is learned and nothing was learned before, so that steps stay as they are bit for bit."""
+        return self.hyper_lr == 0 and not any("meta_scale" in group for group in self.optimizer.param_groups)
 
     def _learn(self, grad_scale: float | Tensor, found_inf: Tensor | None = None) -> None:
-        """Equations 3 and 4 for the step that waits; nothing is learned where AMP has found an overflow."""
-        groups, layout = self.optimizer.param_groups, self._current_layout()
-        scales, ratio, lrs, overflowed = adaptation(
-            groups,
-            layout,
-            rule=self.settings.rule,
-            hyper_lr=self.hyper_lr,
-            limits=Limits.of(self.settings),
-            grad_scale=grad_scale,
-            found_inf=found_inf,
-        )
-        self._skipped.add(overflowed)
+        """Apply equations 3 and 4 to the last step. Nothing is learned where AMP has found an overflow."""
+        groups, sections = self.optimizer.param_groups, self._current_sections()
+        learned = adaptation(groups, sections, self.settings, grad_scale=grad_scale, found_inf=found_inf)
+        self._skipped.add(learned.overflowed)
         if self.hyper_lr:
-            self._displacement.stretch(groups, layout.sections, layout.spread(ratio - 1))
-        learned = scales * ratio
-        layout.write_scales(groups, learned)
-        self._history.record(self.steps, layout.names, learned, lrs, every=self.settings.every)
+            corrected = learned.applied * sections.spread(learned.ratio)
+            self._displacement.correct(groups, sections.of_parameter, learned.applied, corrected)
+            sections.write_scales(groups, learned.scales)
+        self._history.record(self.steps, sections.names, learned.scales, learned.lrs)
         self._displacement.forget(groups)
-        if layout.members.device.type == "cpu":
+        if sections.members.device.type == "cpu":
             self._skipped.warn(self.steps)
 
 

@@ -1,6 +1,7 @@
 """Checks of the optimizer that MetaLR attaches to."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -8,7 +9,7 @@ from layertune.errors import OptimizerError
 from layertune.metalr.linearity import require_linear_step
 from layertune.rates.attachment import require_single_multiplier
 
-__all__ = ["check_layers", "check_meta_gradient", "check_optimizer"]
+__all__ = ["check_layers", "check_meta_gradient", "check_optimizer", "refuse_copy"]
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -51,3 +52,15 @@ def check_meta_gradient(optimizer: Optimizer) -> None:
         raise OptimizerError(
             "adapt() found no meta gradient; call optimizer.zero_grad() and backward on the meta loss before it"
         )
+
+
+def refuse_copy(_: dict[int, Any]) -> Any:
+    """Refuse to copy an optimizer with a ``MetaLR``: torch's copy has no hooks, so it would stop learning silently.
+
+    Raises:
+        OptimizerError: Always. The message says how to get a second optimizer.
+    """
+    raise OptimizerError(
+        "a deep copy of an optimizer has no hooks, so MetaLR would silently stop learning in the copy; build a second "
+        "optimizer, load a copy of this one's state_dict() and attach a MetaLR to it, or call detach() before"
+    )

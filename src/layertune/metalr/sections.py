@@ -10,48 +10,49 @@ from torch.optim import Optimizer
 from layertune.errors import OptimizerError
 from layertune.rates.attachment import group_layer_names
 
-__all__ = ["Layers", "Layout"]
+__all__ = ["Layers", "Sections"]
 
 Layers = Mapping[str, Sequence[Tensor]]
+Groups = Sequence[dict[str, Any]]
 
 
-class Layout(NamedTuple):
+class Sections(NamedTuple):
     """Which parameters belong to which layer.
 
     A *section* is the part of one param group that lies in one layer. Groups of one ``"layer"`` are that layer's
-    sections, a group without that key is a layer on its own; where layers are given by their parameters, a group is cut
-    into sections.
+    sections, and a group without that key is a layer on its own. Where layers are given by their parameters, a group is
+    cut into sections.
 
     Attributes:
-        key: the groups it was read from, by identity and length.
-        names: layers in the order of the groups, or as they were given.
-        sections: for each group the section of each of its parameters.
-        group_of: the group of each section.
-        layer_of: the layer of each section.
-        first: the first section of each layer, whose learning rate stands for the layer's.
-        members: 0/1 matrix of layers x sections, on the parameters' device.
-        half: whether some parameter has half precision.
+        key: The groups that this was read from, by identity and length.
+        names: The layers, in the order of the groups or as they were given.
+        layer_names: The layer of each parameter, by group.
+        of_parameter: The section of each parameter, by group.
+        group_of: The group of each section.
+        layer_of: The layer of each section.
+        first: The first section of each layer. Its learning rate is taken for the layer's.
+        members: A 0/1 matrix of layers x sections, on the device of the parameters.
     """
 
     key: tuple[int, ...]
     names: list[str]
-    sections: list[list[int]]
+    layer_names: list[list[str]]
+    of_parameter: list[list[int]]
     group_of: list[int]
     layer_of: list[int]
     first: list[int]
     members: Tensor
-    half: bool
 
     @classmethod
     def of(cls, optimizer: Optimizer, layers: Layers | None = None) -> Self:
-        """Read the layout off an optimizer.
+        """Read the sections from an optimizer.
 
         Args:
-            optimizer: with at least one parameter.
-            layers: the parameters of each layer; by the groups themselves if ``None``.
+            optimizer: An optimizer with at least one parameter.
+            layers: The parameters of each layer. Default: the layers that the groups name.
 
         Raises:
-            OptimizerError: the optimizer has no parameters, or has some that are in none of the given layers.
+            OptimizerError: The optimizer has no parameters, or has some that are in none of the given layers.
         """
         groups = optimizer.param_groups
         device = next((parameter.device for group in groups for parameter in group["params"]), None)
@@ -68,12 +69,12 @@ class Layout(NamedTuple):
         return cls(
             key=_key(optimizer),
             names=names,
-            sections=[[pairs.index((i, label)) for label in row] for i, row in enumerate(labels)],
+            layer_names=labels,
+            of_parameter=[[pairs.index((i, label)) for label in row] for i, row in enumerate(labels)],
             group_of=[group for group, _ in pairs],
             layer_of=layer_of,
             first=[layer_of.index(layer) for layer in range(len(names))],
             members=members.to(device),
-            half=any(parameter.dtype.itemsize < 4 for group in groups for parameter in group["params"]),
         )
 
     @property
@@ -83,23 +84,29 @@ class Layout(NamedTuple):
 
     @property
     def first_groups(self) -> list[int]:
-        """The group of each layer whose learning rate stands for the layer's."""
+        """The group of each layer whose learning rate is taken for the layer's."""
         return [self.group_of[section] for section in self.first]
 
-    def depths(self, groups: Sequence[dict[str, Any]]) -> list[int]:
-        """The depth of each layer, as its groups say it; its place in their order where they do not."""
+    def depths(self, groups: Groups) -> list[int]:
+        """Return the depth of each layer as its groups give it, or else its place in their order."""
         return [int(groups[group].get("depth", place)) for place, group in enumerate(self.first_groups, 1)]
 
     def fits(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer still has the groups that this was read from."""
+        """Return whether the optimizer still has the groups that this was read from."""
         return self.key == _key(optimizer)
 
+    def moved(self, groups: Groups) -> set[int]:
+        """Return the sections that took part in the measured step: those with a parameter that had a gradient."""
+        steps = [group.get("meta_step", {}).get("displacement", {}) for group in groups]
+        return {self.of_parameter[number][index] for number, step in enumerate(steps) for index in step}
+
     def spread(self, values: Tensor) -> Tensor:
-        """One value a layer -> one a section; not by a list as index, whose copy to a GPU waits for it."""
+        """Repeat one value for each layer as one for each section."""
+        # Not by a list as index: it would be copied to the GPU, which waits.
         return torch.stack([values[layer] for layer in self.layer_of])
 
-    def read_scales(self, groups: Sequence[dict[str, Any]]) -> Tensor:
-        """The factor of each layer, from ``group["meta_scale"]``; 1 where nothing was learned yet."""
+    def read_scales(self, groups: Groups) -> Tensor:
+        """Read the factor of each layer from ``group["meta_scale"]``; 1 where nothing was learned yet."""
         scales = []
         for section in self.first:
             group = groups[self.group_of[section]]
@@ -111,14 +118,14 @@ class Layout(NamedTuple):
                 scales.append(self.members.new_full((), scale))
         return torch.stack(scales)
 
-    def group_scales(self, groups: Sequence[dict[str, Any]]) -> list[float]:
-        """The factor of each group as a number, where every group is ``whole``; waits for the device."""
+    def group_scales(self, groups: Groups) -> list[float]:
+        """Return the factor of each group as a number, where all groups are ``whole``. This waits for the device."""
         scales = self.read_scales(groups).tolist()
         factors = {group: scales[layer] for group, layer in zip(self.group_of, self.layer_of, strict=True)}
         return [factors.get(number, 1.0) for number in range(len(groups))]
 
-    def write_scales(self, groups: Sequence[dict[str, Any]], scales: Tensor) -> None:
-        """Put the factor of each layer into its groups: a number, or one for each section of a group that is cut."""
+    def write_scales(self, groups: Groups, scales: Tensor) -> None:
+        """Write the factor of each layer into its groups: a number, or one for each section of a group that is cut."""
         for number, group in enumerate(groups):
             layers = [layer for layer, of in zip(self.layer_of, self.group_of, strict=True) if of == number]
             if layers:
@@ -126,15 +133,39 @@ class Layout(NamedTuple):
                     scales[layers[0]].clone() if len(layers) == 1 else torch.stack([scales[i] for i in layers])
                 )
 
+    def write_names(self, groups: Groups) -> None:
+        """Write into each group the layer of each of its parameters, so that another map's factors are refused."""
+        for group, names in zip(groups, self.layer_names, strict=True):
+            if "meta_scale" in group:
+                group["meta_layers"] = list(names)
+
+    def check_learned(self, groups: Groups) -> None:
+        """Refuse factors that were learned on other layers, which would be given to layers by their place.
+
+        Raises:
+            OptimizerError: The message names the layers of both sides.
+        """
+        for number, (group, own) in enumerate(zip(groups, self.layer_names, strict=True)):
+            scale = group.get("meta_scale")
+            count = scale.numel() if isinstance(scale, Tensor) else 1
+            if scale is not None and (count != len(set(own)) or group.get("meta_layers", own) != own):
+                _refuse(f"group {number}", group.get("meta_layers"), own)
+        # Version 0.1 saved no names but those of its history.
+        history = groups[0].get("meta_history", {}).get("layers", [])
+        if any("meta_scale" in group and "meta_layers" not in group for group in groups) and set(history) - {
+            *self.names
+        }:
+            _refuse("the history", history, self.names)
+
     def _place(self, section: int) -> int:
         return section - self.group_of.index(self.group_of[section])
 
 
-def _group_labels(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _group_labels(groups: Groups) -> list[list[str]]:
     return [[name] * len(group["params"]) for name, group in zip(group_layer_names(groups), groups, strict=True)]
 
 
-def _parameter_labels(groups: Sequence[dict[str, Any]], layers: Layers) -> list[list[str]]:
+def _parameter_labels(groups: Groups, layers: Layers) -> list[list[str]]:
     if not isinstance(layers, Mapping):
         raise OptimizerError(
             f"layers= takes the parameters of each layer by name, not a {type(layers).__name__}; a LayerMap gives them "
@@ -153,6 +184,15 @@ def _parameter_labels(groups: Sequence[dict[str, Any]], layers: Layers) -> list[
             f"layers (their shapes: {missing[:5]}); give the layers of the very model that the optimizer trains"
         )
     return [[layer_of[id(parameter)] for parameter in group["params"]] for group in groups]
+
+
+def _refuse(place: str, saved: Sequence[str] | None, own: Sequence[str]) -> None:
+    layers = "another number of layers" if saved is None else f"the layers {', '.join(dict.fromkeys(saved))}"
+    raise OptimizerError(
+        f"the optimizer's state holds factors that were learned on other layers: {place} was saved with {layers}, and "
+        f"has here {', '.join(dict.fromkeys(own))}; map the network as it was mapped then, or start from a state "
+        "without the keys meta_* in its param groups"
+    )
 
 
 def _key(optimizer: Optimizer) -> tuple[int, ...]:

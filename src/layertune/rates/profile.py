@@ -151,7 +151,7 @@ class LRProfile:
             >>> round(weight.item(), 3)
             0.5
         """
-        return Replay(self, optimizer)
+        return Replay(optimizer, layers=self.layers, steps=self.steps, scales=self.scales)
 
     def converged(self) -> dict[str, float]:
         """The rates of the last quarter of training, by layer: what the papers' figures show over depth.

@@ -87,7 +87,7 @@ def test_a_long_run_does_not_grow_and_keeps_an_even_history(monkeypatch):
 def test_a_history_of_many_steps_is_thinned_evenly(every):
     history = History()
     for step in range(every, 5000 * every + 1, every):
-        history.record(step, ["a", "b"], torch.ones(2), torch.ones(2), every=every)
+        history.record(step, ["a", "b"], torch.ones(2), torch.ones(2))
         assert len(history.records) <= 2048
     assert [step for step, _ in history.lrs_over_time(["a", "b"])] == list(
         range(4 * every, 5000 * every + 1, 4 * every)
@@ -118,7 +118,7 @@ def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
         for joins in (False, False, True, False):
             if joins:
                 optimizer.add_param_group(groups[4])
-                metalr._current_layout()  # a new layout is copied to the device once
+                metalr._current_sections()  # new sections are copied to the device once
             for _ in range(2):
                 for parameter in parameters:
                     parameter.grad = torch.empty_like(parameter)
@@ -137,5 +137,5 @@ def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
 @pytest.mark.parametrize("make", [SGD, AdamW])
 def test_off_the_cpu_a_stretched_step_gives_the_same_run(monkeypatch, rule, mode, make):
     on_cpu = run(make=make, options={}, rule=rule, **mode)
-    monkeypatch.setattr(MetaLR, "_scales_lr", property(lambda _: False))
+    monkeypatch.setattr(MetaLR, "_has_numbers", property(lambda _: False))
     assert_same(run(make=make, options={}, rule=rule, **mode), on_cpu, 1e-10)

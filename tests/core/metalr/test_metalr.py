@@ -359,12 +359,20 @@ def test_one_group_is_refused_with_the_way_to_make_groups() -> None:
         MetaLR(torch.optim.SGD(network().parameters(), lr=1e-2), hyper_lr=1e-2)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.ASGD, torch.optim.Rprop, timm.optim.RMSpropTF, timm.optim.MADGRAD])
-def test_an_optimizer_that_is_not_linear_in_lr_is_refused_by_name(kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.ASGD, {}),
+        (torch.optim.Rprop, {}),
+        (timm.optim.RMSpropTF, {"momentum": 0.9}),
+        (timm.optim.MADGRAD, {}),
+    ],
+)
+def test_an_optimizer_that_is_not_linear_in_lr_is_refused_by_name(kind, options) -> None:
     net = network()
     layers = map_layers(net, torch.empty(1, 1, 8, 8, dtype=torch.float64))
     with pytest.raises(OptimizerError, match=kind.__name__):
-        MetaLR(kind(param_groups(net, layers, lr=1e-2)), hyper_lr=1e-2)
+        MetaLR(kind(param_groups(net, layers, lr=1e-2), **options), hyper_lr=1e-2)
 
 
 def test_an_unknown_optimizer_is_tried_and_refused_when_not_linear() -> None:
