@@ -11,7 +11,10 @@ from torch.optim import Optimizer
 from layertune.alchemy.norms import affine_norms, gamma_of, why_no_gammas
 from layertune.errors import AlchemyError
 
-__all__ = ["GammaPenalty"]
+__all__ = ["ALPHA", "BETA", "WEIGHT", "GammaPenalty", "check_weights"]
+
+# The thesis' values, and the only place where they stand: hosts read them from here.
+ALPHA, BETA, WEIGHT = 0.1, 1.0, 1e-4
 
 
 class GammaPenalty:
@@ -50,13 +53,13 @@ class GammaPenalty:
     def __init__(
         self,
         model: nn.Module,
-        alpha: float = 0.1,
-        beta: float = 1.0,
-        weight: float = 1e-4,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        weight: float = WEIGHT,
         *,
         absolute: bool = False,
     ) -> None:
-        _check(alpha=alpha, beta=beta, weight=weight)
+        check_weights(alpha=alpha, beta=beta, weight=weight)
         self.alpha, self.beta, self.weight, self.absolute = alpha, beta, weight, absolute
         self.gammas = [gamma_of(norm) for norm in affine_norms(model).values()]
         if not self.gammas:
@@ -109,8 +112,16 @@ class GammaPenalty:
         return gammas.abs() if self.absolute else gammas
 
 
-def _check(**settings: float) -> None:
-    for name, value in settings.items():
+def check_weights(**weights: float) -> None:
+    """Check the numbers of the penalty.
+
+    Args:
+        **weights: ``alpha``, ``beta`` and ``weight``, each by its name.
+
+    Raises:
+        AlchemyError: A number is not finite, or ``beta`` or ``weight`` is negative.
+    """
+    for name, value in weights.items():
         lowest = -sys.float_info.max if name == "alpha" else 0.0
         if not isinstance(value, Real) or not lowest <= value <= sys.float_info.max:
             raise AlchemyError(f"{name} must be finite{'' if name == 'alpha' else ' and >= 0'}, not {value!r}")

@@ -23,7 +23,9 @@ from layertune.restoring import Frozen
 __all__ = ["Alchemy", "Phase"]
 
 Phase = Literal["identification", "modification", "maximisation", "finished"]
+# The defaults, and the only place where they stand: hosts read them from here.
 USUAL = Convergence(patience=5, limit=100)
+THRESHOLD = 0.05
 
 
 class Alchemy:
@@ -98,7 +100,7 @@ class Alchemy:
     ) -> None:
         check_rules(identification=identification, maximisation=maximisation)
         self.optimizer, self.whole_layers, self.seed = optimizer, whole_layers, seed
-        self.threshold = 0.05 if threshold is None and quantile is None else threshold
+        self.threshold = THRESHOLD if threshold is None and quantile is None else threshold
         self.quantile = quantile
         self.phase: Phase = "modification" if identification is None else "identification"
         self.progress = Progress()

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -15,7 +16,7 @@ from layertune.errors import AlchemyError, ModelError
 from layertune.layers.names import unwrap
 from layertune.layers.trace import Trace, trace
 
-__all__ = ["RedundantKernels", "redundant_kernels"]
+__all__ = ["RedundantKernels", "check_limits", "redundant_kernels"]
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,29 @@ def redundant_kernels(
     return RedundantKernels(limit, channels, both.pairs, both.unpaired)
 
 
-def _threshold(threshold: float | None, quantile: float | None, values: Sequence[Tensor]) -> float:
+def check_limits(threshold: float | None, quantile: float | None) -> None:
+    """Check the limit below which a kernel is redundant.
+
+    Args:
+        threshold: The limit of |gamma|, finite and above 0; or ``None``.
+        quantile: The share of kernels to find, between 0 and 1; or ``None``.
+
+    Raises:
+        AlchemyError: Both or none are given, or one is out of range.
+    """
     if (threshold is None) == (quantile is None):
         raise AlchemyError("give either a threshold for |gamma| or a quantile, the share of kernels to find")
+    if threshold is not None and not (isinstance(threshold, Real) and 0 < threshold < math.inf):
+        raise AlchemyError(f"a threshold for |gamma| is finite and above 0, not {threshold}")
+    if quantile is not None and not (isinstance(quantile, Real) and 0 < quantile < 1):
+        raise AlchemyError(f"a quantile is a share between 0 and 1, not {quantile}")
+
+
+def _threshold(threshold: float | None, quantile: float | None, values: Sequence[Tensor]) -> float:
+    check_limits(threshold, quantile)
     if threshold is not None:
-        if not 0 < threshold < math.inf:
-            raise AlchemyError(f"a threshold for |gamma| is finite and above 0, not {threshold}")
         return float(threshold)
     assert quantile is not None
-    if not 0 < quantile < 1:
-        raise AlchemyError(f"a quantile is a share between 0 and 1, not {quantile}")
     return torch.quantile(torch.cat(list(values)), quantile).item() if values else 0.0
 
 
