@@ -1,6 +1,6 @@
-"""What handlers ask of MONAI's engines."""
+"""What handlers need from MONAI's engines: their events, network, batches and processes."""
 
-import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,29 +11,51 @@ from torch.nn.parallel import DistributedDataParallel
 
 from layertune import ModelError
 from layertune.hosts.endless_data import ALONE, Share
+from layertune.hosts.module_layers import positional_inputs
 from layertune.restoring import kept_random_state
 
-__all__ = ["check_engine", "check_not_begun", "check_not_wrapped", "example_inputs", "network_of", "seed_and_share"]
+__all__ = [
+    "attach_once",
+    "check_engine",
+    "check_not_wrapped",
+    "example_inputs",
+    "network_of",
+    "plain_tensor",
+    "prepared_batch",
+    "seed_and_share",
+]
 
 
-def check_not_begun(engine: Any, handler: object) -> None:
-    """Refuse an engine whose first iteration has passed.
+def attach_once(engine: Any, handler: object, events: Mapping[Any, Callable[[Any], None]]) -> bool:
+    """Register a handler's functions with an engine, unless they are registered already.
+
+    Args:
+        engine: The engine, before its first iteration.
+        handler: The handler, for the error.
+        events: The function for each event.
+
+    Returns:
+        Whether the functions are new to the engine.
 
     Raises:
-        ModelError: naming the handler and the iteration.
+        ModelError: The engine has begun.
     """
     if engine.state.iteration:
         raise ModelError(
             f"{type(handler).__name__} came to a {type(engine).__name__} that has begun (iteration "
             f"{engine.state.iteration}); attach it before run(), best in train_handlers=[...]"
         )
+    new = {event: function for event, function in events.items() if not engine.has_event_handler(function, event)}
+    for event, function in new.items():
+        engine.add_event_handler(event, function)
+    return bool(new)
 
 
 def network_of(engine: Any, handler: Any) -> nn.Module:
-    """The handler's ``network`` if it has one, or else the engine's.
+    """Return the handler's ``network`` if it has one, or else the engine's.
 
     Raises:
-        ModelError: there is none.
+        ModelError: Neither has a network.
     """
     network = handler.network if handler.network is not None else getattr(engine, "network", None)
     if not isinstance(network, nn.Module):
@@ -41,20 +63,11 @@ def network_of(engine: Any, handler: Any) -> nn.Module:
     return network
 
 
-def seed_and_share() -> tuple[int, Share]:
-    """One seed for all processes, and which of them this is."""
-    seed = [torch.initial_seed() % 2**63]
-    if not (dist.is_available() and dist.is_initialized()):
-        return seed[0], ALONE
-    dist.broadcast_object_list(seed)
-    return seed[0], Share(dist.get_rank(), dist.get_world_size())
-
-
 def check_not_wrapped(network: nn.Module) -> None:
-    """Refuse to freeze what ``DistributedDataParallel`` waits for.
+    """Refuse to freeze layers of a network for which ``DistributedDataParallel`` waits.
 
     Raises:
-        ModelError: it has wrapped the network, and not with ``find_unused_parameters=True``.
+        ModelError: The network is wrapped by DDP without ``find_unused_parameters=True``.
     """
     if isinstance(network, DistributedDataParallel) and not network.find_unused_parameters:
         raise ModelError(
@@ -64,10 +77,10 @@ def check_not_wrapped(network: nn.Module) -> None:
 
 
 def check_engine(engine: Any) -> None:
-    """Refuse an engine that does not say how it makes a loss.
+    """Refuse an engine that does not say how it computes a loss.
 
     Raises:
-        ModelError: it lacks something that ``SupervisedTrainer`` has.
+        ModelError: The engine lacks an attribute that ``SupervisedTrainer`` has.
     """
     missing = [name for name in ("network", "inferer", "loss_function", "prepare_batch") if not hasattr(engine, name)]
     if missing:
@@ -77,21 +90,28 @@ def check_engine(engine: Any) -> None:
         )
 
 
-def example_inputs(engine: Any, network: nn.Module) -> tuple[Any, ...]:
-    """What the network's forward takes, by position, from the batch that the engine holds."""
-    with kept_random_state():
-        inputs, _, args, kwargs = _prepared(engine, engine.state.batch)
-    inputs = _plain(inputs)
-    if kwargs:
-        # `map_layers` takes positions: the order of the names in `forward`.
-        args = inspect.signature(network.forward).bind(inputs, *args, **kwargs).args[1:]
-    return (inputs, *args)
+def prepared_batch(engine: Any, batch: Any) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+    """Return inputs, targets and further arguments of the network, as the engine's ``prepare_batch`` makes them."""
+    parts = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+    return (*parts, (), {}) if len(parts) == 2 else parts
 
 
-def _prepared(engine: Any, batch: Any) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
-    made = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
-    return (*made, (), {}) if len(made) == 2 else made
-
-
-def _plain(value: Any) -> Any:
+def plain_tensor(value: Any) -> Any:
+    """Return the tensor without MONAI's metadata, and anything else as it is."""
     return value.as_tensor() if isinstance(value, MetaTensor) else value
+
+
+def example_inputs(engine: Any, network: nn.Module) -> tuple[Any, ...]:
+    """Return the arguments of the network's forward by position, from the batch that the engine holds."""
+    with kept_random_state():
+        inputs, _, args, kwargs = prepared_batch(engine, engine.state.batch)
+    return positional_inputs(network, plain_tensor(inputs), *args, **kwargs)
+
+
+def seed_and_share() -> tuple[int, Share]:
+    """Return one seed for all processes, and which of them this is."""
+    seed = [torch.initial_seed() % 2**63]
+    if not (dist.is_available() and dist.is_initialized()):
+        return seed[0], ALONE
+    dist.broadcast_object_list(seed)
+    return seed[0], Share(dist.get_rank(), dist.get_world_size())

@@ -1,6 +1,6 @@
 """GammaPenaltyHandler: the BNScale penalty in MONAI's engines."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from ignite.engine import Events
 from torch import nn
@@ -8,32 +8,32 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from layertune import GammaPenalty
-from layertune_monai.handlers.engine import check_not_begun, network_of
+from layertune.hosts.gamma_penalty import PenaltyOptions, PenaltySession, PenaltySettings
+from layertune_monai.handlers.engine import attach_once, network_of
 
 __all__ = ["GammaPenaltyHandler"]
 
 
 class GammaPenaltyHandler:
-    """Ask all gammas to be large and alike while an engine trains; see ``layertune.GammaPenalty`` for the penalty.
+    """Keep all gammas large and alike while an engine trains; see ``layertune.GammaPenalty`` for the penalty.
 
-    The engine and its loss stay as they are: the penalty's gradient is added to that of the loss in each step of the
-    optimizer, once for all batches that the step accumulates, and after a ``GradScaler`` has unscaled. The loss that is
-    reported does not hold it. It is added from the first run's start until ``detach()``.
+    The engine and its loss stay as they are. The penalty's gradient is added to that of the loss in each step of the
+    optimizer, once for all batches that the step accumulates, and after a ``GradScaler`` has unscaled. The reported
+    loss does not contain the penalty. The gradient is added from the start of the first run until ``detach()``.
 
     Args:
-        optimizer: the engine's.
-        alpha: weight of the gammas' mean.
-        beta: weight of their standard deviation.
-        weight: lambda; 0 changes nothing, bit for bit.
-        absolute: read |gamma| in place of gamma.
-        network: the one that the optimizer trains; ``engine.network`` by default.
+        optimizer: The engine's optimizer.
+        network: The network that the optimizer trains. Default: ``engine.network``.
+        **settings: ``alpha``, ``beta``, ``weight`` and ``absolute`` of ``layertune.GammaPenalty``, with the defaults
+            of that class.
 
     Attributes:
-        penalty: what is added, from the start of the run on.
+        penalty: The penalty, from the start of the first run until ``detach()``.
 
     Raises:
-        ModelError: in ``attach`` for an engine that has begun; when the run starts, for an engine without a network.
-        AlchemyError: when the run starts, for a setting out of range. A network without gammas gets a warning.
+        AlchemyError: At once, for a setting out of range. When the run starts, if another handler adds a penalty for
+            the same gammas. A network without gammas gets a warning.
+        ModelError: In ``attach``, for an engine that has begun. When the run starts, for an engine without a network.
 
     Example:
         >>> from torch.optim import SGD
@@ -42,38 +42,34 @@ class GammaPenaltyHandler:
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        alpha: float = 0.1,
-        beta: float = 1.0,
-        weight: float = 1e-4,
-        absolute: bool = False,
-        network: nn.Module | None = None,
+        self, optimizer: Optimizer, *, network: nn.Module | None = None, **settings: Unpack[PenaltyOptions]
     ) -> None:
+        self.settings = PenaltySettings.given(**settings)
         self.optimizer, self.network = optimizer, network
-        self.settings: dict[str, Any] = {"alpha": alpha, "beta": beta, "weight": weight, "absolute": absolute}
-        self.penalty: GammaPenalty | None = None
+        self._session = PenaltySession(self.settings, owner=type(self).__name__)
         self._hook: RemovableHandle | None = None
+
+    @property
+    def penalty(self) -> GammaPenalty | None:
+        """The penalty, from the start of the first run until ``detach()``."""
+        return self._session.penalty
 
     def attach(self, engine: Any) -> None:
         """Attach to an engine that has not begun.
 
         Raises:
-            ModelError: the engine has begun.
+            ModelError: The engine has begun.
         """
-        check_not_begun(engine, self)
-        if not engine.has_event_handler(self._begin, Events.STARTED):
-            engine.add_event_handler(Events.STARTED, self._begin)
+        attach_once(engine, self, {Events.STARTED: self._begin})
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Leave the optimizer as it was before."""
         if self._hook is not None:
             self._hook.remove()
-        self.penalty, self._hook = None, None
+        self._session.end()
+        self._hook = None
 
     def _begin(self, engine: Any) -> None:
         if self.penalty is None:
-            penalty = GammaPenalty(network_of(engine, self), **self.settings)
-            self._hook = self.optimizer.register_step_pre_hook(lambda *_: penalty.add_gradient(self.optimizer))
-            self.penalty = penalty
+            self._session.begin(network_of(engine, self), [self.optimizer])
+            self._hook = self.optimizer.register_step_pre_hook(lambda *_: self._session.add_gradient(self.optimizer))

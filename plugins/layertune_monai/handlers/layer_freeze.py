@@ -1,16 +1,17 @@
-"""LayerFreezeHandler: a static scheme in MONAI's engines."""
+"""LayerFreezeHandler: train only the layers that a policy chooses, in MONAI's engines."""
 
 from typing import Any
 
 from ignite.engine import Events
 from torch import nn
 
-from layertune import LayerMap, freeze, map_layers
+from layertune import freeze
+from layertune.hosts.module_layers import Layers, find_layers
 from layertune.layers.layer import Depth, Granularity
 from layertune.policies.by_name import scheme
 from layertune.policies.freezing import Frozen
 from layertune.policies.policies import Policy, scales_of
-from layertune_monai.handlers.engine import check_not_begun, check_not_wrapped, example_inputs
+from layertune_monai.handlers.engine import attach_once, check_not_wrapped, example_inputs, network_of
 from layertune_monai.handlers.report import log_layers
 
 __all__ = ["LayerFreezeHandler"]
@@ -19,22 +20,24 @@ __all__ = ["LayerFreezeHandler"]
 class LayerFreezeHandler:
     """Train only the layers to which a policy gives a scale above 0.
 
-    The others are frozen when the first iteration starts, so no backward pass runs below the first tuned layer; the
-    optimizer, which may hold all parameters, leaves those without a gradient alone. The layers are traced with the
-    shape of the first batch, and the log says which of them train. Norms of frozen layers do not learn, but in train
-    mode their running statistics keep following the data.
+    The other layers are frozen when the first iteration starts, so no backward pass runs below the first trained
+    layer. The optimizer may hold all parameters: it leaves those without a gradient alone. The layers are traced with
+    the shape of the first batch, and the log says which of them train. Norms of frozen layers do not learn, but in
+    train mode their running statistics follow the data.
 
     Args:
-        policy: ``layertune.BiDirectional(3, 6)`` and its like, or the name of a scheme; its
-            scales other than 0 are not used.
-        layers: the layers of the network, if they are not to be traced.
-        network: the one that is trained; ``engine.network`` by default.
-        depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
-        granularity: ``"module"``, ``"block"`` or ``"stage"``.
+        policy: A policy, for example ``layertune.BiDirectional(3, 6)``, or the name of one, for example
+            ``"bidirectional"``; of its scales only 0 or not 0 matters.
+        layers: The layers of the network or of a network inside it, or a function from the network to them. Default:
+            those that a trace with the first batch finds.
+        network: The network that is trained. Default: ``engine.network``.
+        depth: The depth of traced layers: ``"I1"`` (order of execution, the default) or ``"I2"`` (resolution level of
+            the U-Net), MetaLR sec. 3.3.
+        granularity: The size of traced layers: ``"module"``, ``"block"`` (default) or ``"stage"``.
 
     Raises:
-        LayertuneError: at once for a scheme that is not known; in ``attach`` for an engine that has begun; in the
-            first iteration for a network that cannot be traced or is wrapped already, or a policy that does not fit.
+        LayertuneError: At once, for an unknown name of a policy. In ``attach``, for an engine that has begun. In the
+            first iteration, for a network that cannot be traced or is wrapped by DDP, or a policy that does not fit.
 
     Example:
         >>> from layertune import LastLayer
@@ -45,35 +48,32 @@ class LayerFreezeHandler:
         self,
         policy: Policy | str,
         *,
-        layers: LayerMap | None = None,
+        layers: Layers | None = None,
         network: nn.Module | None = None,
         depth: Depth = "I1",
         granularity: Granularity = "block",
     ) -> None:
         self.policy = scheme(policy) if isinstance(policy, str) else policy
-        self.layers = layers
-        self.network = network
+        self.layers, self.network = layers, network
         self.depth: Depth = depth
         self.granularity: Granularity = granularity
         self._frozen: Frozen | None = None
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Names of the parameters that were frozen here; none before the first iteration."""
+        """Names of the parameters that the handler has frozen; none before the first iteration."""
         return self._frozen.names if self._frozen else ()
 
     def attach(self, engine: Any) -> None:
         """Attach to an engine that has not begun.
 
         Raises:
-            ModelError: the engine has begun.
+            ModelError: The engine has begun.
         """
-        check_not_begun(engine, self)
-        if not engine.has_event_handler(self._begin, Events.ITERATION_STARTED):
-            engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
+        attach_once(engine, self, {Events.ITERATION_STARTED: self._begin})
 
     def undo(self) -> None:
-        """Let the frozen parameters require a gradient again."""
+        """Unfreeze the parameters that the handler has frozen."""
         if self._frozen is not None:
             self._frozen.undo()
             self._frozen = None
@@ -81,11 +81,14 @@ class LayerFreezeHandler:
     def _begin(self, engine: Any) -> None:
         if self._frozen is not None:
             return
-        network = self.network if self.network is not None else engine.network
+        network = network_of(engine, self)
         check_not_wrapped(network)
-        layers = self.layers
-        if layers is None:
-            inputs = example_inputs(engine, network)
-            layers = map_layers(network, *inputs, depth=self.depth, granularity=self.granularity)
-        self._frozen = freeze(network, layers, self.policy)
+        inner, layers = find_layers(
+            network,
+            self.layers,
+            lambda: example_inputs(engine, network),
+            depth=self.depth,
+            granularity=self.granularity,
+        )
+        self._frozen = freeze(inner, layers, self.policy)
         log_layers(layers, scales_of(layers, self.policy))

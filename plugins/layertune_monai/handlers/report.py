@@ -15,34 +15,34 @@ logger = logging.getLogger("layertune_monai")
 
 
 def log_layers(layers: LayerMap, scales: Sequence[float]) -> None:
-    """Say which layers are tuned and which are frozen, each with its depth.
+    """Log which layers are tuned and which are frozen, each with its depth.
 
     Args:
-        layers: of the network.
-        scales: from a policy; 0 is frozen.
+        layers: The layers of the network.
+        scales: The scale of each layer, from a policy; 0 means frozen.
     """
-    parts = [
-        f"{word}: {', '.join(f'{layer.name} ({layer.depth})' for layer in chosen) or 'none'}"
-        for word, chosen in (
-            ("tuned", [layer for layer, scale in zip(layers, scales, strict=True) if scale]),
-            ("frozen", [layer for layer, scale in zip(layers, scales, strict=True) if not scale]),
-        )
-    ]
-    log_once(f"Layers with their depths by {layers.interpretation}; {'; '.join(parts)}")
+    pairs = list(zip(layers, scales, strict=True))
+    tuned, frozen = (
+        [f"{layer.name} ({layer.depth})" for layer, scale in pairs if bool(scale) is on] for on in (True, False)
+    )
+    log_once(
+        f"Layers with their depths by {layers.interpretation}; tuned: {', '.join(tuned) or 'none'}; "
+        f"frozen: {', '.join(frozen) or 'none'}"
+    )
 
 
 def log_trained(network: nn.Module) -> None:
-    """Say how many parameters train, and in which modules: for what freezes parts of layers."""
+    """Log how many parameters train, and in which modules, where parts of layers are frozen."""
     trained = {name.rpartition(".")[0] for name, part in network.named_parameters() if part.requires_grad}
     number = sum(part.numel() for part in network.parameters() if part.requires_grad)
     total = sum(part.numel() for part in network.parameters())
     log_once(f"{number} of {total} parameters train, in {', '.join(sorted(trained))}; the others are frozen")
 
 
-def log_once(line: str) -> None:
-    """Say something once for all processes."""
+def log_once(line: str, level: int = logging.INFO) -> None:
+    """Log a line, in the first of several processes only."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
-        logger.info(line)
+        logger.log(level, line)
 
 
 def publish_lrs(engine: Any, lrs: dict[str, float]) -> None:

@@ -207,12 +207,10 @@ def test_mistakes_are_answered_plainly() -> None:
         AlchemyCallback()
     with pytest.raises(AlchemyError, match=r"identification ends by a layertune\.Convergence, .* and not by 3"):
         callback(identification=3)
-    with pytest.raises(AlchemyError, match="a GammaPenaltyCallback beside it would add it again"):
-        fit(Validated(), callback(), GammaPenaltyCallback())
+    with pytest.raises(AlchemyError, match=r"quantile is a share between 0 and 1, not 2\.0"):
+        callback(quantile=2.0)
     with pytest.raises(AlchemyError, match=r"monitor='val_dice'\) names no metric that was logged; .*val_loss"):
         fit(Validated(), callback(monitor="val_dice"))
-    with pytest.raises(AlchemyError, match="quantile"):
-        fit(Validated(), callback(quantile=2.0))
     with pytest.raises(OptimizerError, match="gave 2"):
         fit(Adversarial(), callback())
     module = Validated()
@@ -227,6 +225,17 @@ def test_mistakes_are_answered_plainly() -> None:
         fit(module, GammaPenaltyCallback())
 
 
-def test_a_fit_that_ends_within_the_identification_is_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("first", [AlchemyCallback, GammaPenaltyCallback])
+def test_a_second_penalty_is_refused_in_any_order_and_blocks_no_later_fit(first: type) -> None:
+    module, both = Validated(), [callback(), GammaPenaltyCallback()]
+    both.sort(key=lambda one: not isinstance(one, first))
+    with pytest.raises(AlchemyError, match="so the penalty would count twice; leave one of the two out"):
+        fit(module, *both)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    fit(module, GammaPenaltyCallback(), max_epochs=1)
+    fit(module, callback(), max_epochs=1)
+
+
+def test_a_fit_that_ends_within_the_identification_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     fit(Validated(), callback(identification=Convergence(limit=9)))
-    assert "the norms alone were trained" in caplog.text
+    assert "so only the norms were trained" in caplog.text

@@ -174,7 +174,7 @@ def test_the_command_line_takes_the_callback_by_its_path(monkeypatch: pytest.Mon
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of how Lightning calls it
     cli = LightningCLI(CommandLineModule, Data, save_config_callback=None, seed_everything_default=3)
     (callback,) = (found for found in cli.trainer.callbacks if isinstance(found, MetaLRCallback))
-    assert callback.settings["hyper_lr"] == 0.3
+    assert callback.settings.hyper_lr == 0.3
     assert all(rate != 0.05 for rate in callback.lrs.values())
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import layertune.hosts.plugin
 import layertune_lightning.environment
 import lightning_processes
-from layertune import BiDirectional, LastLayer, LayertuneError, MissingPackageError, map_layers
+from layertune import BiDirectional, LastLayer, LayertuneError, MetaLRSettings, MissingPackageError, map_layers
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_lightning.environment import VARIABLE, callbacks
 from lightning_runs import LEARN, META, Adversarial, Batch, Module, batches, fit, network, samples, trainer
@@ -24,7 +24,7 @@ def test_every_trainer_gets_a_callback_when_the_environment_says_so(monkeypatch:
     assert not any(isinstance(found, MetaLRCallback) for found in trainer().callbacks)
     monkeypatch.setenv(VARIABLE, "hyper_lr=0.3, rule=cosine,streaming=true,every=2")
     (callback,) = (found for found in trainer().callbacks if isinstance(found, MetaLRCallback))
-    assert callback.settings | {"hyper_lr": 0.3, "rule": "cosine", "streaming": True, "every": 2} == callback.settings
+    assert callback.settings == MetaLRSettings(hyper_lr=0.3, rule="cosine", streaming=True, every=2)
 
 
 def test_a_second_callback_for_one_optimizer_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,15 +82,13 @@ class Unknown(Module):
         pytest.param(Module, {"optimizer": 2}, "names none of the 1 optimizers", id="optimizer"),
         pytest.param(Module, {"optimizer": -1}, "names none of the 1 optimizers", id="negative optimizer"),
         pytest.param(Module, {"optimizer": "generator"}, "optimizer='generator'. names none", id="optimizer by name"),
-        pytest.param(Module, {"rule": "magic"}, "rule must be one of", id="rule"),
         pytest.param(Unknown, {}, "set its example_input_array, or give the callback layers=", id="no layers"),
-        pytest.param(Module, {"layers": lambda _: 3}, "gave int", id="layers of another kind"),
-        pytest.param(Module, {"layers": ["net"]}, "gave list", id="names of layers"),
-        pytest.param(Module, {"figure": "rates.nii"}, r"does not write figure='rates.nii'; .*'png'", id="figure"),
+        pytest.param(Module, {"layers": lambda _: 3}, "got int", id="layers of another kind"),
+        pytest.param(Module, {"layers": ["net"]}, "got list", id="names of layers"),
         pytest.param(
             Module,
             {"layers": lambda _: map_layers(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))},
-            "no network in Module has just the 2 parameters",
+            "no network in Module has exactly the 2 parameters",
             id="layers of another network",
         ),
         pytest.param(Module, {"meta_loader": samples}, "and function does not", id="no loader"),
@@ -119,6 +117,21 @@ def test_what_will_not_do_is_one_clear_error(kind, settings, message) -> None:
     assert "log" not in vars(module)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "magic"}, "rule must be one of"),
+        ({"hyper_lr": -1.0}, "hyper_lr must be finite and >= 0"),
+        ({"rule": "additive"}, 'rule="additive" needs a hyper_lr'),
+        ({"speed": 3}, "MetaLR has no setting speed"),
+        ({"figure": "rates.nii"}, r"does not write figure='rates.nii'; .*'png'"),
+    ],
+)
+def test_wrong_settings_are_refused_when_the_callback_is_made(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LayertuneError, match=message):
+        MetaLRCallback(**settings)
+
+
 class Twins(Module):
     """Two networks whose parameters have the same names; the second one trains."""
 
@@ -144,7 +157,7 @@ def test_layers_of_one_of_two_networks_alike_are_those_of_the_one_that_trains() 
 
 @pytest.mark.parametrize("callback", [MetaLRCallback, lambda **layers: LayerFreezeCallback(LastLayer(), **layers)])
 def test_layers_that_may_be_those_of_two_networks_are_one_clear_error(callback: Any) -> None:
-    with pytest.raises(LayertuneError, match="may be those of first or net in Twins"):
+    with pytest.raises(LayertuneError, match="fit first and net in Twins"):
         fit(Twins(first_trains=True), callback(layers=layers_of_net))
 
 

@@ -95,7 +95,7 @@ def test_each_asks_the_factory(package: ModuleType, monkeypatch: pytest.MonkeyPa
     for setting, expected in (("", []), ("hyper_lr=0.3", [0.3])):
         monkeypatch.setenv(VARIABLE, setting)
         callbacks = package.Trainer(accelerator="cpu", **QUIET).callbacks
-        found = [callback.settings["hyper_lr"] for callback in callbacks if isinstance(callback, MetaLRCallback)]
+        found = [callback.settings.hyper_lr for callback in callbacks if isinstance(callback, MetaLRCallback)]
         assert found == expected
 
 
@@ -115,7 +115,7 @@ def test_the_command_line_of_the_unified_package_takes_the_callback(monkeypatch:
         module_of(lightning.pytorch), Data, save_config_callback=None, seed_everything_default=3
     )
     (callback,) = (found for found in cli.trainer.callbacks if isinstance(found, MetaLRCallback))
-    assert callback.settings["hyper_lr"] == 0.3
+    assert callback.settings.hyper_lr == 0.3
     assert all(rate != 0.05 for rate in callback.lrs.values())
 
 

@@ -177,8 +177,8 @@ def test_mistakes_are_answered_plainly() -> None:
         AlchemyHandler(sgd(network()))
     with pytest.raises(AlchemyError, match=r"metric='val_dice'\) names no metric .*which has: val_loss"):
         run(1, metric="val_dice")
-    with pytest.raises(AlchemyError, match="quantile"):
-        run(1, quantile=2.0)
+    with pytest.raises(AlchemyError, match=r"quantile is a share between 0 and 1, not 2\.0"):
+        AlchemyHandler(sgd(network()), quantile=2.0, identification=Convergence(limit=1))
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
     optimizer = sgd(net)
     with pytest.raises(ModelError, match="no normalisation layer"):
@@ -188,3 +188,34 @@ def test_mistakes_are_answered_plainly() -> None:
     net, handler, engine = run(1)
     with pytest.raises(ModelError, match="AlchemyHandler came to a Engine that has begun"):
         handler.attach(engine)
+
+
+@pytest.mark.parametrize("first", [AlchemyHandler, GammaPenaltyHandler])
+def test_a_second_penalty_is_refused_in_any_order_until_the_first_is_detached(first: type) -> None:
+    net = network()
+    optimizer = sgd(net)
+    handlers = [
+        AlchemyHandler(optimizer, identification=Convergence(limit=9), quantile=0.3),
+        GammaPenaltyHandler(optimizer),
+    ]
+    handlers.sort(key=lambda one: not isinstance(one, first))
+    train(net, optimizer, handlers[0], epochs=1)
+    with pytest.raises(AlchemyError, match=f"and {first.__name__} adds one already, so the penalty would count twice"):
+        train(net, optimizer, handlers[1], epochs=1)
+    handlers[0].detach()
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    train(net, optimizer, handlers[1], epochs=1)
+
+
+def test_two_penalties_beside_each_other_are_refused_in_the_first_iteration() -> None:
+    net = network()
+    optimizer = sgd(net)
+    alchemy = AlchemyHandler(optimizer, identification=Convergence(limit=9), quantile=0.3)
+    with pytest.raises(AlchemyError, match=r"AlchemyHandler would add .* and GammaPenaltyHandler adds one already"):
+        train(net, optimizer, alchemy, GammaPenaltyHandler(optimizer))
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_run_that_ends_within_the_identification_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    run(1)
+    assert "so only the norms were trained" in caplog.text

@@ -301,5 +301,8 @@ def test_after_detach_nothing_is_left(tmp_path: Path) -> None:
     assert (set(vars(net)), set(optimizer.param_groups[0])) == before
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
-    assert handler.lrs == {}
+    profile = handler.profile
+    assert profile is not None
+    assert handler.lrs == dict(zip(profile.layers, profile.lrs[-1], strict=True))
     handler.detach()
+    assert handler.profile == profile

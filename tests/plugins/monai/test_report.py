@@ -88,6 +88,9 @@ def other_optimizer() -> SGD:
     return sgd(network())
 
 
+OTHER_MAP = map_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), torch.ones(1, 2))
+
+
 @pytest.mark.parametrize(
     ("of_handler", "of_engine", "message"),
     [
@@ -105,10 +108,10 @@ def other_optimizer() -> SGD:
             {"meta_loader": [{"label": META[0]["label"]}]}, {}, "give a meta_loader whose batches look alike", id="key"
         ),
         pytest.param({}, {"kind": NoNetwork}, "NoNetwork has no network, loss_function", id="engine"),
-        pytest.param({"meta_loss": lambda *_: None}, {}, "and is NoneType", id="no loss"),
-        pytest.param({"meta_loss": detached}, {}, "and is a tensor without a gradient", id="detached loss"),
+        pytest.param({"meta_loss": lambda *_: None}, {}, "gave NoneType", id="no loss"),
+        pytest.param({"meta_loss": detached}, {}, "gave a tensor without a gradient", id="detached loss"),
         pytest.param({"optimizer": other_optimizer}, {}, "another optimizer than that of", id="optimizer"),
-        pytest.param({"layers": lambda _: map_layers(nn.Linear(2, 2), torch.ones(1, 2))}, {}, "does not fit", id="map"),
+        pytest.param({"layers": lambda _: OTHER_MAP}, {}, "no network in Sequential has exactly the 4", id="map"),
     ],
 )
 def test_what_will_not_do_is_one_clear_error(of_handler, of_engine, message: str) -> None:
