@@ -7,10 +7,9 @@ import pytorch_lightning as pl
 from torch.optim import Optimizer
 
 from layertune import AlchemyError, Convergence, OptimizerError
-from layertune.alchemy.phases import USUAL
-from layertune.hosts.alchemy_session import AlchemySession
+from layertune.alchemy.convergence import USUAL
+from layertune.hosts.alchemy_session import AlchemyHolder, AlchemySession
 from layertune.hosts.alchemy_settings import AlchemyOptions, AlchemySettings
-from layertune.hosts.holders import AlchemyHolder
 from layertune_lightning.example_inputs import example_inputs
 from layertune_lightning.gamma_penalty_callback import grad_scale
 from layertune_lightning.two_packages import Callback

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from layertune import ModelError, OptimizerError
 from layertune.hosts.alchemy_session import AlchemyPhases
 from layertune.hosts.endless_data import Share
-from layertune.hosts.holders import LearnerHolder
-from layertune.hosts.meta_learner import MetaLearner, MetaLROptions
+from layertune.hosts.meta_learner import LearnerHolder, MetaLearner
 from layertune.hosts.module_layers import Layers
+from layertune.metalr.settings import MetaLROptions
 from layertune_lightning.example_inputs import FOR_LAYERS, example_inputs
 from layertune_lightning.meta_step import backward_of_meta_batch, check_meta_step, has_loss
 from layertune_lightning.report import check_figure, log_lrs, report_profile

@@ -25,8 +25,6 @@ KNOWN: dict[str, str] = {
     "layertune.autolr.autolr": "long until it shares its hooks with MetaLR and Replay",
     "layertune.metalr.metalr": "long until it shares its hooks with AutoLR and Replay",
     "layertune.rates.profile, layertune.rates.replay": "Replay takes a whole profile",
-    "layertune_lightning.metalr_callback": "long until the hosts share what it does",
-    "layertune_monai.handlers.metalr -> layertune_monai.handlers.alchemy": "its option `after` names the class",
     "layertune_studies.config.methods": "long until what it holds is sorted",
     "layertune_studies": "the scripts of version 0.1",
     "layertune_studies.demo": SCRIPT,

@@ -9,10 +9,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from layertune import AlchemyError, Convergence
-from layertune.alchemy.phases import USUAL
-from layertune.hosts.alchemy_session import AlchemySession
+from layertune.alchemy.convergence import USUAL
+from layertune.hosts.alchemy_session import AlchemyHolder, AlchemySession
 from layertune.hosts.alchemy_settings import AlchemyOptions, AlchemySettings
-from layertune.hosts.holders import AlchemyHolder
 from layertune_monai.handlers.engine import attach_once, check_not_wrapped, example_inputs, network_of
 from layertune_monai.handlers.report import log_once
 

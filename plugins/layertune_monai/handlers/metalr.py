@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from layertune import OptimizerError
 from layertune.hosts.alchemy_session import AlchemyPhases
 from layertune.hosts.endless_data import Keep
-from layertune.hosts.holders import LearnerHolder
-from layertune.hosts.meta_learner import MetaLearner, MetaLROptions
+from layertune.hosts.meta_learner import LearnerHolder, MetaLearner
 from layertune.hosts.module_layers import Layers
 from layertune.hosts.report import write_report
+from layertune.metalr.settings import MetaLROptions
 from layertune_monai.handlers.engine import attach_once, check_engine, example_inputs, network_of, seed_and_share
 from layertune_monai.handlers.meta_loss import MetaLoss, backward_of_meta_batch, engine_loss
 from layertune_monai.handlers.report import publish_lrs

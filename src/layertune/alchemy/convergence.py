@@ -7,7 +7,7 @@ from typing import Literal
 
 from layertune.errors import AlchemyError
 
-__all__ = ["Convergence", "Progress", "check_rules"]
+__all__ = ["USUAL", "Convergence", "Progress", "check_rules"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ class Convergence:
         if best is None:
             return True
         return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
+
+
+USUAL = Convergence(patience=5, limit=100)
+"""When the identification of Network Alchemy ends by default."""
 
 
 def check_rules(**rules: object) -> None:

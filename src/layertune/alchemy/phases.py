@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layertune.alchemy.convergence import Convergence, Progress, check_rules
+from layertune.alchemy.convergence import USUAL, Convergence, Progress, check_rules
 from layertune.alchemy.kernels import pair_kernels
 from layertune.alchemy.norms import affine_norms, gamma_of, gammas, norm_only
 from layertune.alchemy.penalty import GammaPenalty
-from layertune.alchemy.redundancy import RedundantKernels, redundant_kernels
+from layertune.alchemy.redundancy import THRESHOLD, RedundantKernels, redundant_kernels
 from layertune.alchemy.reinitialize import reinitialize
 from layertune.errors import AlchemyError, OptimizerError
 from layertune.layers.names import unwrap
@@ -23,9 +23,6 @@ from layertune.restoring import Frozen
 __all__ = ["Alchemy", "Phase"]
 
 Phase = Literal["identification", "modification", "maximisation", "finished"]
-# The defaults, and the only place where they stand: hosts read them from here.
-USUAL = Convergence(patience=5, limit=100)
-THRESHOLD = 0.05
 
 
 class Alchemy:

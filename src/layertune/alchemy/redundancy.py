@@ -16,7 +16,10 @@ from layertune.errors import AlchemyError, ModelError
 from layertune.layers.names import unwrap
 from layertune.layers.trace import Trace, trace
 
-__all__ = ["RedundantKernels", "check_limits", "redundant_kernels"]
+__all__ = ["THRESHOLD", "RedundantKernels", "check_limits", "redundant_kernels"]
+
+THRESHOLD = 0.05
+"""The default of Network Alchemy: a kernel is redundant if its |gamma| is below this number."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from layertune.alchemy.phases import Alchemy
 from layertune.hosts.alchemy_settings import AlchemySettings
 from layertune.hosts.gamma_penalty import PenaltySession
 
-__all__ = ["AlchemyPhases", "AlchemySession"]
+__all__ = ["AlchemyHolder", "AlchemyPhases", "AlchemySession"]
 
 
 @runtime_checkable
@@ -174,6 +174,35 @@ class AlchemySession:
     def __getstate__(self) -> dict[str, Any]:
         """Hand another process the settings and the state, and not the network of this one."""
         return {**vars(self), "alchemy": None, "_state": self.state_dict()}
+
+
+class AlchemyHolder:
+    """Give a host's class the public attributes of the ``AlchemySession`` that it holds; see ``AlchemyPhases``."""
+
+    _session: AlchemySession
+
+    @property
+    def settings(self) -> AlchemySettings:
+        """The complete settings of Network Alchemy."""
+        return self._session.settings
+
+    @property
+    def alchemy(self) -> Alchemy | None:
+        """The phases, from the start of the first run on."""
+        return self._session.alchemy
+
+    @property
+    def maximises(self) -> bool:
+        """Whether the maximisation has begun: from then on the rates of all layers can be learned."""
+        return self._session.maximises
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return phase, progress and redundant kernels; empty before the first run."""
+        return self._session.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state, with the state of network and optimizer of the same moment."""
+        self._session.load_state_dict(state_dict)
 
 
 def _load(alchemy: Alchemy, state: dict[str, Any]) -> None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Self
 
-from layertune.alchemy.convergence import Convergence, check_rules
-from layertune.alchemy.phases import THRESHOLD, USUAL
-from layertune.alchemy.redundancy import check_limits
+from layertune.alchemy.convergence import USUAL, Convergence, check_rules
+from layertune.alchemy.redundancy import THRESHOLD, check_limits
 from layertune.errors import AlchemyError
 from layertune.hosts.gamma_penalty import PenaltyOptions, PenaltySettings, check_switches
 
@@ -24,7 +23,7 @@ class AlchemyOptions(PenaltyOptions, total=False):
     """The arguments of a host's class that make up ``AlchemySettings``; ``None`` means not given.
 
     ``identification`` is not among them: there ``None`` is a value, so a host's class takes it by itself, with
-    ``layertune.alchemy.phases.USUAL`` as its default.
+    ``layertune.alchemy.convergence.USUAL`` as its default.
     """
 
     threshold: float | None

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,14 @@ from layertune.hosts.meta_batches import MetaBatches
 from layertune.hosts.module_layers import Layers, find_layers
 from layertune.metalr.meta_pass import kept_gradients, meta_pass
 from layertune.metalr.metalr import MetaLR
-from layertune.metalr.settings import MetaLRSettings
+from layertune.metalr.settings import MetaLROptions, MetaLRSettings
 from layertune.rates.profile import LRProfile
 
-__all__ = ["MetaLROptions", "MetaLearner", "MetaStep"]
+__all__ = ["LearnerHolder", "MetaLearner", "MetaStep"]
 
 MetaStep = Callable[[Any, int], float | Tensor]
 """A host's forward and backward pass of a meta batch, called as ``step(batch, number)``; ``number`` counts meta batches
 from 0. It returns the factor by which the loss was scaled for the backward pass, 1 without a ``GradScaler``."""
-
-
-class MetaLROptions(TypedDict, total=False):
-    """The arguments of a host's class that make up ``MetaLRSettings``; ``None`` means not given."""
-
-    hyper_lr: float | None
-    rule: str | None
-    min_lr: float | None
-    max_lr: float | None
-    max_change: float | None
-    every: int | None
-    streaming: bool | None
 
 
 class MetaLearner:
@@ -237,6 +225,40 @@ class MetaLearner:
     def __getstate__(self) -> dict[str, Any]:
         """Hand another process the settings, and not what is attached in this one."""
         return {**vars(self), "metalr": None, "_hook": None, "_batches": None}
+
+
+class LearnerHolder:
+    """Give a host's class the public attributes of the ``MetaLearner`` that it holds."""
+
+    _learner: MetaLearner
+
+    @property
+    def settings(self) -> MetaLRSettings:
+        """The complete settings of MetaLR."""
+        return self._learner.settings
+
+    @property
+    def metalr(self) -> MetaLR | None:
+        """The attached ``MetaLR``, or ``None``."""
+        return self._learner.metalr
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The learning rate of each layer, now or when the run ended; empty before."""
+        return self._learner.lrs
+
+    @property
+    def profile(self) -> LRProfile | None:
+        """The rates over time, up to now or to the end of the run; ``None`` before any was learned."""
+        return self._learner.profile
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the meta batches; what was learned is saved with the optimizer."""
+        return self._learner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved position."""
+        self._learner.load_state_dict(state_dict)
 
 
 def _entries_missing_in(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from layertune.errors import OptimizerError
 from layertune.metalr.rules import HYPER_LR, RULES
 
-__all__ = ["PRESETS", "MetaLRSettings"]
+__all__ = ["PRESETS", "MetaLROptions", "MetaLRSettings"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -19,6 +19,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Defaults by name, where they differ from those of ``MetaLRSettings``. nnU-Net, which trains for 250,000 steps, uses
 ``"long_training"``."""
+
+
+class MetaLROptions(TypedDict, total=False):
+    """The arguments of a host's class that make up ``MetaLRSettings``; ``None`` means not given."""
+
+    hyper_lr: float | None
+    rule: str | None
+    min_lr: float | None
+    max_lr: float | None
+    max_change: float | None
+    every: int | None
+    streaming: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)

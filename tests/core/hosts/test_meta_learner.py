@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layertune import MetaLR, MetaLRSettings, OptimizerError, map_layers, meta_pass, param_groups
 from layertune.hosts.endless_data import ALONE
-from layertune.hosts.meta_learner import MetaLearner, MetaLROptions
+from layertune.hosts.meta_learner import MetaLearner
+from layertune.metalr.settings import MetaLROptions
 
 LEARN: dict[str, Any] = {"hyper_lr": 0.3, "rule": "proportional"}
 EXAMPLE = torch.zeros(2, 4)
