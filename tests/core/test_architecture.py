@@ -22,9 +22,7 @@ PACKAGES = [ROOT / "src/layertune", ROOT / "src/layertune_studies", *sorted((ROO
 # What breaks a rule today and is about to go, with the reason. The test fails where an entry breaks no rule any more.
 SCRIPT = "a script of version 0.1, which a study's file replaces"
 KNOWN: dict[str, str] = {
-    "layertune.autolr.autolr": "long until it shares its hooks with MetaLR and Replay",
     "layertune.metalr.metalr": "long until it shares its hooks with AutoLR and Replay",
-    "layertune.rates.profile, layertune.rates.replay": "Replay takes a whole profile",
     "layertune_studies.config.methods": "long until what it holds is sorted",
     "layertune_studies": "the scripts of version 0.1",
     "layertune_studies.demo": SCRIPT,

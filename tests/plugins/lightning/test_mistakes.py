@@ -207,6 +207,7 @@ def test_training_data_without_indices_asks_for_a_meta_loader() -> None:
 
 def test_lightning_below_the_minimum_is_answered_with_the_line_that_upgrades(monkeypatch) -> None:
     monkeypatch.setattr(layertune.hosts.plugin, "_installed", lambda _: "2.5.0")
+    monkeypatch.delitem(vars(layertune_lightning), "MetaLRCallback")  # found once, it is kept
     with pytest.raises(MissingPackageError, match=r"pip install --upgrade 'layertune\[lightning\]'"):
         _ = layertune_lightning.MetaLRCallback
 
