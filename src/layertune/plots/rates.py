@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -19,6 +21,7 @@ from layertune.plots.style import (
     SMALL_FONT,
     depth_colors,
     new_axes,
+    shared_path,
     short_names,
     tick_rates,
 )
@@ -26,8 +29,9 @@ from layertune.rates.profile import LRProfile
 
 __all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_profile"]
 
-MOST_NAMED = 24  # more layers than that are numbered on the axis
+MOST_NAMED = 24  # of more layers than that, the axis names each second, third, ...
 MOST_LISTED = 12  # more layers than that get a colour bar in place of a legend
+LEAST_RANGE = 1.2  # the axis of rates spans at least this factor up and down, where they hardly differ
 MARKERS = "os^Dv<>"
 
 
@@ -104,8 +108,7 @@ def plot_lrs_over_time(profile: LRProfile, *, ax: Axes | None = None) -> Axes:
     else:
         # Beside the axes, where no line runs.
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), fontsize=SMALL_FONT, frameon=False, handlelength=1.2)
-    ax.set_xlabel("optimizer step", fontsize=FONT)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _label_steps(ax, profile.steps)
     _label_rates(ax)
     return ax
 
@@ -147,17 +150,29 @@ def _check_same_layers(named: Mapping[str, LRProfile]) -> None:
 
 
 def _label_layers(ax: Axes, layers: list[str]) -> None:
-    if len(layers) <= MOST_NAMED:
-        ax.set_xticks(range(1, len(layers) + 1), short_names(layers), rotation=45, ha="right", rotation_mode="anchor")
-        ax.tick_params(axis="x", labelsize=SMALL_FONT)
-        ax.set_xlabel("layer, shallow to deep", fontsize=FONT)
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        ax.set_xlabel("number of the layer, shallow to deep", fontsize=FONT)
+    step = math.ceil(len(layers) / MOST_NAMED)
+    places = range(1, len(layers) + 1, step)
+    ax.set_xticks(places, short_names(layers)[::step], rotation=45, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="x", labelsize=SMALL_FONT)
+    inside = shared_path(layers)
+    of, named = f" of {inside}" if inside else "", f", one in {step} named" if step > 1 else ""
+    ax.set_xlabel(f"layer{of}, shallow to deep{named}", fontsize=FONT)
+
+
+def _label_steps(ax: Axes, steps: Sequence[int]) -> None:
+    if len(steps) == 1:
+        ax.set_xlim(steps[0] - 1, steps[0] + 1)  # or the axis would show fractions of a step
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.tick_params(axis="x", labelsize=FONT)
+    ax.set_xlabel("optimizer step", fontsize=FONT)
 
 
 def _label_rates(ax: Axes) -> None:
     ax.set_yscale("log")
+    rates = [rate for line in ax.lines for rate in np.asarray(line.get_ydata(), dtype=float) if rate > 0]
+    if max(rates) < LEAST_RANGE * min(rates):  # otherwise rates that hardly differ would seem to differ much
+        middle = math.sqrt(max(rates) * min(rates))
+        ax.set_ylim(middle / LEAST_RANGE, middle * LEAST_RANGE)
     tick_rates(ax.yaxis, *ax.get_ylim())
     ax.set_ylabel("learned learning rate", fontsize=FONT)
     ax.grid(axis="y", lw=0.4, alpha=0.5)

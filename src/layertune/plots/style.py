@@ -23,6 +23,7 @@ __all__ = [
     "depth_colors",
     "new_axes",
     "rate_norm",
+    "shared_path",
     "short_names",
     "tick_rates",
 ]
@@ -66,7 +67,7 @@ def tick_rates(axis: Axis, low: float, high: float) -> None:
     """Give a logarithmic axis few enough ticks for labels that do not touch, whatever the range of rates."""
     decades = math.log10(high / low)
     if decades < 0.7:
-        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # steps that two decimals show exactly
     else:
         axis.set_major_locator(LogLocator(subs=(1,) if decades > 2.5 else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda rate, _: _power_of_ten(rate)))
@@ -79,6 +80,16 @@ def _power_of_ten(rate: float) -> str:
     return rf"$10^{{{int(exponent)}}}$" if factor == "1" else rf"${factor}\times10^{{{int(exponent)}}}$"
 
 
+def shared_path(names: Sequence[str]) -> str:
+    """Return the path of modules that all layers share, which ``short_names`` leaves out; empty if there is none.
+
+    Example:
+        >>> shared_path(["net.encoder.stages.0", "net.encoder.stages.1"])
+        'net.encoder.stages'
+    """
+    return common_path(name.rpartition(".")[0] for name in names)
+
+
 def short_names(names: Sequence[str], width: int = 14) -> list[str]:
     """Names of layers that fit into a figure, in the order given.
 
@@ -89,7 +100,7 @@ def short_names(names: Sequence[str], width: int = 14) -> list[str]:
         >>> short_names(["net.encoder.stages.0.convs", "net.encoder.stages.1.convs", "net.head"])
         ['enc.stages.0', 'enc.stages.1', 'head']
     """
-    shared = common_path(name.rpartition(".")[0] for name in names)
+    shared = shared_path(names)
     cut = [name.removeprefix(f"{shared}.") for name in names]
     return [_abbreviated(_distinct(name, cut), width) for name in cut]
 

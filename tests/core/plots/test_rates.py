@@ -110,11 +110,29 @@ def test_over_depth_leaves_a_gap_for_a_rate_of_zero() -> None:
     assert np.isnan(ax.lines[0].get_ydata()).tolist() == [False, True, False]
 
 
-def test_over_depth_names_few_layers_and_numbers_many() -> None:
-    assert len(plot_lrs_over_depth(a_profile(24)).get_xticklabels()) == 24
-    ax = drawn(plot_lrs_over_depth(a_profile(60)))
-    assert ax.get_xlabel().startswith("number")
-    assert len(ax.get_xticklabels()) <= 10
+def test_over_depth_names_all_of_few_layers_and_some_of_many() -> None:
+    few, many = (drawn(plot_lrs_over_depth(a_profile(number))) for number in (24, 60))
+    assert [label.get_text() for label in few.get_xticklabels()] == [f"layer{number}" for number in range(1, 25)]
+    assert few.get_xlabel() == "layer of net, shallow to deep"
+    assert [label.get_text() for label in many.get_xticklabels()] == [f"layer{number}" for number in range(1, 61, 3)]
+    assert many.get_xlabel() == "layer of net, shallow to deep, one in 3 named"
+
+
+@pytest.mark.parametrize("rates", [[0.01, 0.01], [0.01, 0.01001], [0.01, 0.0103], [0.011, 0.017], [1e-4, 1.0]])
+def test_ticks_of_rates_are_true_and_tell_rates_apart(rates: list[float]) -> None:
+    ax = drawn(plot_lrs_over_depth(LRProfile(["a", "b"], [1, 2], [1], [[1, 1]], [rates])))
+    low, high = ax.get_ylim()
+    shown = [
+        (tick.get_loc(), tick.label1.get_text()) for tick in ax.yaxis.get_major_ticks() if low <= tick.get_loc() <= high
+    ]
+    values = [float(text.strip("$").replace(r"\times10^{", "e").replace("10^{", "1e").rstrip("}")) for _, text in shown]
+    assert values == pytest.approx([place for place, _ in shown], rel=1e-6)
+    assert len({text for _, text in shown}) == len(shown) >= 2
+
+
+def test_one_step_has_an_axis_of_whole_steps() -> None:
+    ax = drawn(plot_lrs_over_time(LRProfile(["a", "b"], [1, 2], [7], [[1, 1]], [[0.1, 0.2]])))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["6", "7", "8"]
 
 
 def test_over_depth_draws_on_given_axes() -> None:
