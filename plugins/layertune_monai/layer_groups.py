@@ -23,7 +23,7 @@ def param_groups(
     lr: float,
     input_shape: Sequence[int] = (),
     layers: LayerMap | None = None,
-    policy: Policy | str = "all",
+    policy: Policy | str = "all_layers",
     m: int | None = None,
     n: int | None = None,
     first: int | None = None,
@@ -48,8 +48,8 @@ def param_groups(
             Nothing is computed.
         layers: The layers of the network, instead of ``input_shape``.
         policy: A policy, such as ``layertune.BiDirectional(3, 6)``, or the name of a method: ``"bidirectional"``,
-            ``"layer_wise"``, ``"last"``, ``"all"``; ``"norm_only"`` trains the affine parameters of the norms alone, as
-            ``layertune.norm_only`` does. Methods that learn rates, such as ``"metalr"``, leave no layer out.
+            ``"layer_wise"``, ``"last_layer"``, ``"all_layers"``; ``"norm_only"`` trains the affine parameters of the
+            norms alone, as ``layertune.norm_only`` does. Methods that learn rates, such as ``"metalr"``, leave no layer out.
         m: The shallowest frozen depth of ``"bidirectional"``, together with ``n``. By default a third of the depths is
             frozen, in the middle.
         n: The deepest frozen depth of ``"bidirectional"``.
@@ -72,7 +72,7 @@ def param_groups(
     Example:
         >>> from monai.networks.nets import BasicUNet
         >>> net = BasicUNet(spatial_dims=2, features=(4, 4, 8, 8, 8, 4))
-        >>> groups = param_groups(net, lr=0.01, input_shape=[2, 1, 32, 32], policy="last")
+        >>> groups = param_groups(net, lr=0.01, input_shape=[2, 1, 32, 32], policy="last_layer")
         >>> [group["layer"] for group in groups], net.conv_0.conv_0.conv.weight.requires_grad
         (['final_conv'], False)
     """

@@ -8,19 +8,20 @@ from typing import Any, NoReturn
 
 from layertune.metalr.rules import RULES
 from layertune.metalr.settings import MetaLRSettings
+from layertune.policies.by_name import method_name
 
 __all__ = ["Scheme", "TrainOptions", "error_of", "read_options"]
 
 # The grouper factories of layertune_timm, with the types of their numbers.
 SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
-    "all": ("all_layers", ()),
-    "last": ("last_layer", ()),
+    "all_layers": ("all_layers", ()),
+    "last_layer": ("last_layer", ()),
     "layer_wise": ("layer_wise", (int,)),
     "bidirectional": ("bidirectional", (int, int)),
     "layer_decay": ("layer_decay", (float,)),
     "norm_only": ("norm_only", ()),
 }
-WRITTEN = "all, last, layer_wise:K, bidirectional:M,N, layer_decay:RATE or norm_only"
+WRITTEN = "all_layers, last_layer, layer_wise:K, bidirectional:M,N, layer_decay:RATE or norm_only"
 
 SETTINGS: dict[str, tuple[type, str]] = {
     "hyper_lr": (float, "step size of the learning rates"),
@@ -87,7 +88,7 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     if given.param_groups is None and given.metalr is None:
         parser.error("nothing to do: give --param-groups, --metalr or both")
     try:
-        scheme = _scheme(given.param_groups or "all", coarse=given.coarse)
+        scheme = _scheme(given.param_groups or "all_layers", coarse=given.coarse)
         metalr = _metalr(given)
     except ValueError as error:
         parser.error(str(error))
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--script", type=Path, help="path of timm's train.py [LAYERTUNE_TIMM_TRAIN, or ./train.py]")
-    parser.add_argument("--param-groups", metavar="SCHEME", help=f"which layers train: {WRITTEN} [all]")
+    parser.add_argument("--param-groups", metavar="SCHEME", help=f"which layers train: {WRITTEN} [all_layers]")
     parser.add_argument("--coarse", action="store_true", help="layers are timm's coarse groups (stages)")
     parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, without an extra pass")
     learning = parser.add_argument_group("with --metalr")
@@ -125,7 +126,7 @@ def _option(name: str) -> str:
 
 def _scheme(text: str, *, coarse: bool) -> Scheme:
     name, _, rest = text.partition(":")
-    factory, kinds = SCHEMES.get(name, ("", ()))
+    factory, kinds = SCHEMES.get(method_name(name), ("", ()))
     written = rest.split(",") if rest else []
     if not factory or len(written) != len(kinds):
         raise ValueError(f"--param-groups takes {WRITTEN}, not {text!r}")

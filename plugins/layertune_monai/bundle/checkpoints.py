@@ -5,6 +5,7 @@ from typing import Any
 
 from monai.handlers import CheckpointSaver
 
+from layertune.policies.by_name import method_name
 from layertune_monai.errors import BundleError
 
 __all__ = ["BestModelSaver", "RunSettings", "last_checkpoint", "training_state"]
@@ -70,9 +71,9 @@ class RunSettings:
         **settings: The settings by the names of their switches.
 
     Example:
-        >>> RunSettings(method="all").load_state_dict({"method": "last"})
+        >>> RunSettings(method="all_layers").load_state_dict({"method": "last_layer"})
         Traceback (most recent call last):
-        layertune_monai.errors.BundleError: this run was started with method=last and cannot resume with method=all; ...
+        layertune_monai.errors.BundleError: this run was started with method=last_layer and cannot resume with ...
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -91,7 +92,8 @@ class RunSettings:
         Raises:
             BundleError: A setting differs.
         """
-        changed = [name for name, value in self.settings.items() if state_dict.get(name) != value]
+        saved = {name: _one_spelling(name, value) for name, value in state_dict.items()}
+        changed = [name for name, value in self.settings.items() if saved.get(name) != _one_spelling(name, value)]
         if changed:
             before, now = (
                 ", ".join(f"{name}={settings.get(name)}" for name in changed)
@@ -101,6 +103,11 @@ class RunSettings:
                 f"this run was started with {before} and cannot resume with {now}; resume with the settings of its "
                 "start, or train anew in another folder, as in --ckpt_dir models/NAME"
             )
+
+
+def _one_spelling(name: str, value: Any) -> Any:
+    """A run of version 0.1 is resumed by a method that has another spelling today."""
+    return method_name(value) if name == "method" and isinstance(value, str) else value
 
 
 def last_checkpoint(folder: str | Path) -> str:

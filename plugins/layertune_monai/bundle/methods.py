@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from layertune import LayertuneError
 from layertune.metalr.settings import MetaLRSettings
-from layertune.policies.by_name import METHODS, scheme
+from layertune.policies.by_name import METHODS, method_name, scheme
 from layertune_monai.bundle.switches import check_switches
 from layertune_monai.errors import BundleError
 from layertune_monai.handlers.layer_freeze import LayerFreezeHandler
@@ -17,7 +17,7 @@ from layertune_monai.handlers.metalr import MetaLRHandler
 
 __all__ = ["Method", "method_handlers"]
 
-FREEZING = ("bidirectional", "layer_wise", "last")
+FREEZING = ("bidirectional", "layer_wise", "last_layer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Method:
     every: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "method", method_name(self.method))
         if self.method not in METHODS:
             raise BundleError(f"method is one of {', '.join(METHODS)}, not {self.method!r}")
         scheme(self.method, m=self.m, n=self.n, first=self.first)
@@ -67,13 +68,13 @@ class Method:
         return asdict(self)
 
     def handlers(self, optimizer: Optimizer, output_dir: str | Path | None = None) -> list[Any]:
-        """Build the handlers that carry out the method: one, or none for ``"all"``.
+        """Build the handlers that carry out the method: one, or none for ``"all_layers"``.
 
         Args:
             optimizer: The trainer's optimizer.
             output_dir: The folder for the learned rates.
         """
-        if self.method == "all":
+        if self.method == "all_layers":
             return []
         if self.method.startswith("metalr"):
             learned: dict[str, Any] = {"hyper_lr": self.hyper_lr, "rule": self.rule, "every": self.every}
@@ -95,7 +96,7 @@ def method_handlers(
     """Return the handlers of a method, followed by the trainer's own.
 
     This is the component that ``layertune monai adapt`` writes into a bundle's configuration. Its settings are the
-    switches of the adaptation, as in ``--layertune#method last``.
+    switches of the adaptation, as in ``--layertune#method last_layer``.
 
     Args:
         optimizer: The trainer's optimizer.
@@ -111,9 +112,9 @@ def method_handlers(
     Example:
         >>> import torch
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-        >>> [type(handler).__name__ for handler in method_handlers(optimizer=optimizer, method="last")]
+        >>> [type(handler).__name__ for handler in method_handlers(optimizer=optimizer, method="last_layer")]
         ['LayerFreezeHandler']
-        >>> method_handlers(optimizer=optimizer, metod="last")
+        >>> method_handlers(optimizer=optimizer, metod="last_layer")
         Traceback (most recent call last):
         layertune_monai.errors.BundleError: layertune has no switch metod; its switches are method, depth, m, n, ...
     """
@@ -122,7 +123,7 @@ def method_handlers(
     if unknown:
         raise BundleError(
             f"layertune has no switch {', '.join(unknown)}; its switches are {', '.join([*known, 'weights'])}, as in "
-            "--layertune#method last"
+            "--layertune#method last_layer"
         )
     try:
         method = Method(**settings)

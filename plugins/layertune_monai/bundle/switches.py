@@ -74,7 +74,7 @@ def check_switches(method: str, **switches: object) -> None:
         BundleError: A switch was given that this method does not read. The message names the methods that read it.
 
     Example:
-        >>> check_switches("all", threshold=0.1)
+        >>> check_switches("all_layers", threshold=0.1)
         Traceback (most recent call last):
         layertune_monai.errors.BundleError: threshold=0.1 belongs to the method alchemy or alchemy_metalr, not to ...
     """

@@ -54,7 +54,7 @@ class Training(BundleWorkflow):
     Example:
         >>> import tempfile
         >>> from layertune_monai import write_bundle
-        >>> workflow = Training(str(write_bundle(tempfile.mkdtemp())), method="last", logging_file=False)
+        >>> workflow = Training(str(write_bundle(tempfile.mkdtemp())), method="last_layer", logging_file=False)
         >>> workflow.initialize()
         >>> [group["layer"] for group in workflow.optimizer.param_groups], workflow.metalr
         (['model.2.1.conv.unit0.conv', 'model.2.1.conv.unit0.conv'], None)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from layertune.metalr.settings import MetaLRSettings
+from layertune.policies.by_name import method_name
 from layertune_studies.config.section import Fraction, Positive, Section, Several
 
 __all__ = [
@@ -54,8 +55,8 @@ class Method(Section):
 
     @property
     def name(self) -> str:
-        """What the method is called."""
-        return self.title or self.kind
+        """The name of the method in tables: its title, or else its kind."""
+        return self.title or method_name(self.kind)
 
     @property
     def learns(self) -> bool:

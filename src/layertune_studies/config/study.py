@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from layertune.layers.layer import Granularity
+from layertune.policies.by_name import method_name
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
 from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest, new_key
+from layertune_studies.config.spelling import KINDS, spell_names, stored_kinds
 from layertune_studies.errors import StudyError
 
 __all__ = ["Budget", "Data", "Loss", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study", "nearest"]
@@ -118,11 +120,11 @@ class Study(Section):
     optimizer: Optimizer = Optimizer()
     budget: Budget
     lrs: Rates
-    methods: Some[MethodConfig]
+    methods: Annotated[Some[MethodConfig], BeforeValidator(stored_kinds)]
     seeds: Count = 5
     metrics: Several[str]
     report: Literal["test", "validation"] = "test"
-    compare: Several[str] | None = None
+    compare: Annotated[Several[str] | None, BeforeValidator(spell_names)] = None
     keep_networks: bool = False
     threads: Count = 1
     loss: Loss = new_key(Loss())
@@ -132,7 +134,7 @@ class Study(Section):
     def _loop_has_methods(self) -> "Study":
         missing = [method.name for method in self.methods if self.loop not in method.loops]
         if missing:
-            known = ", ".join(kind for kind, method in METHOD_KINDS.items() if self.loop in method.loops)
+            known = ", ".join(method_name(kind) for kind, method in METHOD_KINDS.items() if self.loop in method.loops)
             raise ValueError(f"loop {self.loop} cannot train by {missing[0]}; it has the kinds {known}")
         return self
 
@@ -182,10 +184,10 @@ def _told(problem: Any) -> str:
         return f"{where} is no key of a study{nearest(key, known)}; here there are {', '.join(known)}"
     if kind == "union_tag_invalid":
         given = str(problem["ctx"]["tag"])
-        hint, kinds = nearest(given, METHOD_KINDS), ", ".join(METHOD_KINDS)
+        hint, kinds = nearest(given, KINDS), ", ".join(KINDS)
         return f"{where}: {given!r} is no kind of method{hint}; there are {kinds}"
     if kind == "union_tag_not_found":
-        return f"{where}: each method says its kind: {', '.join(METHOD_KINDS)}"
+        return f"{where}: each method says its kind: {', '.join(KINDS)}"
     if kind == "missing":
         return f"{where} is missing"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

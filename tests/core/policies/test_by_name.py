@@ -6,7 +6,7 @@ import pytest
 from torch import empty, nn
 
 from layertune import LayerMap, PolicyError, map_layers
-from layertune.policies.by_name import ALCHEMY_METHODS, METHODS, scheme
+from layertune.policies.by_name import ALCHEMY_METHODS, METHODS, method_name, scheme
 
 
 def chain(d: int) -> LayerMap:
@@ -16,10 +16,10 @@ def chain(d: int) -> LayerMap:
 @pytest.mark.parametrize(
     ("method", "numbers", "scales"),
     [
-        ("all", {}, [1, 1, 1, 1, 1, 1, 1]),
+        ("all_layers", {}, [1, 1, 1, 1, 1, 1, 1]),
         ("metalr", {}, [1, 1, 1, 1, 1, 1, 1]),
         ("metalr_streaming", {}, [1, 1, 1, 1, 1, 1, 1]),
-        ("last", {}, [0, 0, 0, 0, 0, 0, 1]),
+        ("last_layer", {}, [0, 0, 0, 0, 0, 0, 1]),
         ("layer_wise", {}, [0, 0, 0, 1, 1, 1, 1]),
         ("layer_wise", {"first": 6}, [0, 0, 0, 0, 0, 1, 1]),
         ("bidirectional", {}, [1, 1, 0, 0, 0, 1, 1]),
@@ -28,6 +28,27 @@ def chain(d: int) -> LayerMap:
 )
 def test_a_name_gives_the_policy(method: str, numbers: dict[str, int], scales: list[float]) -> None:
     assert scheme(method, **numbers)(chain(7)) == scales
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("all", "all_layers"),
+        ("last", "last_layer"),
+        ("bi-directional", "bidirectional"),
+        ("layer-wise", "layer_wise"),
+    ],
+)
+def test_old_spellings_are_understood(old: str, new: str) -> None:
+    assert method_name(old) == method_name(new) == new
+    assert scheme(old)(chain(7)) == scheme(new)(chain(7))
+
+
+@pytest.mark.parametrize("name", ["norm-only", "metalr-streaming", "Last"])
+def test_a_name_that_a_bundle_would_not_understand_is_refused(name: str) -> None:
+    """A bundle compares the names of these methods, and would train all layers without a word."""
+    with pytest.raises(PolicyError, match="method is one of"):
+        scheme(name)
 
 
 @pytest.mark.parametrize("d", range(2, 12))

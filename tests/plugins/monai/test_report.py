@@ -195,7 +195,7 @@ def test_every_method_trains_the_head(method: str) -> None:
     layers = map_layers(network(), torch.zeros(2, 1, 8, 8))
     scales = scheme(method)(layers)
     assert scales[-1] == 1.0
-    assert (0.0 in scales) == (method in ("bidirectional", "layer_wise", "last"))
+    assert (0.0 in scales) == (method in ("bidirectional", "layer_wise", "last_layer"))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layertune_studies.config.methods import METHOD_KINDS
+from layertune_studies.config.spelling import KINDS
 from layertune_studies.config.study import load_study
 from layertune_studies.training.settings import Depths, settings_of
 
@@ -59,4 +59,4 @@ def test_the_example_of_the_documentation_is_understood(tmp_path: Path) -> None:
 
 def test_the_documentation_lists_every_method() -> None:
     page = (FOLDER.parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-    assert {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")} == set(METHOD_KINDS)
+    assert {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")} == set(KINDS)

@@ -49,7 +49,7 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
         ({"methods": [{"kind": "flat"}, {"kind": "flat"}]}, "two methods are called flat; give one of them a title"),
         (
             {"methods": [{"kind": "last", "lr": "tuned"}]},
-            "last takes the tuned rate, which a method of kind flat finds",
+            "last_layer takes the tuned rate, which a method of kind flat finds",
         ),
         (
             {"methods": [{"kind": "flat", "lr": "tuned"}]},

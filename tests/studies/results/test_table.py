@@ -70,17 +70,17 @@ def context(tmp_path: Path) -> StudyContext:
 
 def test_validation_chooses_and_test_is_shown(context: StudyContext) -> None:
     rows = {row.method: row for row in make_rows(context.study, chosen_trials(context))}
-    assert list(rows) == ["flat", "bi-directional", "metalr-exact-joint"]
+    assert list(rows) == ["flat", "bidirectional", "metalr-exact-joint"]
     assert rows["flat"].settings == ("all at 0.1",) * 3
     assert rows["flat"].values["accuracy"] == pytest.approx([0.85, 0.86, 0.87])
-    assert rows["bi-directional"].settings == ("m2-n3 at 0.1",) * 3, "at the rate that the flat method chose"
-    assert rows["bi-directional"].values["accuracy"] == pytest.approx([0.75, 0.76, 0.77])
+    assert rows["bidirectional"].settings == ("m2-n3 at 0.1",) * 3, "at the rate that the flat method chose"
+    assert rows["bidirectional"].values["accuracy"] == pytest.approx([0.75, 0.76, 0.77])
 
 
 def test_the_cost_is_that_of_all_settings(context: StudyContext) -> None:
     assert {row.method: row.passes for row in make_rows(context.study, chosen_trials(context))} == {
         "flat": 8,
-        "bi-directional": 8,
+        "bidirectional": 8,
         "metalr-exact-joint": 8,
     }
 
@@ -89,7 +89,7 @@ def test_tests_are_against_the_best_baseline(context: StudyContext) -> None:
     rows = {row.method: row for row in make_rows(context.study, chosen_trials(context))}
     assert rows["flat"].p is None, "the best baseline itself"
     # Three seeds whose differences are all the same: 2 / 2 ** 3.
-    assert rows["bi-directional"].p == rows["metalr-exact-joint"].p == 0.25
+    assert rows["bidirectional"].p == rows["metalr-exact-joint"].p == 0.25
 
 
 def test_a_method_is_shown_on_the_seeds_that_are_finished(context: StudyContext) -> None:
@@ -143,7 +143,7 @@ def test_of_rates_alike_on_validation_the_heat_map_does_not_ask_the_test_cases(t
         test = {"accuracy": 0.3 if trial.lr == 0.01 else 0.9, "auc": 0.5}
         same = {"accuracy": 0.8, "auc": 0.5}
         shop.store.save(trial.name(config), {"validation": same, "test": test, "passes": 4})
-    (chosen,) = chosen_trials(shop)["bi-directional", 8]
+    (chosen,) = chosen_trials(shop)["bidirectional", 8]
     (text,) = FIGURES["heat-map"](shop, 8).axes[0].texts
     assert float(text.get_text()) == 100 * chosen.result["test"]["accuracy"] == 30
 
