@@ -49,7 +49,8 @@ def param_groups(
         layers: The layers of the network, instead of ``input_shape``.
         policy: A policy, such as ``layertune.BiDirectional(3, 6)``, or the name of a method: ``"bidirectional"``,
             ``"layer_wise"``, ``"last_layer"``, ``"all_layers"``; ``"norm_only"`` trains the affine parameters of the
-            norms alone, as ``layertune.norm_only`` does. Methods that learn rates, such as ``"metalr"``, leave no layer out.
+            norms alone, as ``layertune.norm_only`` does. Methods that learn rates, such as ``"metalr"``, leave no layer
+            out.
         m: The shallowest frozen depth of ``"bidirectional"``, together with ``n``. By default a third of the depths is
             frozen, in the middle.
         n: The deepest frozen depth of ``"bidirectional"``.

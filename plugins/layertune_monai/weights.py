@@ -88,7 +88,7 @@ def check_frozen_layers(network: nn.Module, loaded: Loaded | None, groups: Seque
         raise ModelError(
             f"the weights give nothing for {', '.join(random[:3])}{' and others' if len(random) > 3 else ''}, and the "
             "method freezes them, so they would stay random; choose a method that trains them, such as --method "
-            "layer_wise with a lower --first, or --method all; with --method norm_only give --train_head True"
+            "layer_wise with a lower --first, or --method all_layers; with --method norm_only give --train_head True"
         )
     return network
 

@@ -55,7 +55,7 @@ def unknown_names(names: Sequence[str], content: Mapping[str, Any]) -> BundleErr
         content: The configuration.
 
     Example:
-        >>> print(unknown_names(["metod"], {"method": "all", "lr": 0.1}))
+        >>> print(unknown_names(["metod"], {"method": "all_layers", "lr": 0.1}))
         nothing in this configuration reads metod; did you mean method? Known names: method, lr
     """
     shown = [name.replace(SEPARATOR, "#") for name in names]

@@ -110,7 +110,10 @@ def test_the_method_can_be_changed_by_its_switch(tmp_path: Path) -> None:
         ({"layertune#method": "magic"}, "method is one of metalr, .* not 'magic'"),
         ({"layertune#m": 2}, "m=2 belongs to the method 'bidirectional', not to 'metalr'"),
         ({"layertune#depth": "I2"}, "depth=I2 belongs to the method bidirectional or layer_wise or last"),
-        ({"layertune#method": "last", "layertune#rule": "cosine"}, "rule=cosine belongs to .* not to 'last'.* again"),
+        (
+            {"layertune#method": "last", "layertune#rule": "cosine"},
+            "rule=cosine .* not to 'last_layer'.* again",
+        ),
         ({"train#extra": {"size": [1, 2]}}, "nothing in this configuration reads train#extra; Known names"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
