@@ -22,7 +22,9 @@ STAGE = ("layers1.", "layers2.", "layers3.", "layers4.")
 Renaming = Callable[[str], str | None]
 
 
-def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | None:
+def load_pretrained(
+    network: nn.Module, file: str | Path | None, *, prefix: str | None = None, allow_partial: bool = False
+) -> Loaded | None:
     """Load a file of pre-trained weights into a network as far as it fits, and log the result.
 
     Files of the MONAI model zoo, of MedicalNet (``monai.networks.nets.resnet``), of Models Genesis (``GenesisUNet``)
@@ -33,12 +35,16 @@ def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | Non
     Args:
         network: The network. Its weights are replaced where the file holds them.
         file: The file. ``None`` leaves the network as it is.
+        prefix: Beginning of the names in the file that are used, as ``"teacher"``, where it holds several networks.
+        allow_partial: Whether to load what fits however little it is. Otherwise a file is refused if less than half of
+            the network and less than half of the file match, since they belong to different networks most probably.
 
     Returns:
         Which tensors were loaded, which were not, and why; ``None`` without a file.
 
     Raises:
-        WeightsError: The file cannot be read, or nothing in it fits.
+        WeightsError: The file cannot be read; nothing or too little in it fits; or it holds NaN or several copies of
+            the network.
 
     Example:
         >>> import tempfile, torch
@@ -50,7 +56,8 @@ def load_pretrained(network: nn.Module, file: str | Path | None) -> Loaded | Non
     if file is None:
         return None
     weights = read_weights(file)
-    loaded = load_weights(network, weights, rename=renaming(weights, network))
+    names = [name.removeprefix(f"{prefix}.") for name in weights]
+    loaded = load_weights(network, weights, rename=renaming(names, network), prefix=prefix, allow_partial=allow_partial)
     # A partial load has to be seen at every level of logging: without a bundle's logging.conf, warnings alone appear.
     logger.log(logging.WARNING if loaded.missing else logging.INFO, "%s: %s", file, loaded.summary())
     last = list(named_parameters(network))[-1]

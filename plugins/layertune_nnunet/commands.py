@@ -77,6 +77,12 @@ def import_(
             help="OLD=NEW replaces the beginning of names in the file. Then no names are guessed. Can be repeated."
         ),
     ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Use the names in the file that begin so, where it holds several networks.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Import what fits, also if it is less than half.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights, which fill what the file lacks.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -97,6 +103,8 @@ def import_(
             configuration=configuration,
             seed=seed,
             rename=renaming(rename or []),
+            prefix=prefix,
+            allow_partial=allow_partial,
         )
     if as_json:
         print_json(imported.as_dict())

@@ -51,6 +51,8 @@ def import_weights(
     configuration: str,
     seed: int = 0,
     rename: Callable[[str], str] | None = None,
+    prefix: str | None = None,
+    allow_partial: bool = False,
 ) -> Imported:
     """Write the weights that fit a plan's network into a file of pre-trained weights for nnU-Net.
 
@@ -65,14 +67,17 @@ def import_weights(
         configuration: A configuration of the plan, as in ``"3d_fullres"``.
         seed: Seed of the initial weights.
         rename: Function from a name in the file to a name in the network. With it, no names are guessed.
+        prefix: Beginning of the names in the file that are used, where it holds several copies of the network.
+        allow_partial: Whether to import what fits however little it is, as ``layertune.load_weights`` does.
 
     Raises:
-        WeightsError: The weights cannot be read, or none of them fits but segmentation layers. Nothing is written then.
+        WeightsError: The weights cannot be read; too little of them fits, or nothing but segmentation layers; or they
+            hold NaN or several copies of the network. Nothing is written then.
         PlansError: There is no such plan or configuration.
     """
     found = read_weights(weights)
     network = planned_network(plans, dataset_json, configuration, seed=seed).network
-    loaded = load_weights(network, found, rename=rename)
+    loaded = load_weights(network, found, rename=rename, prefix=prefix, allow_partial=allow_partial)
     if all(HEADS in name for name in loaded.matched):
         raise WeightsError(
             f"only segmentation layers fit the network of those in {weights}, and nnU-Net never loads them from a file"

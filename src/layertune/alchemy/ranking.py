@@ -1,6 +1,7 @@
-"""Which of many checkpoints suits a task best: a norm-only training of each, in place of fine-tuning them all."""
+"""Rank checkpoints for a task by a norm-only training of each, instead of fine-tuning all of them."""
 
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from layertune.alchemy.norms import norm_only
+from layertune.alchemy.snapshot import Snapshot
 from layertune.errors import AlchemyError, WeightsError
 from layertune.layers.names import unwrap
-from layertune.restoring import kept_random_state
+from layertune.restoring import kept_attributes, kept_random_state
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = ["Candidate", "Ranking", "rank_checkpoints"]
@@ -26,14 +28,14 @@ Checkpoints = Mapping[str, str | Path | Mapping[str, Tensor]] | Sequence[str | P
 
 @dataclass(frozen=True)
 class Candidate:
-    """One checkpoint.
+    """One checkpoint of a ranking.
 
     Attributes:
-        name: as it was given, or the file's name.
-        metric: the validation metric after its norm-only training.
-        spent: its budget, over all rounds.
-        rounds: how many it took part in; 1 but for successive halving.
-        loaded: what of it went into the network.
+        name: The name that was given for it, or the name of its file.
+        metric: The validation metric after its norm-only training.
+        spent: Its budget in all rounds together.
+        rounds: The number of rounds that it took part in; 1 without successive halving.
+        loaded: Which of its tensors were loaded into the network.
     """
 
     name: str
@@ -45,14 +47,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Checkpoints, the best first.
+    """Checkpoints in the order of their metric, and what it cost to find the order.
 
     Attributes:
-        candidates: all of them.
-        spent: budget of all norm-only trainings together.
-        seconds: that they took, measuring the metric included.
-        full_budget: what fine-tuning all of them would take, if it was said.
-        full_seconds: the same in seconds, from one unit of full training that was timed, without measuring a metric.
+        candidates: All checkpoints, the best first.
+        spent: The budget of all norm-only trainings together.
+        seconds: The time that they took, including the evaluation of the metric.
+        full_budget: The budget that fine-tuning all checkpoints would take, if it was given.
+        full_seconds: The time that it would take, estimated from one unit of full training without an evaluation.
     """
 
     candidates: tuple[Candidate, ...]
@@ -82,36 +84,40 @@ def rank_checkpoints(
     head: Collection[str] = (),
     seed: int = 0,
 ) -> Ranking:
-    """Rank checkpoints by the metric of a norm-only training of each (Network Alchemy, sec. 4.4).
+    """Rank checkpoints by the metric after a norm-only training of each (Network Alchemy, sec. 4.4).
 
-    Every checkpoint starts from the same network, with the same weights where the checkpoint has none (a new head),
-    and from the same random numbers. At the end the network is as it was, without gradients.
+    Every checkpoint starts from the same network: tensors that the checkpoint lacks (a new head) have the same values
+    for all, buffers and attributes of modules are restored in between, and the random numbers of torch, NumPy and
+    Python start from the same seed. At the end the network is as it was before, without gradients.
 
-    With ``halving=2`` only the better half of the checkpoints trains on, twice as long, until ``keep`` are left; those
-    that went further rank higher. Learned gammas are kept from round to round, an optimizer that ``train`` makes is
-    not.
+    With ``halving=2`` the better half of the checkpoints trains on, twice as long, until ``keep`` are left. Those that
+    took part in more rounds rank higher. Learned gammas are kept from round to round; an optimizer that ``train``
+    makes is not.
 
     Args:
-        checkpoints: paths, or a mapping from names to paths or state dicts.
-        model: the network to train; checkpoints of another head are taken as far as they fit.
-        train: called with the network and a number of epochs, or of steps, it trains what requires a gradient.
-        evaluate: the validation metric of the network.
-        budget: for each checkpoint (in the first round), in the unit of ``train``.
-        halving: divides the field after each round, and multiplies the budget.
-        keep: checkpoints that are not told apart by halving any more.
-        higher_is_better: ``False`` for a loss.
-        full_budget: what fine-tuning one checkpoint takes; if given, one unit of it is timed.
-        biases: train biases too.
-        head: names of parameters that train too, as ``map_layers(...).head.parameters`` for a head that is new.
-        seed: of all random numbers inside.
+        checkpoints: Paths of files, or a mapping from names to paths or state dicts.
+        model: The network to train. A checkpoint with another head is loaded as far as it fits.
+        train: Function called as ``train(model, budget)``; it trains the parameters that require a gradient.
+        evaluate: Function that returns the validation metric of a network.
+        budget: Budget of each checkpoint in the first round, in units of ``train``, such as epochs or steps.
+        halving: The factor by which the number of checkpoints is divided after each round and the budget multiplied,
+            at least 2. By default there is one round.
+        keep: Number of checkpoints at which halving stops.
+        higher_is_better: ``False`` if the metric is a loss.
+        full_budget: Budget of fine-tuning one checkpoint. If it is given, one unit of full training is timed.
+        biases: Whether biases are trained too.
+        head: Names of parameters that are trained too, as ``map_layers(...).head.parameters`` for a new head.
+        seed: Seed of the random numbers.
 
     Returns:
-        The checkpoints, the best first, and what the ranking cost. A metric that is not finite ranks last.
+        The checkpoints, the best first, and the cost of the ranking. A metric that is not finite ranks last.
 
     Raises:
-        AlchemyError: no checkpoint, a number out of range, or a checkpoint of another network.
-        WeightsError: a file that is no checkpoint, or nothing of it fits.
-        ModelError: the network has no norm with a gamma.
+        AlchemyError: There is no checkpoint, a number is out of range, a checkpoint belongs to another network (less
+            than half of the parameters outside the head match), or the network cannot train under
+            ``torch.inference_mode()``.
+        WeightsError: A file is no checkpoint, nothing in it fits, or it holds NaN.
+        ModelError: The network has no norm with a gamma.
 
     Example:
         >>> make = lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
@@ -158,50 +164,48 @@ def rank_checkpoints(
 
 
 class _Runner:
-    """Trains and measures one checkpoint at a time in one network."""
+    """Trains and evaluates one checkpoint at a time in one network."""
 
     def __init__(
-        self, model: nn.Module, named: Mapping[str, Any], train: Train, evaluate: Evaluate, also: Any, seed: int
+        self, model: nn.Module, named: Mapping[str, Any], train: Train, evaluate: Evaluate, trained: Any, seed: int
     ) -> None:
         self.metrics: dict[str, float] = {}
         self.rounds = dict.fromkeys(named, 0)
         self._spent = dict.fromkeys(named, 0)
         self._loaded: dict[str, Loaded] = {}
         self._learned: dict[str, dict[str, Tensor]] = {}
-        self._model, self._named, self._also, self._seed = model, named, also, seed
+        self._model, self._named, self._trained, self._seed = model, named, trained, seed
         self._train, self._evaluate = train, evaluate
-        self._initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        self._training = [(module, module.training) for module in model.modules()]
+        self._snapshot = Snapshot(model)
         self._devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 
     def run(self, name: str, budget: int) -> None:
+        """Train and evaluate a checkpoint for one round."""
         self._load(name)
-        with kept_random_state(self._devices), norm_only(self._model, **self._also):
-            torch.manual_seed(self._seed + self.rounds[name])
-            np.random.seed(self._seed + self.rounds[name])  # noqa: NPY002 - what loaders and augmentations draw from
+        with kept_random_state(self._devices), kept_attributes(self._model), norm_only(self._model, **self._trained):
+            _seed_everything(self._seed + self.rounds[name])
             self._train(self._model, budget)
             self.metrics[name] = float(self._evaluate(self._model))
-            trained = {key for key, p in self._model.named_parameters() if p.requires_grad}
-        trained |= {key for key, _ in self._model.named_buffers()}
-        state = self._model.state_dict()
-        self._learned[name] = {key: tensor.cpu().clone() for key, tensor in state.items() if key in trained}
+            moved = [key for key, parameter in self._model.named_parameters() if parameter.requires_grad]
+            moved += [key for key, _ in self._model.named_buffers()]
+            self._learned[name] = {key: value.cpu() for key, value in self._snapshot.values(moved).items()}
         self.rounds[name] += 1
         self._spent[name] += budget
 
     def seconds_of_one_full_unit(self) -> float:
+        """Time one unit of full training."""
         self._load(next(iter(self._named)))
-        with kept_random_state(self._devices):
+        with kept_random_state(self._devices), kept_attributes(self._model):
             start = time.perf_counter()
             self._train(self._model, 1)
             return time.perf_counter() - start
 
     def restore(self) -> None:
-        self._model.load_state_dict(self._initial)
-        for module, training in self._training:
-            module.training = training
-        self._model.zero_grad()
+        """Give the network the values that it had at first."""
+        self._snapshot.restore()
 
     def candidate(self, name: str) -> Candidate:
+        """Return the result of a checkpoint."""
         return Candidate(name, self.metrics[name], self._spent[name], self.rounds[name], self._loaded[name])
 
     def _load(self, name: str) -> None:
@@ -209,16 +213,24 @@ class _Runner:
         given = self._named[name]
         weights = given if isinstance(given, Mapping) else read_weights(given)
         try:
-            loaded = load_weights(self._model, weights)
+            # The share is checked below, where the error can say that it is another network's checkpoint.
+            loaded = load_weights(self._model, weights, allow_partial=True)
         except WeightsError as error:
             raise WeightsError(f"{name}: {error}") from error
-        if len(loaded.matched) < len(loaded.missing):
+        if not loaded.suffices():
             raise AlchemyError(
                 f"{name} is a checkpoint of another network than {type(unwrap(self._model)).__name__}: "
                 f"{loaded.summary()}; build the network that it was saved from"
             )
         self._loaded[name] = loaded
-        self._model.load_state_dict(self._learned.get(name, {}), strict=False)
+        self._snapshot.set(self._learned.get(name, {}))
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed all generators that loaders, augmentations and networks draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - loaders and augmentations draw from it
+    random.seed(seed)
 
 
 def _key(sign: int, metric: float) -> float:
@@ -241,4 +253,4 @@ def _check(**numbers: int | None) -> None:
     for name, value in numbers.items():
         lowest = 2 if name == "halving" else 1
         if value is not None and (value % 1 != 0 or value < lowest):
-            raise AlchemyError(f"{name} is a whole number from {lowest}, not {value}")
+            raise AlchemyError(f"{name} must be a whole number from {lowest}, not {value}")

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from layertune.errors import WeightsError
+from layertune.weights.checks import measure_shares, require_finite, require_share
 from layertune.weights.file import read_weights
 from layertune.weights.matching import Matching, match_by_guess, match_by_name
 from layertune.weights.prefixes import choose_copy
-from layertune.weights.report import Loaded, listed
+from layertune.weights.report import MIN_SHARE, Loaded, listed
 from layertune.weights.targets import Rename, Source, Targets
 
 __all__ = ["Loaded", "load_weights", "read_weights"]
@@ -22,6 +23,8 @@ def load_weights(
     rename: Rename | None = None,
     guess: bool = True,
     prefix: str | None = None,
+    allow_partial: bool = False,
+    min_share: float = MIN_SHARE,
 ) -> Loaded:
     """Copy pre-trained weights into a network as far as they surely fit; all other tensors stay as they were.
 
@@ -38,6 +41,11 @@ def load_weights(
     average, ``prefix`` chooses one; none is preferred. What is in doubt is left out and named. Nothing is cut, averaged
     or interpolated: a head for other classes has another shape and stays fresh. Nothing is copied if there is an error.
 
+    Weights of which little fits belong to another network most probably. They are refused unless at least
+    ``min_share`` of the parameters outside the head match, of the network's or of the file's (an encoder alone fills a
+    small part of a segmentation network, and is used whole), and a tenth of that of the network's. The share counts
+    elements, and the head is the last module that owns parameters.
+
     Args:
         model: The network, also inside ``torch.compile`` or DDP. Names that share one tensor (nnU-Net's
             ``decoder.encoder``) count as one.
@@ -47,13 +55,16 @@ def load_weights(
         guess: Whether a prefix and pairs by order may be found out.
         prefix: Beginning of the names in the file that are used, as ``"teacher"``; all other tensors are left out. An
             empty text prefers the names as they are to copies behind a prefix.
+        allow_partial: Whether to load what fits however little it is.
+        min_share: The share of the parameters that has to match, 0 to 1.
 
     Returns:
         What matched, what did not, and why.
 
     Raises:
-        WeightsError: Nothing fits; the weights hold several copies of the network, and ``prefix`` chooses none; or
-            ``rename`` gives two tensors of the file one name.
+        WeightsError: Nothing fits, or less than ``min_share``; weights that fit are NaN or infinite; the weights hold
+            several copies of the network, and ``prefix`` chooses none; ``rename`` gives two tensors of the file one
+            name; or the network's parameters have no memory of their own yet.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
@@ -68,10 +79,19 @@ def load_weights(
     matching = _match(source, targets, rename, prefix, guess=guess)
     if not matching.pairs:
         raise WeightsError(_nothing_fits(targets, source, matching))
-    with torch.no_grad():
-        for own, file in matching.pairs.items():
-            targets.tensors[own].copy_(source.tensors[file])
-    return _report(matching, source, targets)
+    loaded = _report(matching, source, targets)
+    if not allow_partial:
+        require_share(loaded, min_share)
+    require_finite(matching.pairs, source, targets)
+    for own, file in matching.pairs.items():
+        _copy(source.tensors[file], targets.tensors[own])
+    return loaded
+
+
+def _copy(tensor: Tensor, target: Tensor) -> None:
+    # PyTorch refuses to write into a tensor of inference mode outside of it.
+    with torch.inference_mode() if target.is_inference() else torch.no_grad():
+        target.copy_(tensor)
 
 
 def _match(source: Source, targets: Targets, rename: Rename | None, prefix: str | None, *, guess: bool) -> Matching:
@@ -88,12 +108,15 @@ def _match(source: Source, targets: Targets, rename: Rename | None, prefix: str 
 
 def _report(matching: Matching, source: Source, targets: Targets) -> Loaded:
     pairs, reasons = matching.pairs, matching.reasons
+    shares = measure_shares(pairs, source, targets)
     return Loaded(
         matched={own: pairs[own] for own in targets.tensors if own in pairs},
         missing={own: reasons.get(own, "not in the file") for own in targets.tensors if own not in pairs},
         unused=_unused(matching, source, targets),
         by_order=matching.by_order,
         prefix=matching.prefix,
+        share_of_network=shares.network,
+        share_of_file=shares.file,
     )
 
 

@@ -74,7 +74,8 @@ def refuse_copies(copies: Iterable[str]) -> None:
         named = (repr(path) if path else "'' (the names as they are)" for path in paths)
         raise WeightsError(
             f"the weights hold {len(paths)} copies of the network that differ, at {listed(named)}, as student and "
-            f"teacher do, or weights and their average (EMA); choose one, as with prefix={paths[-1]!r}"
+            f"teacher do, or weights and their average (EMA); choose one, as with prefix={paths[-1]!r}, "
+            "or --prefix where a command has it"
         )
 
 

@@ -5,7 +5,12 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-__all__ = ["Loaded", "listed"]
+__all__ = ["LEAST_OF_NETWORK", "MIN_SHARE", "Loaded", "listed"]
+
+MIN_SHARE = 0.5
+"""Share of the parameters that has to match unless the user says otherwise."""
+LEAST_OF_NETWORK = 0.1
+"""Part of the required share that the network itself has to reach, however much of the file is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +25,8 @@ class Loaded:
         by_order: The names in ``matched`` that differ on both sides and were paired by order and shape.
         prefix: How the file's names were changed to give those of the network, as ``"* -> swinViT.*"``; empty if they
             were not changed.
+        share_of_network: How much of the network's parameters outside its head was loaded, counted in elements, 0 to 1.
+        share_of_file: The same of the file's parameters.
     """
 
     matched: Mapping[str, str]
@@ -27,6 +34,21 @@ class Loaded:
     unused: Mapping[str, str]
     by_order: tuple[str, ...] = ()
     prefix: str = ""
+    share_of_network: float = 1.0
+    share_of_file: float = 1.0
+
+    def suffices(self, least: float = MIN_SHARE) -> bool:
+        """Whether so much matches that the weights are those of the network.
+
+        An encoder's file is used whole and fills a small part of a segmentation network; an encoder is filled by a
+        small part of a whole network's file. So the larger one of the two shares has to reach ``least``. A file of one
+        tensor is used whole too, so the network's share has to reach a tenth of ``least``.
+
+        Args:
+            least: The share that is required, 0 to 1.
+        """
+        larger = max(self.share_of_network, self.share_of_file)
+        return larger >= least and self.share_of_network >= LEAST_OF_NETWORK * least
 
     def summary(self) -> str:
         """Return one line for a log."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from layertune.errors import WeightsError
 from layertune.layers.names import plain_name, unwrap
@@ -85,6 +86,9 @@ class Targets:
         tensors: First name -> tensor.
         first_name: Every name, aliases included -> first name.
         shapes: First name -> shape.
+
+    Raises:
+        WeightsError: A tensor cannot take values yet, or lies on several devices.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -94,6 +98,7 @@ class Targets:
         for name, tensor in unwrap(model).state_dict(keep_vars=True).items():
             if isinstance(tensor, Tensor):  # extra state may be anything
                 name = plain_name(name)
+                _require_memory(name, tensor)
                 self.first_name[name] = by_identity.setdefault(id(tensor), name)
                 self.tensors.setdefault(self.first_name[name], tensor)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
@@ -121,9 +126,20 @@ class Targets:
     def misfit(self, own: str, tensor: Tensor) -> str | None:
         """Return why a tensor cannot take the place of the network's; ``None`` if it can."""
         target = self.tensors[own]
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            return "sparse, quantized, or without values in the file"
         if tensor.shape != target.shape:
             return f"shape {tuple(tensor.shape)} against {tuple(target.shape)}"
         floating = tensor.dtype.is_floating_point == target.dtype.is_floating_point
         if not floating or tensor.is_complex() != target.is_complex():
             return f"{tensor.dtype} against {target.dtype}"
         return None
+
+
+def _require_memory(name: str, tensor: Tensor) -> None:
+    if is_lazy(tensor):
+        raise WeightsError(f"the network's {name} has no shape yet; run a batch through the network first")
+    if tensor.is_meta:
+        raise WeightsError(f"the network's {name} is on the meta device; call to_empty(device=...) first")
+    if hasattr(tensor, "device_mesh"):
+        raise WeightsError(f"the network's {name} is sharded; load weights before fully_shard or parallelize_module")

@@ -1,8 +1,10 @@
 """Ranking checkpoints: what is trained, for how long, and whether it names the best."""
 
 import math
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -104,10 +106,105 @@ def test_halving_stops_where_it_may() -> None:
 
 def test_a_loss_and_a_metric_that_is_no_number() -> None:
     task = Bias()
-    values = {**SIX, "g": float("nan")}
-    ranking = rank_checkpoints(states(values), network(), task.train, task.metric, budget=1, higher_is_better=False)
+
+    def metric(net: nn.Module) -> float:
+        return math.nan if task.metric(net) == 0.7 else task.metric(net)
+
+    values = {**SIX, "g": 0.7}
+    ranking = rank_checkpoints(states(values), network(), task.train, metric, budget=1, higher_is_better=False)
     assert ranking.names == ["a", "e", "c", "f", "d", "b", "g"]
     assert math.isnan(ranking.candidates[-1].metric)
+
+
+def test_a_checkpoint_that_holds_nan_is_named() -> None:
+    task = Bias()
+    with pytest.raises(WeightsError, match=r"g: the weights hold NaN or infinite values in 0\.bias"):
+        rank_checkpoints(states({**SIX, "g": math.nan}), network(), task.train, task.metric, budget=1)
+
+
+def test_random_numbers_of_python_are_the_same_for_all() -> None:
+    draws = []
+
+    def train(_: nn.Module, __: int) -> None:
+        draws.append((random.random(), np.random.rand(), torch.rand(()).item()))  # noqa: NPY002
+
+    before = random.getstate()
+    rank_checkpoints(states(SIX), network(), train, Bias().metric, budget=1)
+    assert len(set(draws)) == 1
+    assert random.getstate() == before
+
+
+class Remembering(nn.Module):
+    """A network with a buffer that no state dict holds, one that grows, and an attribute, all changed by a forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("passes", torch.zeros(()), persistent=False)
+        self.register_buffer("seen", torch.zeros(0), persistent=False)
+        self.count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        self.seen = torch.cat([self.seen, x.detach().flatten()[:1]])
+        self.count += 1
+        return self.norm(x)
+
+
+def test_nothing_leaks_from_one_checkpoint_to_the_next() -> None:
+    net, starts = Remembering(), []
+
+    def train(net: nn.Module, budget: int) -> None:
+        starts.append((int(net.passes), len(net.seen), net.count))
+        for _ in range(budget):
+            net(torch.randn(4, 2))
+
+    given_states = {name: Remembering().state_dict() for name in "abc"}
+    rank_checkpoints(given_states, net, train, lambda net: net.norm.weight[0].item(), budget=3)
+    assert starts == [(0, 0, 0)] * 3
+    assert (int(net.passes), len(net.seen), net.count) == (0, 0, 0)
+    starts.clear()
+    rank_checkpoints(given_states, net, train, lambda net: net.norm.weight[0].item(), budget=1, halving=2, keep=1)
+    assert starts == [(0, 0, 0)] * 3 + [(1, 1, 0)] * 2, "buffers are learned, and kept from round to round"
+
+
+def test_a_replaced_parameter_is_measured_and_then_put_back() -> None:
+    net = network()
+    norm, weight = net[1], net[1].weight
+
+    def train(net: nn.Module, _: int) -> None:
+        net[1].weight = nn.Parameter(torch.full((4,), 7.0))
+
+    ranking = rank_checkpoints(states(SIX), net, train, lambda net: net[1].weight[0].item(), budget=1)
+    assert [candidate.metric for candidate in ranking.candidates] == [7] * 6
+    assert norm.weight is weight
+    assert bool((weight == 1).all())
+
+
+def test_networks_that_cannot_train_in_inference_mode_are_refused() -> None:
+    task, given_states = Bias(), states(SIX)
+    with torch.inference_mode():
+        frozen = network()
+        with pytest.raises(AlchemyError, match=r"under torch.inference_mode\(\), and its 0.weight was made there"):
+            rank_checkpoints(given_states, frozen, task.train, task.metric, budget=1)
+    with pytest.raises(AlchemyError, match=r"0\.weight was made there; leave the mode, and make the network outside"):
+        rank_checkpoints(given_states, frozen, task.train, task.metric, budget=1)
+    net = network()
+    with torch.inference_mode(), pytest.raises(AlchemyError, match="this is called there"):
+        rank_checkpoints(given_states, net, task.train, task.metric, budget=1)
+
+
+def test_states_of_inference_mode_and_conjugate_buffers_are_ranked() -> None:
+    with torch.inference_mode():
+        given_states = states(SIX)
+    net, task = network(), Bias()
+    values = torch.tensor([1 + 2j])
+    net.register_buffer("wave", values.conj())
+    net.register_buffer("phase", values.conj().imag, persistent=False)
+    ranking = rank_checkpoints(given_states, net, task.train, task.metric, budget=1, halving=2)
+    assert ranking.names == ["b", "d", "f", "c", "e", "a"]
+    assert net.wave.item() == 1 - 2j
+    assert net.phase.item() == -2
 
 
 def test_files(tmp_path: Path) -> None:
@@ -164,7 +261,7 @@ def test_modules_keep_their_modes_and_no_gradient_is_left() -> None:
 
 def test_checkpoints_of_another_network() -> None:
     task, net = Bias(), network()
-    other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(7), nn.Linear(3, 3)).state_dict()
+    other = nn.Sequential(nn.Conv2d(1, 7, 3), nn.BatchNorm2d(7), nn.Linear(3, 3)).state_dict()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(AlchemyError, match="other is a checkpoint of another network than Sequential"):
         rank_checkpoints({**states(SIX), "other": other}, net, task.train, task.metric, budget=1)

@@ -120,7 +120,7 @@ def test_mistakes_with_gammas() -> None:
     state = torch.load("a.pt", weights_only=True)
     state["1.weight"][0] = float("nan")
     torch.save(state, "nan.pt")
-    assert "gammas of 1 are not finite" in mistake("gammas", "nan.pt", *OWN)
+    assert "NaN or infinite values in 1.weight (1 of 4)" in mistake("gammas", "nan.pt", *OWN)
     assert "has no normalisation layer" in mistake(
         "gammas", "a.pt", "--model", "torch.nn:Conv2d", "--input", "2,1,8,8",
         "--arg", "in_channels=1", "--arg", "out_channels=4", "--arg", "kernel_size=3", "--arg", "bias=false",

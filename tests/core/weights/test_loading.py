@@ -252,14 +252,22 @@ def test_wrappers_and_half_precision() -> None:
     assert target.fc.weight.dtype is torch.float32
     torch.testing.assert_close(target.fc.weight, source.fc.weight, rtol=1e-3, atol=1e-3)
     whole = {name: tensor.long() for name, tensor in source.state_dict().items()}
-    loaded = load_weights(target, whole)
+    loaded = load_weights(target, whole, allow_partial=True)
     assert loaded.missing["fc.weight"] == "torch.int64 against torch.float32"
 
 
 def test_the_report_is_plain_data() -> None:
     loaded = load_weights(plain_conv_unet(), plain_conv_unet(classes=2).state_dict())
     found: dict[str, Any] = loaded.as_dict()
-    assert set(found) == {"matched", "missing", "unused", "by_order", "prefix"}
+    assert set(found) == {
+        "matched",
+        "missing",
+        "unused",
+        "by_order",
+        "prefix",
+        "share_of_network",
+        "share_of_file",
+    }
     assert found["matched"]["encoder.stages.0.0.convs.0.conv.bias"] == "encoder.stages.0.0.convs.0.conv.bias"
 
 

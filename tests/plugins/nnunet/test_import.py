@@ -128,17 +128,22 @@ def test_models_genesis_convolutions_are_taken_as_far_as_a_user_says(planned: Pa
 
 
 @pytest.mark.parametrize(
-    ("weights", "expected"),
+    ("weights", "options", "expected"),
     [
-        (lambda _: {"a.weight": torch.zeros(3, 3), "b.weight": torch.zeros(2, 3)}, "belong to another architecture"),
-        (lambda net: {name: t for name, t in net.items() if "seg_layers" in name}, "only segmentation layers fit"),
+        (lambda _: {"a.weight": torch.zeros(3, 3), "b.weight": torch.zeros(2, 3)}, {}, "belong to another"),
+        (lambda net: {name: t for name, t in net.items() if "seg_layers" in name}, {}, "only 4 of 28 tensors match"),
+        (
+            lambda net: {name: t for name, t in net.items() if "seg_layers" in name},
+            {"allow_partial": True},
+            "only segmentation layers fit",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_write_nothing(
-    weights: Callable[[dict[str, Tensor]], dict[str, Tensor]], expected: str, planned: Path
+    weights: Callable[[dict[str, Tensor]], dict[str, Tensor]], options: dict[str, Any], expected: str, planned: Path
 ) -> None:
     with pytest.raises(WeightsError, match=expected):
-        imported(planned, weights(without_aliases(network(planned, seed=1))))
+        imported(planned, weights(without_aliases(network(planned, seed=1))), **options)
     assert not (planned / "w.pth").exists()
 
 
@@ -146,7 +151,20 @@ def test_a_file_that_cannot_be_written_is_named(planned: Path) -> None:
     torch.save(without_aliases(network(planned, seed=1)), planned / "foreign.pt")
     files = {"plans": planned / "nnUNetPlans.json", "dataset_json": planned / "dataset.json"}
     with pytest.raises(WeightsError, match=r"nowhere/w\.pth cannot be written"):
-        import_weights(planned / "foreign.pt", planned / "nowhere" / "w.pth", configuration="2d", **files)
+        import_weights(planned / "foreign.pt", planned / "nowhere" / "w.pth", configuration="3d_fullres", **files)
+
+
+def test_a_user_chooses_a_copy_and_means_a_partial_match(planned: Path) -> None:
+    copies = [without_aliases(network(planned, seed)) for seed in (1, 2)]
+    both = {f"{key}.{name}": t for key, copy in zip("ab", copies, strict=True) for name, t in copy.items()}
+    with pytest.raises(WeightsError, match=r"2 copies of the network.*--prefix where a command has it"):
+        imported(planned, both)
+    loaded = as_nnunet_loads(planned, imported(planned, both, prefix="b").out)
+    first = "encoder.stages.0.0.convs.0.conv.weight"
+    assert torch.equal(loaded[first], copies[1][first])
+    with pytest.raises(WeightsError, match=r"only 1 of 28 .*--allow-partial where a command has it"):
+        imported(planned, {first: copies[0][first]})
+    assert list(imported(planned, {first: copies[0][first]}, allow_partial=True).loaded.matched) == [first]
 
 
 def test_a_planned_data_set_is_found_by_number_and_name(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
