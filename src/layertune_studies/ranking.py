@@ -1,4 +1,4 @@
-"""A ranking of checkpoints as a YAML file says it: network, task and budget; checked before anything runs."""
+"""`layertune rank`: checkpoints ranked for a task, as a YAML file with network, task and budget asks for it."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,30 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.losses import DiceCELoss
+from monai.transforms import Compose
 from torch import Tensor, nn
 
 from layertune.alchemy.ranking import Ranking, rank_checkpoints
 from layertune.hosts.networks import import_factory, named_network
 from layertune.layers.layer_map import map_layers
+from layertune_studies.config.data import Augment, Data
 from layertune_studies.config.ranking import RankStudy
-from layertune_studies.data.brains import augmentation, make_cohort
-from layertune_studies.data.case import Case, batch_of
+from layertune_studies.config.sets import named_set
+from layertune_studies.data.batches import augmentation
+from layertune_studies.data.case import Batch, Case, batch_of
+from layertune_studies.data.cases import load_cases
 from layertune_studies.errors import StudyError
+from layertune_studies.training.metrics import evaluate
 
 __all__ = ["RankTask", "run_rank_study"]
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankTask:
-    """What checkpoints are ranked for; a function of the user's own makes one.
+    """The task that checkpoints are ranked for; a function of the user's own makes one.
 
     Attributes:
-        batches: of inputs and targets, gone over again and again, as a ``DataLoader``.
-        loss: of the network's output and the target.
-        evaluate: the validation metric of the network.
-        higher_is_better: ``False`` for a loss.
+        batches: Pairs of inputs and targets, iterated over again and again, for instance a ``DataLoader``.
+        loss: The loss, called with the network's output and the target.
+        evaluate: Returns the validation metric of a network.
+        higher_is_better: Whether a higher metric is better; False for a loss.
     """
 
     batches: Iterable[Batch]
@@ -40,10 +44,14 @@ class RankTask:
 
 
 def run_rank_study(study: RankStudy, checkpoints: Sequence[Path]) -> Ranking:
-    """Rank checkpoints as a study says.
+    """Rank checkpoints by norm-only trainings (Network Alchemy, sec. 4.4).
+
+    Args:
+        study: The network, the task and the budget, as the file says.
+        checkpoints: The files of weights.
 
     Raises:
-        LayertuneError: the network or the task cannot be made, or a checkpoint does not fit.
+        LayertuneError: The network or the task cannot be made, or a checkpoint does not fit.
     """
     torch.set_num_threads(study.threads)
     torch.manual_seed(study.seed)
@@ -79,7 +87,7 @@ def run_rank_study(study: RankStudy, checkpoints: Sequence[Path]) -> Ranking:
 def _make_task(study: RankStudy) -> RankTask:
     if ":" not in study.task:
         try:
-            return _demo_task(study.task, study.seed, **study.task_arguments)
+            return _segmentation_task(study.task, study.seed, **study.task_arguments)
         except TypeError as error:
             raise StudyError(f"task_arguments of {study.task}: {error}") from error
     task = import_factory(study.task)(**study.task_arguments)
@@ -88,20 +96,8 @@ def _make_task(study: RankStudy) -> RankTask:
     return task
 
 
-class _DemoBatches:
-    """Augmented batches, drawn by the global generator's state, so that every checkpoint sees the same."""
-
-    def __init__(self, subjects: Sequence[Case], batch: int) -> None:
-        self._subjects, self._batch, self._augment = subjects, batch, augmentation()
-
-    def __iter__(self) -> Iterator[Batch]:
-        seed = int(torch.randint(2**31, ()))
-        for step in range(100):
-            yield batch_of(self._subjects, self._batch, key=(seed, step), augment=self._augment)
-
-
-def _demo_task(
-    data: str,
+def _segmentation_task(
+    name: str,
     seed: int,
     *,
     root: str | None = None,
@@ -110,28 +106,29 @@ def _demo_task(
     held_out: int = 4,
     batch: int = 2,
 ) -> RankTask:
-    from monai.losses import DiceCELoss
+    # The first case and as many test cases as three times the validation cases are left out, as in the demo's split.
+    split = {"counts": [1 + shots, held_out, 3 * held_out], "seed": seed}
+    folder = root or os.environ.get("LAYERTUNE_DATA")
+    data = Data.model_validate({**named_set(name), "size": size, "split": split})
+    cases = load_cases(data, None if folder is None else Path(folder))
 
-    from layertune_studies.demo_train import evaluate
-
-    where = root or os.environ.get("LAYERTUNE_DATA")
-    cohort = make_cohort(
-        data,
-        root=None if where is None else Path(where),
-        size=(size[0], size[1], size[2]),
-        source=1,
-        shots=shots,
-        seeds=1,
-        held_out=held_out,
-        seed=seed,
-    )
-
-    @torch.no_grad()
     def dice(model: nn.Module) -> float:
-        return evaluate(model, cohort.validation).dice
+        return evaluate(model, cases.validation, classes=cases.classes, patch=None)["dice"]
 
     loss = DiceCELoss(softmax=True, to_onehot_y=True)
-    return RankTask(batches=_DemoBatches(cohort.train[0], batch), loss=loss, evaluate=dice)
+    return RankTask(batches=_AugmentedBatches(cases.train[1:], batch), loss=loss, evaluate=dice)
+
+
+class _AugmentedBatches:
+    """Augmented batches, seeded by torch's global generator, so that every checkpoint sees the same ones."""
+
+    def __init__(self, cases: Sequence[Case], count: int) -> None:
+        self._cases, self._count, self._augment = cases, count, Compose(augmentation(Augment()))
+
+    def __iter__(self) -> Iterator[Batch]:
+        seed = int(torch.randint(2**31, ()))
+        for step in range(100):
+            yield batch_of(self._cases, self._count, key=(seed, step), augment=self._augment)
 
 
 def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -141,7 +138,7 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
             empty = False
             yield batch
         if empty:
-            raise StudyError("the task has no batch; a task's batches are gone over again and again")
+            raise StudyError("the task has no batch; its batches are iterated over again and again, so use a list")
 
 
 def _optimizer(study: RankStudy, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -50,9 +50,10 @@ def _resnet18() -> nn.Module:
 
 
 def _unet3d() -> nn.Module:
-    from layertune_studies.demo_train import make_network
+    from monai.networks.nets import UNet
 
-    return make_network(seed=0)
+    channels, strides = (16, 32, 64, 128), (2, 2, 2)
+    return UNet(spatial_dims=3, in_channels=1, out_channels=3, channels=channels, strides=strides, norm="batch")
 
 
 def _sgd(groups: list[dict[str, object]]) -> Optimizer:

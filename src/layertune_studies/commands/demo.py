@@ -38,7 +38,8 @@ def demo(
     if size is not None:
         given["size"] = _size(size)
     with studies():
-        from layertune_studies.demo import DemoOptions, run_demo
+        from layertune_studies.config.demo import DemoOptions
+        from layertune_studies.results.demo import run_demo
 
         result = run_demo(DemoOptions(**given))
     if as_json:

@@ -20,6 +20,7 @@ study = typer.Typer(no_args_is_help=True, help="Run the papers' experiments, or 
 Config = Annotated[Path, typer.Argument(help="A study's YAML file, as in configs/studies.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for results. [layertune-studies/NAME]")]
 Root = Annotated[Path | None, typer.Option(envvar="LAYERTUNE_DATA", help="Folder that holds the data sets' folders.")]
+Labelled = Annotated[str | None, typer.Option(help="Labelled cases: a number, or all. [the study's first]")]
 
 
 @study.command("run")
@@ -52,35 +53,64 @@ def table(
     starts: Annotated[
         bool, typer.Option("--starts", help="Each method by its starting rate, its worst and best.")
     ] = False,
+    of: Annotated[
+        Literal["scores", "gammas", "clip", "ranks"],
+        typer.Option("--of", help="What is shown: scores, or a table of Network Alchemy."),
+    ] = "scores",
+    labelled: Labelled = None,
     as_json: Json = False,
 ) -> None:
     """Show medians over seeds with bootstrap intervals, and paired tests against the best baseline."""
     with studies():
-        from layertune_studies.results.formats import render
-        from layertune_studies.results.table import chosen_trials, is_whole, make_rows, start_rows
+        from layertune_studies.results.alchemy import ALCHEMY_TABLES
+        from layertune_studies.results.formats import render, write
+        from layertune_studies.results.table import chosen_trials, is_whole, labelled_of, make_rows, start_rows
 
         context = _context(config, out, root)
-        if starts:
-            rows = start_rows(context)
+        count = labelled_of(context.study, _count(labelled))
+        if of != "scores":
+            cells = ALCHEMY_TABLES[of](context, count)
+            values, text = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]], write(cells, form)
         else:
-            rows = make_rows(context.study, chosen_trials(context))
-            if not is_whole(context.study, rows):
+            rows = start_rows(context) if starts else make_rows(context.study, chosen_trials(context))
+            if not starts and not is_whole(context, rows):
                 typer.echo(f"Unfinished: `layertune study run {config}` goes on; what is there is shown.", err=True)
-        text = render(context.study, rows, form)
+            values, text = [vars(row) for row in rows], render(context.study, rows, form)
     if as_json:
-        print_json([vars(row) for row in rows])
+        print_json(values)
     else:
         typer.echo(text, nl=False)
+
+
+@study.command("page")
+def page(
+    config: Config,
+    file: Annotated[Path | None, typer.Option(help="Of the page. [page.html in the folder of results]")] = None,
+    out: Out = None,
+    root: Root = None,
+) -> None:
+    """Write all results and figures of a study on one HTML page that opens offline."""
+    with studies():
+        from layertune_studies.results.page import study_page, write_page
+
+        context = _context(config, out, root)
+        path = file or context.store.folder / "page.html"
+        write_page(context, study_page(context), path)
+    show(Text(f"Page: {path}"))
 
 
 @study.command("plot")
 def plot(
     config: Config,
     figure: Annotated[
-        str, typer.Argument(help="heat-map, rates-over-depth, rates-over-time, starting-rates or feature-maps.")
+        str,
+        typer.Argument(
+            help="heat-map, rates-over-depth, rates-over-time, network, starting-rates, feature-maps, gammas, "
+            "gammas-after, clip or ranks."
+        ),
     ],
     file: Annotated[Path | None, typer.Option(help="Of the figure. [FIGURE.pdf in the folder of results]")] = None,
-    labelled: Annotated[str | None, typer.Option(help="Labelled cases: a number, or all. [the study's first]")] = None,
+    labelled: Labelled = None,
     out: Out = None,
     root: Root = None,
 ) -> None:
@@ -89,8 +119,8 @@ def plot(
         from layertune_studies.results.figures import plot_study
 
         context = _context(config, out, root)
-        count = int(labelled) if labelled is not None and labelled.isdigit() else labelled
-        path = plot_study(context, figure, file or context.store.folder / f"{figure}.pdf", labelled=count)
+        path = file or context.store.folder / f"{figure}.pdf"
+        plot_study(context, figure, path, labelled=_count(labelled))
     show(Text(f"Figure: {path}"))
 
 
@@ -100,6 +130,10 @@ def _executor(ray: str | None) -> "Executor | None":
     from layertune_studies.engine.ray import OnRay  # Ray is an extra of its own
 
     return OnRay(ray)
+
+
+def _count(labelled: str | None) -> int | str | None:
+    return int(labelled) if labelled is not None and labelled.isdigit() else labelled
 
 
 def _folder(loaded: "Study", out: Path | None) -> Path:

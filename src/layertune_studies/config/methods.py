@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.by_name import method_name
-from layertune_studies.config.section import Fraction, Positive, Section, Several
+from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, new_key
 
 __all__ = [
     "METHOD_KINDS",
@@ -45,6 +45,10 @@ class Method(Section):
         title: for tables, and to tell apart two methods of one kind.
         lr: rates to choose from: ``"grid"`` (the study's), ``"tuned"`` (the one that the flat rate chose on the same
             seed and labelled cases) or a list of its own.
+        amount: The number of passes or steps of the training, in place of that of the study's budget.
+        checkpoints: The names of the checkpoints of the study that the method starts from; by default all.
+        after: The name of another method. The training goes on from the network which that method chose on the same
+            seed and labelled cases; by default it starts from the pre-trained weights.
     """
 
     loops: ClassVar[tuple[Loop, ...]] = ("torch",)
@@ -52,6 +56,9 @@ class Method(Section):
     kind: str
     title: str | None = None
     lr: Literal["grid", "tuned"] | Rates = "grid"
+    amount: Count | None = new_key(None)
+    checkpoints: Several[str] | None = new_key(None)
+    after: str | None = new_key(None)
 
     @property
     def name(self) -> str:
@@ -109,6 +116,7 @@ class BiDirectionalMethod(Method):
     """Depths m to n frozen; (m, n) is searched.
 
     Attributes:
+        depth: How depths are read, ``"I1"`` or ``"I2"``; by default as the study reads them. It needs ``settings``.
         settings: pairs (m, n); by default all d(d-1)/2.
         search: ``"grid"``: all of them to the end; or ``"halving"``: successive halving, a fifth of the passes.
     """
@@ -117,6 +125,13 @@ class BiDirectionalMethod(Method):
     kind: Literal["bi-directional"]
     settings: Several[tuple[int, int]] | None = None
     search: Literal["grid", "halving"] = "grid"
+    depth: Literal["I1", "I2"] | None = new_key(None)
+
+    @model_validator(mode="after")
+    def _depth_has_settings(self) -> "BiDirectionalMethod":
+        if self.depth is not None and self.settings is None:
+            raise ValueError("a method with a depth of its own needs settings; give pairs (m, n)")
+        return self
 
 
 class Decay(Method):

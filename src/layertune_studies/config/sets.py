@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from layertune_studies.errors import DataError
 
-__all__ = ["MNI", "SETS", "DataSet", "require_folder"]
+__all__ = ["MNI", "SETS", "DataSet", "named_set", "require_folder"]
 
 Kind = Literal["medmnist", "decathlon", "images", "volumes", "brains"]
 
@@ -47,6 +47,7 @@ class DataSet:
         return f"{self.title}. Source: {self.source}. Licence: {self.licence}. Layout: {self.layout}."
 
 
+MNI = "mni152"
 IMAGES = "one folder a class, {} with PNG or JPEG images, or train, val and test with such folders each"
 VOLUMES = "imagesTr/CASE.nii.gz and labelsTr/CASE.nii.gz, one pair a case"
 DECATHLON = "the task's folder as its archive gives it, with dataset.json, imagesTr and labelsTr"
@@ -149,7 +150,7 @@ SETS: dict[str, DataSet] = {
         "nsclc_radiomics",
         ("background", "tumour"),
     ),
-    "mni152": DataSet(
+    MNI: DataSet(
         "brains",
         "Brains made from the MNI152 template: deformed, with the contrast, bias field, blur and noise of a scan",
         "the package nilearn, which brings the template",
@@ -166,6 +167,22 @@ SETS: dict[str, DataSet] = {
     ),
     "volumes": DataSet("volumes", "A folder of volumes", ANY, ANY, VOLUMES, "volumes", None),
 }
+
+
+def named_set(name: str) -> dict[str, Any]:
+    """Return the part of a data section that names a set of segmentations.
+
+    Args:
+        name: ``"mni152"``, or the folder of a task of the Medical Segmentation Decathlon with two foreground classes.
+
+    Example:
+        >>> named_set("Task04_Hippocampus"), named_set("Task02_Heart")
+        ({'set': 'hippocampus'}, {'set': 'decathlon', 'folder': 'Task02_Heart', 'classes': 3})
+    """
+    known = {found.folder: key for key, found in SETS.items() if found.kind == "decathlon" and found.classes}
+    if name == MNI or name in known:
+        return {"set": known.get(name, name)}
+    return {"set": "decathlon", "folder": name, "classes": 3}
 
 
 def require_folder(name: str, root: Path | None, folder: str | None = None) -> Path:
@@ -188,6 +205,3 @@ def require_folder(name: str, root: Path | None, folder: str | None = None) -> P
     if not (root / below).exists():
         raise DataError(f"there is no {below} in {root}. {known.page()}")
     return root / below
-
-
-MNI = "mni152"

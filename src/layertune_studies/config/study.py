@@ -1,6 +1,6 @@
 """A study as a YAML file says it: data, network, methods, budget, seeds; checked before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from layertune.layers.layer import Granularity
 from layertune.policies.by_name import method_name
+from layertune_studies.config.clip_test import ClipTestSection
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
@@ -27,12 +28,15 @@ class Network(Section):
         arguments: for its constructor; the number of classes is given by the data.
         granularity: of its layers.
         depth: how depths are read: ``"I1"``, or ``"I2"`` in a U-Net.
+        channels_last: Whether the channels lie beside each other in memory, which changes the speed and no number; some
+            3D convolutions of few channels are faster so on a CPU.
     """
 
     name: str
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     granularity: Granularity = "block"
     depth: Literal["I1", "I2"] = "I1"
+    channels_last: bool = new_key(False)
 
 
 class Optimizer(Section):
@@ -104,10 +108,14 @@ class Study(Section):
         metrics: columns of the table; the first chooses settings, of equals the second.
         report: ``"test"``, or ``"validation"`` while a method is developed: then no test case is looked at.
         compare: the methods, by name, that count as baselines for the paired tests; by default all without meta.
-        keep_networks: whether trained weights are kept, for figures of feature maps.
+        keep_networks: whether trained weights are kept, for figures of feature maps, gammas and examples.
         threads: of torch.
         loss: The loss, if the cases are volumes; for images it is the cross-entropy.
         seed: Seed of all random choices beside that of each trial; by default trials depend on their own seed alone.
+        curve: Measure the first metric on the validation cases each time after so many steps, for learning curves; by
+            default never.
+        checkpoints: Several pre-trainings by name, in place of one. Each method trains from each of them.
+        clip: The clip test of the trained networks; by default there is none.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -129,6 +137,9 @@ class Study(Section):
     threads: Count = 1
     loss: Loss = new_key(Loss())
     seed: Annotated[int, Field(ge=0)] | None = new_key(None)
+    curve: Count | None = new_key(None)
+    checkpoints: Mapping[str, Pretraining] = new_key({})
+    clip: ClipTestSection | None = new_key(None)
 
     @model_validator(mode="after")
     def _loop_has_methods(self) -> "Study":
@@ -144,14 +155,63 @@ class Study(Section):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two methods are called {', '.join(doubled)}; give one of them a title of its own")
+        if self.curve is not None and self.loop != "torch":
+            raise ValueError(f"curve is for the loop torch, and this is {self.loop}; leave it out")
         unknown = sorted(set(self.compare or ()) - set(names))
         if unknown:
             raise ValueError(f"compare names no method: {', '.join(unknown)}; the methods are {', '.join(names)}")
-        tunes = any(method.kind == "flat" and method.lr != "tuned" for method in self.methods)
-        needs = [method.name for method in self.methods if method.lr == "tuned"]
-        if needs and not tunes:
-            raise ValueError(f"{needs[0]} takes the tuned rate, which a method of kind flat finds; add one")
         return self
+
+    @model_validator(mode="after")
+    def _networks_are_kept(self) -> "Study":
+        needs = [f"method {method.name} with after" for method in self.methods if method.after is not None]
+        needs += ["clip"] if self.clip is not None else []
+        if needs and not self.keep_networks:
+            raise ValueError(f"{needs[0]} needs the trained networks; set keep_networks: true")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_find_what_they_need(self) -> "Study":
+        if self.checkpoints and self.pretraining != Pretraining():
+            raise ValueError("pretraining and checkpoints both say where the weights come from; leave one out")
+        lists = [(method.name, method.checkpoints) for method in self.methods]
+        if self.clip is not None:
+            lists.append(("clip", self.clip.checkpoints))
+        for owner, given in lists:
+            _require_known(f"{owner}.checkpoints", given or (), self.checkpoints)
+        for part in self.parts().values():
+            tunes = any(method.kind == "flat" and method.lr != "tuned" for method in part.methods)
+            needs = [method.name for method in part.methods if method.lr == "tuned"]
+            if needs and not tunes:
+                raise ValueError(f"{needs[0]} takes the tuned rate, which a method of kind flat finds; add one")
+            others = [method.name for method in part.methods if method.after is None]
+            for method in part.methods:
+                _require_known(f"{method.name}.after", [method.after] if method.after else [], others)
+        return self
+
+    def parts(self) -> "dict[str, Study]":
+        """Return the study as one of a single pre-training for each checkpoint, by the checkpoint's name.
+
+        A study without checkpoints has one part, itself, with an empty name.
+        """
+        if not self.checkpoints:
+            return {"": self}
+        return {
+            name: self.model_copy(
+                update={
+                    "pretraining": pretraining,
+                    "checkpoints": {},
+                    "methods": tuple(one for one in self.methods if name in (one.checkpoints or self.checkpoints)),
+                }
+            )
+            for name, pretraining in self.checkpoints.items()
+        }
+
+
+def _require_known(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{owner} names {unknown[0]}, and there are {', '.join(known) or 'none'}")
 
 
 def load_study(path: Path) -> Study:

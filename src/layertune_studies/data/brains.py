@@ -1,6 +1,7 @@
 """The demo's subjects: brains made from the MNI152 template, or cases of the Medical Segmentation Decathlon."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,7 @@ def make_cohort(
     return Cohort(parts[0], train, parts[2], parts[3])
 
 
+@lru_cache(maxsize=2)
 def tissue_maps(size: Shape) -> Tensor:
     """The template's maps of cerebrospinal fluid, grey and white matter, (3, x, y, z), each a share of the voxel."""
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template

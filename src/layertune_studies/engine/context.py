@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from layertune import LayerMap
 from layertune_studies.config.methods import Flat
@@ -19,6 +19,7 @@ from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, all_trials, data_identity, ranking, study_cases, study_layers
 from layertune_studies.errors import StudyError
 from layertune_studies.training.metrics import CLASSIFICATION, SEGMENTATION
+from layertune_studies.training.network import make_network
 from layertune_studies.training.pretraining import pretrain
 from layertune_studies.training.settings import Depths
 
@@ -101,6 +102,39 @@ class StudyContext:
         """All trials; those that wait for a tuned rate have none."""
         return all_trials(self.study, self.depths)
 
+    def parts(self) -> dict[str, "StudyContext"]:
+        """Return the study by checkpoint, each part with one pre-training; a study without checkpoints is one part."""
+        return self._parts if self.study.checkpoints else {"": self}
+
+    @cached_property
+    def _parts(self) -> dict[str, "StudyContext"]:
+        return {
+            name: StudyContext(study, self.root, self.store, self.tell) for name, study in self.study.parts().items()
+        }
+
+    def start(self, trial: Trial) -> Mapping[str, Tensor] | None:
+        """Return the weights that a trial starts from, or None for random ones."""
+        if trial.after is None:
+            return self.weights
+        weights: Mapping[str, Tensor] = self.store.load_tensors(trial.after)
+        return weights
+
+    def network(self, name: str) -> nn.Module:
+        """Return the network that a trial ended with.
+
+        Args:
+            name: The name of the trial.
+
+        Raises:
+            StudyError: The network was not kept.
+        """
+        tensors = self.store.load_tensors(name)
+        if tensors is None:
+            raise StudyError(f"the network of {name} is not kept; set keep_networks: true, and run the study again")
+        network = make_network(self.study.network, classes=self.cases.classes, shape=self.cases.shape, pretrained=False)
+        network.load_state_dict(tensors)
+        return network.eval()
+
     def result(self, trial: Trial) -> Result | None:
         """What is known of a trial."""
         return None if trial.lr is None else self.store.load(trial.name(self.study))
@@ -112,7 +146,8 @@ class StudyContext:
     def holds(self, name: str) -> bool:
         """Whether all that the study keeps of a trial is there, its network too where networks are kept."""
         kept = not self.study.keep_networks or self.store.tensors(name).is_file()
-        return kept and self.store.load(name) is not None
+        result = self.store.load(name) if kept else None
+        return result is not None and (self.study.curve is None or "curve" in result)
 
     def found(self, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], float] | None:
         """What a search among trials has come to: results of those that had the whole budget, and all its passes.
@@ -130,20 +165,34 @@ class StudyContext:
         return results, sum(passes.values())
 
     def ready(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Those of the trials whose rate is known."""
+        """Return those of the trials whose rate and start are known, with both."""
         return [tuned for trial in trials if (tuned := self.tuned(trial)) is not None]
 
     def tuned(self, trial: Trial) -> Trial | None:
-        """The trial at the rate that the flat method chose on its seed; ``None`` while that is not known."""
-        if trial.lr is not None:
-            return trial
-        flat = next(method for method in self.study.methods if isinstance(method, Flat) and method.lr != "tuned")
-        rivals = [one for one in self.trials if one.group == (flat.name, trial.labelled, trial.seed)]
-        found = {one: self.result(one) for one in rivals}
-        if not all(found.values()):
-            return None
-        best = best_of(self.study, {one: result for one, result in found.items() if result is not None})
-        return replace(trial, lr=best.lr)
+        """Return a trial with its rate and its start; None while one of them is not known.
+
+        The tuned rate is that of the flat method's best trial on the same seed. A method with ``after`` starts from the
+        network of the other method's best trial.
+        """
+        if trial.lr is None:
+            flat = next(method for method in self.study.methods if isinstance(method, Flat) and method.lr != "tuned")
+            best = self._best(flat.name, trial)
+            if best is None:
+                return None
+            trial = replace(trial, lr=best.lr)
+        if trial.method.after is not None and trial.after is None:
+            best = self._best(trial.method.after, trial)
+            if best is None:
+                return None
+            trial = replace(trial, after=best.name(self.study))
+        return trial
+
+    def _best(self, method: str, like: Trial) -> Trial | None:
+        """Return a method's best trial on a trial's seed and labelled cases; None while the method is not finished."""
+        rivals = [one for one in self.trials if one.group == (method, like.labelled, like.seed)]
+        ready = self.ready(rivals)
+        results = self.results(ready)
+        return best_of(self.study, results) if len(results) == len(rivals) else None
 
 
 def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:

@@ -59,10 +59,11 @@ class OnRay:
             LayertuneError: as ``run_trial`` raises it.
             StudyError: a trial's worker was lost again and again.
         """
-        weights = ray.put(context.weights)
+        starts = {trial.after: trial for trial in trials}
+        weights = {after: ray.put(context.start(trial)) for after, trial in starts.items()}
         task: Any = ray.remote(run_trial)
         task = task.options(max_retries=LOST, **_resources(context))
-        waiting = {task.remote(context.study, trial, context.root, weights): trial for trial in trials}
+        waiting = {task.remote(context.study, trial, context.root, weights[trial.after]): trial for trial in trials}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             trial = waiting.pop(done)

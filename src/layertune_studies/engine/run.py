@@ -16,6 +16,7 @@ from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import (
     Trial,
     run_trial,
+    study_layers,
 )
 from layertune_studies.training.pretraining import reserved_cases
 from layertune_studies.training.settings import policy_of
@@ -50,8 +51,12 @@ def run_study(
     try:
         with store.locked(), study_progress(console) as progress:
             meter = Meter(progress)
-            context = StudyContext(study, root, store, meter)
-            _run(context, executor, meter)
+            parts = StudyContext(study, root, store, meter).parts().values()
+            for part in parts:
+                _require_fitting(part)
+                _expect(part, meter)
+            for part in parts:
+                _run(part, executor, meter)
     except KeyboardInterrupt:
         line = f"Interrupted. What is finished lies in {out}; the same command goes on from there."
         console.print(line, soft_wrap=True)
@@ -63,16 +68,21 @@ def run_study(
 
 def _run(context: StudyContext, executor: Executor, meter: Meter) -> None:
     searched, plain = _parted(context.trials)
-    groups = _groups(searched)
-    _expect(context.study, meter, plain, groups)
-    _require_fitting(context)
     _ = context.weights  # before any trial, and where they are missing, before any work
-    for stage in ([one for one in plain if one.lr is not None], [one for one in plain if one.lr is None]):
+    first = [one for one in plain if one.method.after is None]
+    stages = (
+        [one for one in first if one.lr is not None],
+        [one for one in first if one.lr is None],
+        [one for one in plain if one.method.after is not None],
+    )
+    for stage in stages:
         _run_stage(context, executor, meter, context.ready(stage))
-    _search(context, executor, meter, [context.ready(trials) for trials in groups])
+    _search(context, executor, meter, [context.ready(trials) for trials in _groups(searched)])
 
 
-def _expect(study: Study, meter: Meter, plain: Sequence[Trial], groups: Sequence[Sequence[Trial]]) -> None:
+def _expect(context: StudyContext, meter: Meter) -> None:
+    study, (searched, plain) = context.study, _parted(context.trials)
+    groups = _groups(searched)
     meter.expect(study, plain)
     for part in rounds(study):
         meter.expect(part, [trial for trials in groups for trial in trials])
@@ -87,6 +97,8 @@ def _require_fitting(context: StudyContext) -> None:
         PolicyError: a setting does not fit the network.
     """
     study = context.study
+    if study.pretraining.weights is not None:
+        _ = context.weights
     for labelled in study.data.labelled:
         draw(
             context.cases,
@@ -96,8 +108,8 @@ def _require_fitting(context: StudyContext) -> None:
             holdout=study.data.holdout,
             disjoint=study.data.draw == "disjoint",
         )
-    for setting in {trial.setting: None for trial in context.trials}:
-        policy_of(setting)(context.layers)
+    for method, setting in {(trial.method, trial.setting): None for trial in context.trials}:
+        policy_of(setting)(study_layers(study, context.cases, method))
 
 
 def _run_stage(context: StudyContext, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
@@ -148,4 +160,4 @@ class InThisProcess:
             def tell(step: int, title: str = title) -> None:
                 context.tell(title, step)
 
-            yield trial, run_trial(context.study, trial, context.root, context.weights, tell)
+            yield trial, run_trial(context.study, trial, context.root, context.start(trial), tell)

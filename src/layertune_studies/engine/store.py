@@ -87,7 +87,7 @@ class StudyStore:
         if "network" in result:
             self.save_tensors(name, result["network"])
         plain = {key: value for key, value in result.items() if key != "network"}
-        self._write(self.results / f"{name}.json", json.dumps(plain) + "\n")
+        self.write(self.results / f"{name}.json", json.dumps(plain) + "\n")
 
     def tensors(self, name: str) -> Path:
         """Where a trial's tensors lie, or would."""
@@ -106,9 +106,14 @@ class StudyStore:
         """
         content = io.BytesIO()  # torch's own writer hides why a disk refuses
         torch.save(tensors, content)
-        self._write(self.tensors(name), content.getvalue())
+        self.write(self.tensors(name), content.getvalue())
 
-    def _write(self, path: Path, content: str | bytes) -> None:
+    def write(self, path: Path, content: str | bytes) -> None:
+        """Write a file of the study's folder whole or not at all.
+
+        Raises:
+            DiskError: The disk is full.
+        """
         try:
             write_file(path, content, only_writer=True)  # a run holds the lock of its folder
         except OSError as error:

@@ -60,6 +60,7 @@ class Trial:
         lr: base learning rate; ``None`` while the tuned one is not known.
         labelled: how many labelled cases.
         seed: which of them, which head, which batches.
+        after: The trial, by name, whose network it starts from, if its method has ``after``; None while not known.
     """
 
     method: Method
@@ -67,15 +68,22 @@ class Trial:
     lr: float | None
     labelled: int | Literal["all"]
     seed: int
+    after: str | None = None
 
     def identity(self, study: Study) -> dict[str, Any]:
         """All that the result depends on; what only concerns other trials or the table is left out."""
         parts = study.model_dump(mode="json", include=PARTS)
         parts["data"] = data_identity(study.data)
-        method = self.method.model_dump(mode="json", exclude={"title", "lr"})
+        method = self.method.model_dump(mode="json", exclude={"title", "lr", "checkpoints", "after"})
         choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
         parts["method"] = {key: value for key, value in method.items() if key not in choices}
-        own = {"setting": self.setting.as_dict(), "lr": self.lr, "labelled": self.labelled, "seed": self.seed}
+        own: dict[str, Any] = {
+            "setting": self.setting.as_dict(),
+            "lr": self.lr,
+            "labelled": self.labelled,
+            "seed": self.seed,
+        }
+        own |= {"after": self.after} if self.after is not None else {}
         whole: dict[str, Any] = json.loads(json.dumps({**parts, **own}))
         return whole
 
@@ -161,9 +169,11 @@ def _cases(data: str, root: Path | None) -> Cases:
     return load_cases(Data.model_validate_json(data), root)
 
 
-def study_layers(study: Study, cases: Cases) -> LayerMap:
-    """The layers of the study's network."""
-    return network_layers(study.network, classes=cases.classes, shape=cases.shape)
+def study_layers(study: Study, cases: Cases, method: Method | None = None) -> LayerMap:
+    """Return the layers of the study's network, with depths as the study reads them, or as a method does."""
+    depth = getattr(method, "depth", None) or study.network.depth
+    network = study.network.model_copy(update={"depth": depth})
+    return network_layers(network, classes=cases.classes, shape=cases.shape)
 
 
 def run_trial(
@@ -184,8 +194,8 @@ def run_trial(
 
     Returns:
         Plain values: ``identity``, ``validation``, ``test`` (``None`` where the study does not look), ``diverged``,
-        ``steps``, ``passes``, ``seconds``, ``lrs``, ``profile``, ``trials``, ``warnings``; and ``network``, a state
-        dict, where the study keeps it.
+        ``steps``, ``passes``, ``seconds``, ``lrs``, ``profile``, ``trials``, ``redundant``, ``warnings``; ``curve``,
+        where the study wants learning curves; and ``network``, a state dict, where the study keeps it.
 
     Raises:
         DataError: the cases are not there, or cannot be used.
@@ -206,8 +216,13 @@ def run_trial(
         "lrs": trained.lrs,
         "profile": trained.profile,
         "trials": trained.trials,
+        "redundant": trained.redundant,
         "warnings": sorted({str(one.message) for one in warned if one.category is RuntimeWarning}),
     }
+    if study.curve:
+        end = (trained.steps, result["validation"][study.metrics[0]])
+        points = [*trained.curve, end]
+        result["curve"] = {"validation": points, "losses": trained.losses, "seconds": trained.seconds}
     if study.keep_networks:
         result["network"] = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
     return result
@@ -235,14 +250,18 @@ def training_of(
     torch.manual_seed(trial.seed)
     scratch = isinstance(trial.method, Scratch)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
-    layers = study_layers(study, cases)
+    layers = study_layers(study, cases, trial.method)
     if weights is not None and not scratch:
         adopt_weights(network, weights)
     network.to(device())
     task = Task(lambda step: _on_device(batch(step)), lambda step: _on_device(meta_batch(step)), ())
     epoch_steps = math.ceil(count / study.budget.batch)
     loss = make_loss(study, cases).to(device())
-    return Training(study, network, layers, task, loss, epoch_steps, trial.lr, tell)
+
+    def score() -> float:
+        return evaluate(network, cases.validation, classes=cases.classes, patch=study.data.patch)[study.metrics[0]]
+
+    return Training(study, network, layers, task, loss, epoch_steps, trial.lr, tell, score)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from layertune import LRProfile
+from layertune.errors import LayertuneError
+from layertune.plots.network import plot_network
 from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
 from layertune.plots.saving import save_figure
 from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, new_axes
@@ -17,34 +19,30 @@ from layertune_studies.config.methods import BiDirectionalMethod
 from layertune_studies.engine.context import StudyContext, best_of
 from layertune_studies.engine.trial import Trial
 from layertune_studies.errors import StudyError
-from layertune_studies.results.table import Chosen, chosen_trials, rows_by_start
-from layertune_studies.training.network import make_network
+from layertune_studies.results.alchemy import ALCHEMY_FIGURES
+from layertune_studies.results.table import Chosen, chosen_trials, labelled_of, rows_by_start
+from layertune_studies.training.network import network_layers
 
 __all__ = ["FIGURES", "plot_study"]
 
 MOST_MAPS = 8
-MapOf = Callable[[Tensor], Tensor]
 
 
 def plot_study(context: StudyContext, kind: str, path: Path, *, labelled: int | str | None = None) -> Path:
     """Draw one figure of a study.
 
     Args:
-        context: the study with its results.
-        kind: one of ``FIGURES``.
-        path: of the figure; its ending says the format.
-        labelled: which number of labelled cases; by default the first of the study.
+        context: The study with its results.
+        kind: The name of the figure, one of ``FIGURES``.
+        path: The file to write; its ending says the format.
+        labelled: The number of labelled cases that is shown; by default the first one of the study.
 
     Raises:
-        StudyError: the figure is unknown, or the study has not what it shows.
+        StudyError: The figure is unknown, or the study lacks what it shows.
     """
     if kind not in FIGURES:
         raise StudyError(f"{kind!r} is no figure of a study; there are {', '.join(FIGURES)}")
-    counts = context.study.data.labelled
-    wanted = counts[0] if labelled is None else labelled
-    if wanted not in counts:
-        raise StudyError(f"{wanted} is no number of labelled cases of this study: {', '.join(map(str, counts))}")
-    figure: Figure = FIGURES[kind](context, wanted)
+    figure: Figure = FIGURES[kind](context, labelled_of(context.study, labelled))
     try:
         save_figure(figure, path, dpi=200)
     except (OSError, ValueError) as error:
@@ -53,14 +51,14 @@ def plot_study(context: StudyContext, kind: str, path: Path, *, labelled: int | 
 
 
 def heat_map(context: StudyContext, labelled: int | str) -> Figure:
-    """The first metric of every setting (m, n) of bi-directional fine-tuning, the median over seeds (MetaLR fig. 3a).
+    """Draw the first metric of every setting (m, n) of bi-directional fine-tuning (MetaLR, fig. 3a).
 
-    The best rate of each setting is chosen on the validation cases.
+    The best rate of each setting is chosen on the validation cases; what is shown is the median over seeds.
     """
     study, metric = context.study, context.study.metrics[0]
     found: dict[tuple[int, int], dict[int, dict[Trial, Any]]] = {}
     for trial, result in context.results(_trials(context, labelled)).items():
-        if isinstance(trial.method, BiDirectionalMethod):
+        if isinstance(trial.method, BiDirectionalMethod) and trial.method.depth in (None, study.network.depth):
             found.setdefault(trial.setting.numbers[:2], {}).setdefault(trial.seed, {})[trial] = result
     if not found:
         raise StudyError(
@@ -82,24 +80,38 @@ def heat_map(context: StudyContext, labelled: int | str) -> Figure:
 
 
 def rates_over_depth(context: StudyContext, labelled: int | str) -> Figure:
-    """The learned rates of each MetaLR method over the layers, on the seed in the middle (MetaLR figs. 3b, 4a)."""
-    profiles = {
-        method: LRProfile(**_middle(ones, context).result["profile"])
-        for method, ones in _learned(context, labelled).items()
-    }
-    return _figure(plot_lrs_over_depth(profiles))
+    """Draw the learned rates of each MetaLR method over the layers, on the middle seed (MetaLR, figs. 3b, 4a)."""
+    return _figure(plot_lrs_over_depth(_profiles(context, labelled)))
 
 
 def rates_over_time(context: StudyContext, labelled: int | str) -> Figure:
-    """The learned rates of the first MetaLR method over the steps, on the seed in the middle (MetaLR fig. 4b)."""
-    ones = next(iter(_learned(context, labelled).values()))
-    return _figure(plot_lrs_over_time(LRProfile(**_middle(ones, context).result["profile"])))
+    """Draw the learned rates of the first MetaLR method over the steps, on the middle seed (MetaLR, fig. 4b)."""
+    return _figure(plot_lrs_over_time(next(iter(_profiles(context, labelled).values()))))
+
+
+def network(context: StudyContext, labelled: int | str) -> Figure:
+    """Draw the network coloured by the first MetaLR method's rates; of a U-Net in both readings of its depth."""
+    profile = next(iter(_profiles(context, labelled).values()))
+    readings = {}
+    for depth in ("I1", "I2"):
+        config = context.study.network.model_copy(update={"depth": depth})
+        try:
+            readings[depth] = network_layers(config, classes=context.cases.classes, shape=context.cases.shape)
+        except LayertuneError:  # a network without an expanding path has no depth I2
+            continue
+    figure = Figure(figsize=(3.6 * len(readings), 2.6), layout="constrained")
+    for axes, (depth, layers) in zip(
+        figure.subplots(1, len(readings), squeeze=False)[0], readings.items(), strict=True
+    ):
+        plot_network(layers, profile, ax=axes)
+        axes.set_title(depth, fontsize=FONT)
+    return figure
 
 
 def starting_rates(context: StudyContext, labelled: int | str) -> Figure:
-    """The first metric over the learning rate that each method starts from, medians over seeds."""
+    """Draw the first metric over the learning rate that each method starts from, medians over seeds."""
     metric = context.study.metrics[0]
-    found = {name: rows for (name, count), rows in rows_by_start(context).items() if count == labelled}
+    found = {key.label: rows for key, rows in rows_by_start(context).items() if key.labelled == labelled}
     if not found:
         raise StudyError("no method has finished trials from two rates, so there is nothing to compare")
     axes = new_axes(COLUMN, 2.6)
@@ -115,16 +127,15 @@ def starting_rates(context: StudyContext, labelled: int | str) -> Figure:
 
 @torch.no_grad()
 def feature_maps(context: StudyContext, labelled: int | str) -> Figure:
-    """What the first layer makes of a test image, with and without tuning that layer (MetaLR fig. 2)."""
+    """Draw the output of the first layer for a test image, with and without tuning that layer (MetaLR, fig. 2)."""
     if not context.study.keep_networks:
         raise StudyError("feature maps need the trained networks; set keep_networks: true, and run the study again")
-    wanted = {"all layers tuned": "flat", "first layer fixed": "m1-n1"}
-    found = {title: _network_of(context, labelled, key) for title, key in wanted.items()}
+    methods = {"all layers tuned": "flat", "first layer fixed": "m1-n1"}
     image = context.cases.test[0].image
-    figure = Figure(figsize=(2 * COLUMN, 2.0 * (1 + len(found)) / 2 + 0.6), layout="constrained")
-    axes: Any = figure.subplots(len(found), MOST_MAPS + 1, squeeze=False)
-    for line, (title, tensors) in zip(axes, found.items(), strict=True):
-        maps = _first_maps(context, tensors, image)
+    figure = Figure(figsize=(2 * COLUMN, 2.0 * (1 + len(methods)) / 2 + 0.6), layout="constrained")
+    axes: Any = figure.subplots(len(methods), MOST_MAPS + 1, squeeze=False)
+    for line, (title, method) in zip(axes, methods.items(), strict=True):
+        maps = _first_maps(context, _trial_of(context, labelled, method), image)
         line[0].imshow(_slice(image)[0], cmap="gray")
         line[0].set_title(title, fontsize=SMALL_FONT, loc="left")
         for ax, one in zip(line[1:], maps, strict=False):
@@ -138,57 +149,54 @@ FIGURES: dict[str, Callable[[StudyContext, int | str], Figure]] = {
     "heat-map": heat_map,
     "rates-over-depth": rates_over_depth,
     "rates-over-time": rates_over_time,
+    "network": network,
     "starting-rates": starting_rates,
     "feature-maps": feature_maps,
+    **ALCHEMY_FIGURES,
 }
 
 
 def _trials(context: StudyContext, labelled: int | str) -> list[Trial]:
-    """All trials whose rate is known."""
-    tuned = [context.tuned(trial) for trial in context.trials if trial.labelled == labelled]
-    return [trial for trial in tuned if trial is not None]
+    """Return all trials whose rate is known."""
+    return context.ready(trial for trial in context.trials if trial.labelled == labelled)
 
 
-def _learned(context: StudyContext, labelled: int | str) -> dict[str, list[Chosen]]:
+def _profiles(context: StudyContext, labelled: int | str) -> dict[str, LRProfile]:
+    """Return the learned rates of each method that learns them, on the seed with the median score."""
     found = {
-        method: ones
-        for (method, count), ones in chosen_trials(context).items()
-        if count == labelled and all(one.result["profile"] for one in ones)
+        key.label: LRProfile(**_middle(ones).result["profile"])
+        for key, ones in chosen_trials(context).items()
+        if key.labelled == labelled and all(one.result["profile"] for one in ones)
     }
     if not found:
         raise StudyError("no method that learns rates is finished; add one of kind metalr, and run the study")
     return found
 
 
-def _middle(ones: Sequence[Chosen], context: StudyContext) -> Chosen:
-    """Of the seeds the one with the median score."""
-    ranked = sorted(ones, key=lambda one: float(one.result["validation"][context.study.metrics[0]]))
+def _middle(ones: Sequence[Chosen]) -> Chosen:
+    metric = ones[0].context.study.metrics[0]
+    ranked = sorted(ones, key=lambda one: float(one.result["validation"][metric]))
     return ranked[len(ranked) // 2]
 
 
-def _network_of(context: StudyContext, labelled: int | str, key: str) -> dict[str, Tensor]:
-    """The network of a method, or of a setting, by name: on the first seed, at the rate that validation chose."""
+def _trial_of(context: StudyContext, labelled: int | str, key: str) -> str:
+    """Return the name of a method's or setting's trial: on the first seed, at the rate that validation chose."""
     ours = [one for one in _trials(context, labelled) if key in (one.method.kind, one.setting.label) and one.seed == 0]
     results = context.results(ours)
-    name = best_of(context.study, results).name(context.study) if results else ""
-    held: dict[str, Tensor] | None = context.store.load_tensors(name) if name else None
-    if held is None:
+    if not results:
         raise StudyError(
             f"no network of {key} is kept; add the method or setting, and run the study with keep_networks"
         )
-    return held
+    return best_of(context.study, results).name(context.study)
 
 
-def _first_maps(context: StudyContext, tensors: dict[str, Tensor], image: Tensor) -> Tensor:
-    """Channels of the first layer's output, of a volume the middle slice."""
-    cases = context.cases
-    network = make_network(context.study.network, classes=cases.classes, shape=cases.shape)
-    network.load_state_dict(tensors)
-    seen: list[Tensor] = []
-    first = network.get_submodule(context.layers[0].name)
-    first.register_forward_hook(lambda _, __, output: seen.append(output[0]))
-    network.eval()(image[None])
-    return _slice(seen[0])[:MOST_MAPS]
+def _first_maps(context: StudyContext, trial: str, image: Tensor) -> Tensor:
+    """Return channels of the first layer's output, of a volume the middle slice."""
+    trained, outputs = context.network(trial), list[Tensor]()
+    first = trained.get_submodule(context.layers[0].name)
+    first.register_forward_hook(lambda _, __, output: outputs.append(output[0]))
+    trained(image[None])
+    return _slice(outputs[0])[:MOST_MAPS]
 
 
 def _slice(maps: Tensor) -> Tensor:

@@ -1,103 +1,86 @@
-"""The demo's report: one page that opens offline, and the learned profile."""
+"""`layertune study page`: the results of a study on one HTML page that opens offline."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+import yaml
 from jinja2 import Environment, StrictUndefined
-from torch import Tensor
 
-from layertune import LayerMap, LRProfile
-from layertune.plots.network import plot_network
-from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
-from layertune_studies.data.brains import Cohort, tissues
-from layertune_studies.demo_methods import HYPER_LR, LRS, RULE, START_LR
-from layertune_studies.demo_options import DemoOptions
-from layertune_studies.demo_result import HEADINGS, Row, Trial
-from layertune_studies.demo_store import Store
-from layertune_studies.results.page_figures import examples_png, learning_curves, svg
+from layertune_studies.config.sets import SETS
+from layertune_studies.engine.context import StudyContext
+from layertune_studies.results.formats import table_cells
+from layertune_studies.results.page_figures import page_figures
+from layertune_studies.results.table import Chosen, RowKey, chosen_trials, make_rows
 
-__all__ = ["write_report"]
+__all__ = ["Page", "study_page", "write_page"]
 
 
-def write_report(
-    options: DemoOptions,
-    store: Store,
-    cohort: Cohort,
-    layers: LayerMap,
-    rows: Sequence[Row],
-    trials: Mapping[str, Sequence[Trial]],
-    before: Tensor,
-) -> tuple[Path, Path]:
-    """Write ``report.html`` and ``profile.json``.
+@dataclass(frozen=True)
+class Page:
+    """The texts and the main table of a page.
+
+    Attributes:
+        title: The heading of the page.
+        about: Paragraphs above the table.
+        headings: The headings of the table.
+        rows: The cells of the table, row by row.
+        notes: Paragraphs below the table.
+    """
+
+    title: str
+    about: Sequence[str]
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def study_page(context: StudyContext) -> Page:
+    """Return the page of any study, with the table of ``layertune study table``."""
+    study = context.study
+    headings, *rows = table_cells(study, make_rows(study, chosen_trials(context)))
+    about = [text for text in (study.paper, SETS[study.data.set].page()) if text]
+    note = (
+        f"Medians over {study.seeds} seeds in percent, with their 95 % bootstrap intervals; p is that of a paired "
+        "permutation test against the best baseline, and passes count the search for a method's settings."
+    )
+    return Page(study.title or study.name, about, headings, rows, [note])
+
+
+def write_page(context: StudyContext, page: Page, path: Path) -> None:
+    """Write the page of a study, with all figures that the study has results for.
 
     Args:
-        options: of the run.
-        store: its folder.
-        cohort: its cases.
-        layers: of the network.
-        rows: of the table.
-        trials: by method's title, one a seed.
-        before: label map of the first test subject by the pre-trained network.
+        context: The study with its results.
+        page: The texts and the main table.
+        path: The file to write.
 
-    Returns:
-        Paths of the page and of the profile.
+    Raises:
+        StudyError: No trial is finished.
     """
-    profiles = _profiles(trials)
-    profile = next(iter(profiles.values()))
-    path = store.folder / "profile.json"
-    profile.save(path)
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = page.from_string(files("layertune_studies").joinpath("demo_report.html").read_text(encoding="utf-8"))
-    first = cohort.test[0]
-    examples = {"Pre-trained": before, **{title: runs[0].outcome.example for title, runs in trials.items()}}
-    text = template.render(
-        options=options,
-        tissues=tissues(options.data),
-        counts={"validation": len(cohort.validation), "test": len(cohort.test)},
-        headings=HEADINGS,
-        rows=[row.cells() for row in rows],
-        seeds=_by_seed(trials),
-        method={"lrs": LRS, "rule": RULE, "start": START_LR, "hyper_lr": HYPER_LR},
-        figures=_figures(layers, profiles, trials),
-        profiles=list(profiles),
-        examples=examples_png(first.image, first.label, examples),
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        files("layertune_studies.results").joinpath("page.html").read_text(encoding="utf-8")
     )
-    return store.write("report.html", text), path
+    study, chosen = context.study, chosen_trials(context)
+    text = template.render(
+        page=page,
+        part=study.report,
+        seeds=_seed_cells(context, chosen),
+        figures=page_figures(context, chosen),
+        file=yaml.safe_dump(study.model_dump(mode="json", exclude_unset=True), sort_keys=False, width=120),
+    )
+    context.store.write(path, text)
 
 
-def _profiles(trials: Mapping[str, Sequence[Trial]]) -> dict[str, LRProfile]:
-    """By method and seed, where rates were learned."""
-    return {
-        f"{title}, seed {seed}": trial.piece.profile
-        for title, runs in trials.items()
-        for seed, trial in enumerate(runs)
-        if trial.piece.profile
-    }
-
-
-def _figures(
-    layers: LayerMap, profiles: Mapping[str, LRProfile], trials: Mapping[str, Sequence[Trial]]
-) -> dict[str, str]:
-    """SVG elements by what they show."""
-    first = next(iter(profiles.values()))
-    losses = {title: [trial.piece.log.losses for trial in runs] for title, runs in trials.items()}
-    curves = {title: [trial.piece.log.curve for trial in runs] for title, runs in trials.items()}
-    axes = {
-        "curves": learning_curves(losses, curves),
-        "network": plot_network(layers, first),
-        "depth": plot_lrs_over_depth(profiles),
-        "time": plot_lrs_over_time(first),
-    }
-    return {name: svg(drawn) for name, drawn in axes.items()}
-
-
-def _by_seed(trials: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
-    """What each method chose and reached on each seed."""
-    return [
-        {"method": title, "seed": seed, "setting": trial.setting, "validation": trial.piece.validation, "test": score}
-        for title, runs in trials.items()
-        for seed, trial in enumerate(runs)
-        for score in [trial.outcome.scores.dice]
-    ]
+def _seed_cells(context: StudyContext, chosen: Mapping[RowKey, Sequence[Chosen]]) -> list[list[str]]:
+    """Return what each method chose and reached on each seed, below the headings."""
+    study, metric = context.study, context.study.metrics[0]
+    cells = [["Method", "Labelled", "Seed", "Setting", f"{metric}, validation", f"{metric}, {study.report}"]]
+    for key, ones in chosen.items():
+        for one in ones:
+            scores = (f"{float(one.result[part][metric]):.4f}" for part in ("validation", study.report))
+            setting = f"{one.trial.setting.label} at {one.trial.lr:g}"
+            cells.append([key.label, str(key.labelled), str(one.trial.seed), setting, *scores])
+    return cells

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,37 +13,73 @@ from layertune_studies.engine.trial import Trial
 from layertune_studies.errors import StudyError
 from layertune_studies.results.statistics import p_value
 
-__all__ = ["Chosen", "Row", "chosen_trials", "make_rows", "rows_by_start", "start_rows"]
+__all__ = [
+    "Chosen",
+    "Row",
+    "RowKey",
+    "chosen_trials",
+    "is_whole",
+    "labelled_of",
+    "make_rows",
+    "rows_by_start",
+    "start_rows",
+]
+
+
+class RowKey(NamedTuple):
+    """What a row of a table is about.
+
+    Attributes:
+        method: The name of the method.
+        labelled: The number of labelled cases, or ``"all"``.
+        checkpoint: The name of the checkpoint that the method starts from; empty if the study has only one.
+    """
+
+    method: str
+    labelled: int | str
+    checkpoint: str = ""
+
+    @property
+    def label(self) -> str:
+        """The method with its checkpoint, if the study has several."""
+        return f"{self.method}, {self.checkpoint}" if self.checkpoint else self.method
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a method came to on one seed.
+    """The result of a method on one seed.
 
     Attributes:
-        trial: the one that the validation cases chose.
-        result: its result.
-        passes: forward and backward passes of all trials that were tried.
+        trial: The trial that was chosen by the validation cases.
+        result: The result of that trial.
+        passes: Forward and backward passes of all trials that the method tried.
+        context: The part of the study that the trial belongs to, with one checkpoint.
     """
 
     trial: Trial
     result: Mapping[str, Any]
     passes: float
+    context: StudyContext
+
+
+Results = Mapping[RowKey, Sequence[Chosen]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method at one number of labelled cases.
+    """A row of the table: a method at one number of labelled cases.
 
     Attributes:
-        method: its name.
-        labelled: cases.
-        values: of each metric, one a seed.
-        seeds: that are finished, which the values are of.
-        settings: what was chosen, one a seed.
-        passes: of one seed with all settings that were tried, the mean; what the tuned rate cost is flat's.
-        p: of the first metric against the best baseline; ``None`` for that baseline, with fewer than two seeds, or with
-            others than that baseline's.
+        method: The name of the method.
+        labelled: The number of labelled cases, or ``"all"``.
+        values: For each metric, the score of each seed, in [0, 1].
+        settings: The setting that was chosen on each seed.
+        passes: Forward and backward passes of one seed with all settings that were tried, the mean over seeds. What
+            finding the tuned rate cost is counted in the row of ``flat``.
+        p: The p-value of the first metric against the best baseline. None for that baseline itself, with fewer than two
+            seeds, or with other seeds than those of the baseline.
+        seeds: The seeds that are finished, which the values belong to.
+        checkpoint: The checkpoint that the method starts from; empty if the study has only one.
     """
 
     method: str
@@ -53,14 +89,26 @@ class Row:
     passes: float = 0.0
     p: float | None = None
     seeds: tuple[int, ...] = ()
+    checkpoint: str = ""
 
 
-def chosen_trials(context: StudyContext) -> dict[tuple[str, int | str], list[Chosen]]:
-    """For each method and number of labelled cases the chosen trial of each seed that is finished.
+def chosen_trials(context: StudyContext) -> dict[RowKey, list[Chosen]]:
+    """Return the chosen trial of each seed that is finished, for each row of the table.
 
     Raises:
-        StudyError: nothing is finished.
+        StudyError: Nothing is finished.
     """
+    found = {
+        RowKey(method, labelled, checkpoint): ones
+        for checkpoint, part in context.parts().items()
+        for (method, labelled), ones in _chosen_of_part(part).items()
+    }
+    if not found:
+        raise StudyError(f"no trial of {context.study.name} is finished; run it with `layertune study run` first")
+    return found
+
+
+def _chosen_of_part(context: StudyContext) -> dict[tuple[str, int | str], list[Chosen]]:
     groups: dict[tuple[str, int | str, int], list[Trial]] = {}
     for trial in context.trials:
         groups.setdefault(trial.group, []).append(trial)
@@ -70,13 +118,11 @@ def chosen_trials(context: StudyContext) -> dict[tuple[str, int | str], list[Cho
         one = _chosen(context, trials)
         if one is not None:
             found.setdefault((method, labelled), []).append(one)
-    if not found:
-        raise StudyError(f"no trial of {context.study.name} is finished; run it with `layertune study run` first")
     return found
 
 
 def _chosen(context: StudyContext, trials: Sequence[Trial]) -> Chosen | None:
-    """The best of a method's trials on one seed, once all are there or their search is finished."""
+    """Return the best of a method's trials on one seed, once all of them or their search are finished."""
     ready = context.ready(trials)
     if len(ready) < len(trials):
         return None
@@ -92,60 +138,80 @@ def _chosen(context: StudyContext, trials: Sequence[Trial]) -> Chosen | None:
             return None
         passes = sum(float(result["passes"]) for result in results.values())
     best = best_of(context.study, results)
-    return Chosen(best, results[best], passes)
+    return Chosen(best, results[best], passes, context)
 
 
-def make_rows(study: Study, chosen: Mapping[tuple[str, int | str], Sequence[Chosen]]) -> list[Row]:
-    """One row for each method and number of labelled cases, with its test against the best baseline there."""
-    baselines = set(study.compare or (method.name for method in study.methods if not method.learns))
-    metric, rows = study.metrics[0], []
-    for (method, labelled), ones in chosen.items():
-        values = {name: [float(one.result[study.report][name]) for one in ones] for name in study.metrics}
-        settings = tuple(_setting(one.trial) for one in ones)
-        passes, seeds = float(np.mean([one.passes for one in ones])), tuple(one.trial.seed for one in ones)
-        rows.append(Row(method, labelled, values, settings, passes, seeds=seeds))
-    return [_tested(row, rows, baselines, metric) for row in rows]
+def labelled_of(study: Study, labelled: int | str | None) -> int | str:
+    """Return a number of labelled cases of a study, by default its first one.
 
-
-def is_whole(study: Study, rows: Sequence[Row]) -> bool:
-    """Whether every method is there, at every number of labelled cases, with all its seeds."""
-    shown = {(row.method, row.labelled) for row in rows if len(row.seeds) == study.seeds}
-    return len(shown) == len(study.methods) * len(study.data.labelled)
-
-
-def rows_by_start(context: StudyContext) -> dict[tuple[str, int | str], dict[float, Row]]:
-    """For each method that starts from several rates, and each number of labelled cases, a row by rate.
-
-    Seeds count that are finished at every rate. Of several settings the one that is best on the validation cases is
-    shown; methods that search theirs are left out, since what they gave up is not known to the end.
+    Raises:
+        StudyError: The study has no such number.
     """
-    found: dict[tuple[str, int | str], dict[float, Row]] = {}
-    for (method, labelled), by_rate in _trials_by_start(context.trials).items():
-        results = {
-            lr: {seed: context.results(trials) for seed, trials in seeds.items()} for lr, seeds in by_rate.items()
-        }
-        whole = [
-            seed
-            for seed in range(context.study.seeds)
-            if all(len(results[lr][seed]) == len(seeds[seed]) for lr, seeds in by_rate.items())
-        ]
-        if len(by_rate) > 1 and whole:
-            found[method, labelled] = {
-                lr: _start_row(
-                    context.study, f"{method}, from {lr:g}", labelled, {seed: results[lr][seed] for seed in whole}
-                )
-                for lr in sorted(by_rate)
+    counts = study.data.labelled
+    if labelled is not None and labelled not in counts:
+        raise StudyError(f"{labelled} is no number of labelled cases of this study: {', '.join(map(str, counts))}")
+    return counts[0] if labelled is None else labelled
+
+
+def make_rows(study: Study, chosen: Results) -> list[Row]:
+    """Make the rows of the table, each with its test against the best baseline at its number of labelled cases."""
+    baselines = set(study.compare or (method.name for method in study.methods if not method.learns))
+    rows = [_row(study, key, ones) for key, ones in chosen.items()]
+    return [_tested(row, rows, baselines, study.metrics[0]) for row in rows]
+
+
+def _row(study: Study, key: RowKey, ones: Sequence[Chosen]) -> Row:
+    return Row(
+        key.method,
+        key.labelled,
+        {name: [float(one.result[study.report][name]) for one in ones] for name in study.metrics},
+        tuple(f"{one.trial.setting.label} at {one.trial.lr:g}" for one in ones),
+        float(np.mean([one.passes for one in ones])),
+        seeds=tuple(one.trial.seed for one in ones),
+        checkpoint=key.checkpoint,
+    )
+
+
+def is_whole(context: StudyContext, rows: Sequence[Row]) -> bool:
+    """Return whether every method is finished with all seeds, at every number of labelled cases and checkpoint."""
+    whole = {(row.method, row.labelled, row.checkpoint) for row in rows if len(row.seeds) == context.study.seeds}
+    methods = sum(len(part.study.methods) for part in context.parts().values())
+    return len(whole) == methods * len(context.study.data.labelled)
+
+
+def rows_by_start(context: StudyContext) -> dict[RowKey, dict[float, Row]]:
+    """Return the rows of each method by the rate that it starts from, for methods that start from several rates.
+
+    Only seeds that are finished at every rate count. Of several settings the one that is best on the validation cases
+    is shown. Methods that search their settings are left out, since what they gave up was not trained to the end.
+    """
+    found: dict[RowKey, dict[float, Row]] = {}
+    for checkpoint, part in context.parts().items():
+        for (method, labelled), by_rate in _trials_by_start(part.trials).items():
+            results = {
+                lr: {seed: part.results(trials) for seed, trials in seeds.items()} for lr, seeds in by_rate.items()
             }
+            whole = [
+                seed
+                for seed in range(part.study.seeds)
+                if all(len(results[lr][seed]) == len(seeds[seed]) for lr, seeds in by_rate.items())
+            ]
+            if len(by_rate) > 1 and whole:
+                key = RowKey(method, labelled, checkpoint)
+                found[key] = {
+                    lr: _start_row(part.study, key, lr, {seed: results[lr][seed] for seed in whole})
+                    for lr in sorted(by_rate)
+                }
     return found
 
 
 def start_rows(context: StudyContext) -> list[Row]:
-    """The rows of ``rows_by_start``, and for each method its worst and its best rate."""
+    """Return the rows of ``rows_by_start``, and for each method its worst and its best rate."""
     rows: list[Row] = []
-    for (method, _), by_rate in rows_by_start(context).items():
+    for key, by_rate in rows_by_start(context).items():
         own = list(by_rate.values())
         ranked = sorted(own, key=lambda row: float(np.median(row.values[context.study.metrics[0]])))
-        ends = ((f"{method}, worst", ranked[0]), (f"{method}, best", ranked[-1]))
+        ends = ((f"{key.method}, worst", ranked[0]), (f"{key.method}, best", ranked[-1]))
         rows += [*own, *(replace(row, method=title, settings=(row.method,)) for title, row in ends)]
     return rows
 
@@ -161,10 +227,11 @@ def _trials_by_start(
     return groups
 
 
-def _start_row(study: Study, title: str, labelled: int | str, seeds: Mapping[int, Mapping[Trial, Any]]) -> Row:
+def _start_row(study: Study, key: RowKey, lr: float, seeds: Mapping[int, Mapping[Trial, Any]]) -> Row:
     best = [results[best_of(study, results)] for results in seeds.values()]
     values = {name: [float(one[study.report][name]) for one in best] for name in study.metrics}
-    return Row(title, labelled, values, seeds=tuple(seeds))
+    title = f"{key.method}, from {lr:g}"
+    return Row(title, key.labelled, values, seeds=tuple(seeds), checkpoint=key.checkpoint)
 
 
 def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> Row:
@@ -175,7 +242,3 @@ def _tested(row: Row, rows: Iterable[Row], baselines: set[str], metric: str) -> 
     paired = best.seeds == row.seeds and len(row.seeds) > 1
     p = p_value(row.values[metric], best.values[metric]) if paired and best is not row else None
     return replace(row, p=p)
-
-
-def _setting(trial: Trial) -> str:
-    return f"{trial.setting.label} at {trial.lr:g}"

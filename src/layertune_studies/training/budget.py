@@ -22,5 +22,5 @@ def steps_of(study: Study, method: Method) -> int:
     """Return the number of steps of a method's training within the budget: 0 for none, else at least 1."""
     if isinstance(method, Untuned):
         return 0
-    amount = study.budget.amount
+    amount = method.amount or study.budget.amount
     return amount if study.budget.unit == "steps" else max(1, int(amount / passes_of_step(method) + 1e-9))

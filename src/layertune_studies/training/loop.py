@@ -97,6 +97,9 @@ class Trained:
         profile: Fields of the learned ``LRProfile``, or None if no rates were learned.
         lrs: Learning rate of each layer at the end, or None if the method does not adjust them.
         trials: AutoLR's trials as tuples (epoch, trial, quality, accepted), or None for other methods.
+        redundant: The number of kernels that Network Alchemy gave a fresh start, or None for other methods.
+        curve: Pairs of a step and the score on the validation cases before it, if the study wants a learning curve.
+        seconds: Time of each step in seconds, without making batches and measuring scores.
     """
 
     steps: int = 0
@@ -105,6 +108,9 @@ class Trained:
     profile: dict[str, Any] | None = None
     lrs: dict[str, float] | None = None
     trials: list[tuple[int, int, float, bool]] | None = None
+    redundant: int | None = None
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     def set_profile(self, lrs: dict[str, float], profile: LRProfile | None) -> None:
         """Record the learned rates.
@@ -130,6 +136,7 @@ class Training:
         epoch_steps: Number of steps in which all labelled cases are seen once.
         lr: Base learning rate.
         tell: Progress callback, called with the number of steps done.
+        score: Returns the score of the network on the validation cases, for the learning curve.
     """
 
     study: Study
@@ -140,6 +147,7 @@ class Training:
     epoch_steps: int
     lr: float
     tell: Callable[[int], object]
+    score: Callable[[], float] = lambda: 0.0
 
     def optimizer(self, policy: Policy, lr: float) -> TorchOptimizer:
         """Make the study's optimizer of the layers that a policy tunes."""
@@ -193,9 +201,12 @@ def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
 def train_steps(training: Training, run: Run, steps: int, trained: Trained) -> None:
     """Take a number of further steps; stop early where the loss is not finite any more."""
     for _ in range(steps):
+        if training.study.curve and trained.steps % training.study.curve == 0:
+            trained.curve.append((trained.steps, training.score()))
         train_step(run, training.task, training.loss_of, trained.steps)
         trained.steps += 1
         trained.losses.append(run.log.losses[-1])
+        trained.seconds.append(run.log.seconds[-1])
         training.tell(trained.steps)
         if not math.isfinite(trained.losses[-1]):
             break  # the weights are lost; AutoLR restores the weights of such a trial itself

@@ -171,6 +171,8 @@ class AlchemyPart(Part):
             self.alchemy.update()
         else:
             self.alchemy.modify()
+        if self.alchemy.redundant is not None:
+            trained.redundant = self.alchemy.redundant.count
         penalised = replace(self.training, loss_of=_WithPenalty(self.training.loss_of, self.alchemy))
         train_steps(penalised, run, self.steps - self.first, trained)
 

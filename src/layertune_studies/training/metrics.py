@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layertune_studies.data.case import Case
 
-__all__ = ["CLASSIFICATION", "SEGMENTATION", "Scores", "classification_scores", "evaluate"]
+__all__ = ["CLASSIFICATION", "SEGMENTATION", "Scores", "classification_scores", "evaluate", "label_map"]
 
 Scores = dict[str, float]
 CLASSIFICATION = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
@@ -42,6 +42,21 @@ def evaluate(network: nn.Module, cases: Sequence[Case], *, classes: int, patch: 
         outputs = [network(torch.stack([case.image for case in chunk]).to(device)).float().cpu() for chunk in chunks]
         return classification_scores(torch.cat(outputs).softmax(1), torch.stack([case.label for case in cases]))
     return _segmentation_scores(network, cases, classes, patch, device)
+
+
+@torch.no_grad()
+def label_map(network: nn.Module, image: Tensor, patch: tuple[int, ...] | None) -> Tensor:
+    """Return the label map (1, x, y, z) that a network predicts for a volume (channels, x, y, z).
+
+    Args:
+        network: A network in eval mode, on the device of the volume.
+        image: The volume.
+        patch: The size of the window that slides over the volume; None: the network takes the whole.
+    """
+    batch = image[None]
+    output = network(batch) if patch is None else sliding_window_inference(batch, patch, 2, network)
+    scores = torch.as_tensor(output[0] if isinstance(output, list | tuple) else output)
+    return scores.argmax(1)
 
 
 def classification_scores(shares: Tensor, labels: Tensor) -> Scores:
@@ -96,10 +111,8 @@ def _segmentation_scores(
         include_background=False, metric_name=("precision", "sensitivity"), compute_sample=True
     )
     for case in cases:
-        image = case.image[None].to(device)
-        output = network(image) if patch is None else sliding_window_inference(image, patch, 2, network)
-        output = torch.as_tensor(output[0] if isinstance(output, list | tuple) else output)
-        pair = one_hot(output.argmax(1, keepdim=True), classes), one_hot(case.label[None].to(device), classes)
+        predicted = label_map(network, case.image.to(device), patch)[None]
+        pair = one_hot(predicted, classes), one_hot(case.label[None].to(device), classes)
         with warnings.catch_warnings():
             # A case without a class has no Dice for it; the mean leaves it out.
             warnings.filterwarnings("ignore", message=".*ground truth of class.*all 0")

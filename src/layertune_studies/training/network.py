@@ -1,7 +1,7 @@
 """A study's network: made by its name, checked against the data, and given its pre-trained weights."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layertune import LayerMap, load_weights, map_layers, read_weights
 from layertune.errors import WeightsError
-from layertune.hosts.networks import named_network
+from layertune.hosts.networks import import_factory, named_network
 from layertune_studies.config.study import Network
 from layertune_studies.errors import DataError, StudyError
 
@@ -52,7 +52,10 @@ def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretr
     """
     given = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
     arguments = {**_usual(config.name, classes, shape), **given}
-    return named_network(config.name, shape=(2, *shape), arguments=arguments).network
+    network = named_network(config.name, shape=(2, *shape), arguments=arguments).network
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last if len(shape) == 3 else torch.channels_last_3d)
+    return network
 
 
 def network_layers(config: Network, *, classes: int, shape: tuple[int, ...]) -> LayerMap:
@@ -111,14 +114,14 @@ def adopt_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
 def _usual(name: str, classes: int, shape: tuple[int, ...]) -> dict[str, Any]:
     """Arguments that the data decide, under the names that the constructor has for them."""
     if ":" in name:
-        return {}
-    import timm
+        factory: Callable[..., Any] | None = import_factory(name)
+    else:
+        import timm
+        from monai.networks import nets
 
-    if timm.is_model(name):
-        return {"num_classes": classes, "in_chans": shape[0]}
-    from monai.networks import nets
-
-    factory = getattr(nets, name, None)
+        if timm.is_model(name):
+            return {"num_classes": classes, "in_chans": shape[0]}
+        factory = getattr(nets, name, None)
     if not callable(factory):
         return {}
     known = {

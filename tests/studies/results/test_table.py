@@ -21,7 +21,7 @@ from layertune_studies.errors import StudyError
 from layertune_studies.results.figures import FIGURES, plot_study
 from layertune_studies.results.formats import render
 from layertune_studies.results.statistics import interval, p_value
-from layertune_studies.results.table import Row, chosen_trials, make_rows, start_rows
+from layertune_studies.results.table import Row, RowKey, chosen_trials, make_rows, start_rows
 from layertune_studies.training.settings import Depths
 from study_runs import study_of, write_study
 
@@ -143,7 +143,7 @@ def test_of_rates_alike_on_validation_the_heat_map_does_not_ask_the_test_cases(t
         test = {"accuracy": 0.3 if trial.lr == 0.01 else 0.9, "auc": 0.5}
         same = {"accuracy": 0.8, "auc": 0.5}
         shop.store.save(trial.name(config), {"validation": same, "test": test, "passes": 4})
-    (chosen,) = chosen_trials(shop)["bidirectional", 8]
+    (chosen,) = chosen_trials(shop)[RowKey("bidirectional", 8)]
     (text,) = FIGURES["heat-map"](shop, 8).axes[0].texts
     assert float(text.get_text()) == 100 * chosen.result["test"]["accuracy"] == 30
 
