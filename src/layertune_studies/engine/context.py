@@ -14,9 +14,10 @@ from layertune import LayerMap
 from layertune_studies.config.methods import Flat
 from layertune_studies.config.study import Study
 from layertune_studies.data.cases import Cases
+from layertune_studies.engine.held_data import study_cases
 from layertune_studies.engine.search import better, rounds
 from layertune_studies.engine.store import StudyStore
-from layertune_studies.engine.trial import Trial, all_trials, data_identity, ranking, study_cases, study_layers
+from layertune_studies.engine.trial import Trial, all_trials, data_identity, ranking, study_layers
 from layertune_studies.errors import StudyError
 from layertune_studies.training.metrics import CLASSIFICATION, SEGMENTATION
 from layertune_studies.training.network import make_network

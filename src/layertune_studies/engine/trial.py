@@ -5,10 +5,9 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from sys import stderr
 from typing import Any, Literal
@@ -20,16 +19,15 @@ from layertune import LayerMap
 from layertune_studies.config.methods import Method, Scratch
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Study
-from layertune_studies.data.batches import META, TRAINING, batch_key, batch_maker
-from layertune_studies.data.case import Batch, Case
-from layertune_studies.data.cases import Cases, draw, load_cases
+from layertune_studies.data.case import Batch
+from layertune_studies.data.cases import Cases
+from layertune_studies.engine.held_data import study_cases, trial_batches
 from layertune_studies.errors import StudyError
 from layertune_studies.training.loop import Task, Training
 from layertune_studies.training.loss import make_loss
 from layertune_studies.training.methods import train
 from layertune_studies.training.metrics import evaluate
 from layertune_studies.training.network import adopt_weights, make_network, network_layers
-from layertune_studies.training.pretraining import reserved_cases
 from layertune_studies.training.settings import Depths, Setting, settings_of
 
 __all__ = [
@@ -39,7 +37,6 @@ __all__ = [
     "device",
     "ranking",
     "run_trial",
-    "study_cases",
     "study_layers",
     "training_of",
 ]
@@ -47,7 +44,6 @@ __all__ = [
 Weights = Mapping[str, Tensor]
 TIE = 1e-4  # below one case of ten thousand
 PARTS = {"network", "pretraining", "optimizer", "budget", "report", "loop", "loss", "seed"}
-HELD_BATCHES = 2**28  # bytes of training batches, and as many of meta batches, that stay in memory
 
 
 @dataclass(frozen=True)
@@ -150,25 +146,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def study_cases(study: Study, root: Path | None) -> Cases:
-    """The study's cases; read once a process.
-
-    Raises:
-        DataError: they are not there, or cannot be used.
-    """
-    return _cases(_data_of_cases(study.data), root)
-
-
-def _data_of_cases(data: Data) -> str:
-    """Return the part of the data section that says which cases there are, as a key."""
-    return data.model_dump_json(exclude={"labelled", "holdout", "augment", "reserved", "draw"})
-
-
-@lru_cache(maxsize=2)
-def _cases(data: str, root: Path | None) -> Cases:
-    return load_cases(Data.model_validate_json(data), root)
-
-
 def study_layers(study: Study, cases: Cases, method: Method | None = None) -> LayerMap:
     """Return the layers of the study's network, with depths as the study reads them, or as a method does."""
     depth = getattr(method, "depth", None) or study.network.depth
@@ -243,10 +220,7 @@ def training_of(
     assert trial.lr is not None
     torch.set_num_threads(study.threads)
     cases = study_cases(study, root)
-    data = study.data.model_dump_json()
-    batch, meta_batch, count = _batches(
-        data, root, trial.labelled, trial.seed, study.seed, study.budget.batch, reserved_cases(study)
-    )
+    batch, meta_batch, count = trial_batches(study, root, trial.labelled, trial.seed)
     torch.manual_seed(trial.seed)
     scratch = isinstance(trial.method, Scratch)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
@@ -262,37 +236,6 @@ def training_of(
         return evaluate(network, cases.validation, classes=cases.classes, patch=study.data.patch)[study.metrics[0]]
 
     return Training(study, network, layers, task, loss, epoch_steps, trial.lr, tell, score)
-
-
-@lru_cache(maxsize=1)
-def _batches(
-    data: str,
-    root: Path | None,
-    labelled: int | Literal["all"],
-    seed: int,
-    study_seed: int | None,
-    count: int,
-    reserved: int,
-) -> tuple[Callable[[int], Batch], Callable[[int], Batch], int]:
-    """Return what makes training and meta batches, and the number of training cases.
-
-    The trials of a seed, which run one after the other, all see the same batches, so that each is made once.
-    """
-    config = Data.model_validate_json(data)
-    cases = draw(
-        _cases(_data_of_cases(config), root),
-        labelled,
-        seed=seed,
-        reserved=reserved,
-        holdout=config.holdout,
-        disjoint=config.draw == "disjoint",
-    )
-
-    def maker(part: Sequence[Case], purpose: int) -> Callable[[int], Batch]:
-        key = partial(batch_key, study_seed, seed, purpose)
-        return batch_maker(part, config, count=count, key=key, augment=purpose == TRAINING, hold=HELD_BATCHES)
-
-    return maker(cases.train, TRAINING), maker(cases.meta, META), len(cases.train)
 
 
 def _on_device(batch: Batch) -> Batch:

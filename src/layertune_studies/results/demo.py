@@ -22,7 +22,7 @@ from layertune_studies.errors import FolderError
 from layertune_studies.results.page import Page, write_page
 from layertune_studies.results.page_figures import learned_profiles
 from layertune_studies.results.table import Chosen, chosen_trials
-from layertune_studies.training.budget import passes_of_step
+from layertune_studies.training.budget import passes_of_step, steps_of
 
 __all__ = ["DemoOptions", "DemoResult", "DemoRow", "run_demo"]
 
@@ -194,15 +194,11 @@ def _row(key: str, title: str, ones: Sequence[Chosen]) -> DemoRow:
     seconds = [second for one in ones for second in one.result["curve"]["seconds"]]
     if not seconds:
         return DemoRow(key, title, scores[:1])  # the pre-trained network is the same on all seeds
-    return DemoRow(
-        key,
-        title,
-        scores,
-        tuple(_setting(one) for one in ones),
-        round(passes_of_step(ones[0].trial.method)),
-        round(ones[0].passes),
-        1000 * median(seconds),
-    )
+    first = ones[0]
+    passes = round(passes_of_step(first.trial.method))
+    candidates = sum(trial.group == first.trial.group for trial in first.context.trials)
+    total = candidates * passes * steps_of(first.context.study, first.trial.method)  # had none of them diverged
+    return DemoRow(key, title, scores, tuple(_setting(one) for one in ones), passes, total, 1000 * median(seconds))
 
 
 def _setting(one: Chosen) -> str:

@@ -15,9 +15,10 @@ from layertune_studies.data.cases import draw
 from layertune_studies.engine import context as study_context
 from layertune_studies.engine import run as study_run
 from layertune_studies.engine.context import StudyContext
+from layertune_studies.engine.held_data import study_cases
 from layertune_studies.engine.run import run_study
 from layertune_studies.engine.store import StudyStore
-from layertune_studies.engine.trial import Trial, run_trial, study_cases, training_of
+from layertune_studies.engine.trial import Trial, run_trial, training_of
 from layertune_studies.errors import DataError, DiskError, FolderError, StudyError
 from layertune_studies.results.table import chosen_trials
 from layertune_studies.training import network as study_network
@@ -293,7 +294,6 @@ def test_the_meta_batch_never_sees_validation_or_test(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from layertune_studies.data import batches as study_batches
-    from layertune_studies.engine import trial as study_trial
 
     seen: list[torch.Tensor] = []
     make = study_batches.batch_of
@@ -305,7 +305,7 @@ def test_the_meta_batch_never_sees_validation_or_test(
     monkeypatch.setattr(study_batches, "batch_of", watched)
     config = study(methods=[{"kind": "metalr", "lr": [0.01]}])
     run_study(config, tmp_path, root, console=QUIET)
-    cases = study_trial.study_cases(config, root)
+    cases = study_cases(config, root)
     held_out = [case.image for part in (cases.validation, cases.test) for case in part]
     assert seen
     assert not any(torch.equal(image, other) for image in seen for other in held_out)
