@@ -1,4 +1,4 @@
-"""What can go wrong: one family, each member also the built-in error that a caller would expect."""
+"""The errors of layertune: one family, each of which is also the built-in error that a caller would expect."""
 
 __all__ = [
     "AlchemyError",
@@ -14,7 +14,7 @@ __all__ = [
 
 
 class LayertuneError(Exception):
-    """Base of all errors that layertune raises on purpose.
+    """The base of all errors that layertune raises.
 
     Each message says what was expected, what came, and what to do next.
     """
@@ -25,7 +25,7 @@ class AlchemyError(LayertuneError, ValueError):
 
 
 class ModelError(LayertuneError, ValueError):
-    """The network cannot be traced, or has not the structure that was asked for."""
+    """The network cannot be traced, or does not have the structure that was asked for."""
 
 
 class PolicyError(LayertuneError, ValueError):
@@ -33,7 +33,7 @@ class PolicyError(LayertuneError, ValueError):
 
 
 class OptimizerError(LayertuneError, ValueError):
-    """The optimizer, its param groups or its gradients cannot serve."""
+    """The optimizer, its param groups or its gradients do not work with a method."""
 
 
 class ProfileError(LayertuneError, ValueError):
@@ -49,4 +49,4 @@ class MetaBatchError(LayertuneError, ValueError):
 
 
 class MissingPackageError(LayertuneError, ImportError):
-    """A host package is needed and not installed; the message holds the line that installs it."""
+    """A package is needed and not installed, or it is too old; the message holds the line that installs it."""

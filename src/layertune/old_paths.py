@@ -1,4 +1,4 @@
-"""Module paths of earlier versions, which other people's scripts and configurations still name."""
+"""Module paths of earlier versions, which scripts and configurations of users still name."""
 
 import importlib
 import sys
@@ -13,12 +13,12 @@ NEW_PATHS: dict[str, str] = {}
 
 
 def redirect(paths: Mapping[str, str]) -> None:
-    """Let old module paths import the modules of today.
+    """Make old module paths import the modules that hold their names today.
 
-    Nothing is imported before an old path is asked for, so a plug-in may redirect to modules that need its host.
+    Nothing is imported before an old path is imported, so a plug-in may redirect to modules that need its host.
 
     Args:
-        paths: Old full module path to the full path of the module that holds its names today.
+        paths: A dictionary from the old full path of a module to the full path of the module of today.
 
     Example:
         >>> redirect({"layertune.shallow_and_deep": "layertune.layers.depth"})
@@ -32,7 +32,7 @@ def redirect(paths: Mapping[str, str]) -> None:
 
 
 class _OldPaths(MetaPathFinder, Loader):
-    """Finds the modules that ``NEW_PATHS`` names, after all other finders have been asked."""
+    """Find the modules of old paths, after all other finders were asked."""
 
     def find_spec(
         self,

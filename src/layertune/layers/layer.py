@@ -18,15 +18,15 @@ Role = Literal["encoder", "bottleneck", "decoder", "head"]
 
 @dataclass(frozen=True)
 class Layer:
-    """The unit that gets one learning rate.
+    """A layer: the unit that gets one learning rate.
 
     Attributes:
-        name: path of the module (or of the first module) that holds it, unique in the map.
-        parameters: names of its parameters, in the model's order.
-        depth: 1 is the shallowest, the head is the deepest; layers may share a depth under I2.
-        role: the path of the U that it lies on; ``"encoder"`` for all but the head where there is no U.
-        level: resolution level of its output, 0 the finest; ``None`` where no forward was traced.
-        feeds: names of the layers that read its output, in the order of the map.
+        name: The path of the module that holds the layer, or of the first such module; unique in the map.
+        parameters: The names of its parameters, in the order of the model.
+        depth: Its depth: 1 is the shallowest, and the head is the deepest. Layers may share a depth under I2.
+        role: The path of the U that holds it; ``"encoder"`` for all but the head in a network without a U.
+        level: The resolution level of its output, 0 the finest; ``None`` if no forward was traced.
+        feeds: The names of the layers that read its output, in the order of the map.
     """
 
     name: str
@@ -39,13 +39,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerMap(Sequence[Layer]):
-    """All layers of a network in the order of I1 (contracting path, bottleneck, expanding path, head): a sequence.
+    """All layers of a network: a sequence in the order of I1 (contracting path, bottleneck, expanding path, head).
 
     Attributes:
-        layers: the layers.
-        interpretation: ``"I1"`` or ``"I2"``, how ``depth`` was read.
-        granularity: ``"module"``, ``"block"`` or ``"stage"``.
-        unused: parameters that the traced forward did not run; they are placed with their owner all the same.
+        layers: The layers.
+        interpretation: How depth is counted: ``"I1"`` or ``"I2"``.
+        granularity: What makes up a layer: ``"module"``, ``"block"`` or ``"stage"``.
+        unused: The names of parameters that the traced forward did not run. They are placed in the layer of their
+            owner all the same.
     """
 
     layers: tuple[Layer, ...]
@@ -68,7 +69,7 @@ class LayerMap(Sequence[Layer]):
 
     @property
     def d(self) -> int:
-        """The depth of the network: the head's depth, as the paper's d."""
+        """The depth of the network, which is the depth of the head: the paper's d."""
         return self.layers[-1].depth
 
     @property
@@ -82,18 +83,24 @@ class LayerMap(Sequence[Layer]):
         return any(layer.role == "bottleneck" for layer in self.layers)
 
     def parameters_of(self, model: nn.Module) -> Mapping[str, list[nn.Parameter]]:
-        """The parameters of each layer, in the model that was mapped or another of its kind.
+        """Return the parameters of each layer, by the layer's name.
+
+        Args:
+            model: The model that was mapped, or another one with the same parameters.
 
         Raises:
-            ModelError: the map belongs to another network.
+            ModelError: The map belongs to another network.
         """
         return parameters_by_layer(model, self)
 
     def layer_of(self, parameter: str) -> Layer:
-        """The layer that holds a parameter.
+        """Return the layer that holds a parameter.
+
+        Args:
+            parameter: The name of the parameter, without the prefixes of wrappers.
 
         Raises:
-            ModelError: no layer holds a parameter of this name.
+            ModelError: No layer holds a parameter of this name.
         """
         for layer in self.layers:
             if parameter in layer.parameters:
@@ -102,10 +109,14 @@ class LayerMap(Sequence[Layer]):
 
 
 def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list[nn.Parameter]]:
-    """The parameters of each layer.
+    """Return the parameters of each layer, by the layer's name.
+
+    Args:
+        model: The network.
+        layers: The layers of this network.
 
     Raises:
-        ModelError: a parameter is in no layer, or a layer names one that the model has not.
+        ModelError: A parameter is in no layer or in two, or a layer names a parameter that the model lacks.
     """
     parameters = named_parameters(model)
     placed = [name for layer in layers for name in layer.parameters]

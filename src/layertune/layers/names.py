@@ -1,4 +1,4 @@
-"""Names of modules and parameters, without what wrappers put before them."""
+"""The names of modules and parameters, without the prefixes of wrappers."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ __all__ = ["common_path", "modules_by_name", "named_parameters", "plain_name", "
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, DDP and DataParallel wrappers (any nesting)."""
+    """Return the network inside the wrappers of ``torch.compile``, DDP and DataParallel, nested in any way."""
     parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
     while True:
         inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
@@ -18,17 +18,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """A module's or parameter's path without the segment that ``torch.compile`` puts into it."""
+    """Return the path of a module or parameter without the part that ``torch.compile`` inserts."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters by their names without wrappers' prefixes, each shared one once, under its first name."""
+    """Return all parameters by their names without prefixes; a shared parameter is listed once, by its first name."""
     return {plain_name(name): parameter for name, parameter in unwrap(model).named_parameters()}
 
 
 def common_path(names: Iterable[str]) -> str:
-    """The longest path that all names lie under (or are)."""
+    """Return the longest path that all names begin with, cut at a dot."""
     paths = [name.split(".") for name in names]
     shared = []
     for parts in zip(*paths, strict=False):
@@ -39,5 +39,5 @@ def common_path(names: Iterable[str]) -> str:
 
 
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by their path without wrappers' prefixes."""
+    """Return all modules by their paths without prefixes."""
     return {plain_name(name): module for name, module in unwrap(model).named_modules()}

@@ -1,4 +1,4 @@
-"""Figures of gammas: their distribution, what clipping does, and how norm-only and full training agree."""
+"""Figures of gammas: their distribution, the clip test, and how norm-only and full training agree."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, new_axe
 __all__ = ["plot_clip_test", "plot_gammas", "plot_gammas_by_layer", "plot_rank_correlation"]
 
 Gammas = Mapping[str, Tensor]
-MOST_NAMED = 24  # more layers than that are numbered on the axis
+MOST_NAMED = 24  # with more layers the axis shows numbers instead of names
 MARKERS = "os^Dv<>"
 
 
 def plot_gammas(
     named: Gammas | Mapping[str, Gammas], *, threshold: float | None = None, bins: int = 40, ax: Axes | None = None
 ) -> Axes:
-    """Draw how the gammas of a network are distributed (Network Alchemy, figs. 3.2 and 4.1).
+    """Draw the distribution of the gammas of a network as a histogram (Network Alchemy, figs. 3.2 and 4.1).
 
     Args:
-        named: what ``gammas`` gave, or several of these with the names for the legend: before and after, or one per
-            initialisation.
-        threshold: below which kernels count as redundant; drawn on both sides of 0.
-        bins: of the histogram, the same for all.
-        ax: axes to draw on; by default those of a new figure of a column's width.
+        named: The gammas by norm, as ``gammas`` returns them; or several such dictionaries by their names in the
+            legend, for example before and after a training.
+        threshold: The |gamma| below which kernels count as redundant; a grey band shows it on both sides of 0.
+        bins: The number of bins of the histogram.
+        ax: The axes to draw on. By default a new figure of the width of a journal's column is made.
 
     Returns:
-        The axes; ``ax.figure.savefig("gammas.pdf")`` keeps them.
+        The axes; ``ax.figure.savefig("gammas.pdf")`` saves the figure.
 
     Raises:
-        AlchemyError: nothing to show, or a gamma that is not finite.
+        AlchemyError: There are no gammas, or a gamma is not finite.
 
     Example:
         >>> from torch import ones
@@ -64,18 +64,19 @@ def plot_gammas(
     ax.set_xlabel("γ", fontsize=FONT)
     ax.set_ylabel("share of kernels", fontsize=FONT)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return _plain(ax)
+    return _style(ax)
 
 
 def plot_gammas_by_layer(named: Gammas | Mapping[str, Gammas], *, ax: Axes | None = None) -> Axes:
-    """Draw the gammas layer by layer, in the network's order: the median, and all from the 10th to the 90th per cent.
+    """Draw the gammas of each norm in the network's order: the median, and the 10th to the 90th percentile.
 
     Args:
-        named: what ``gammas`` gave, or several of these of one network, with the names for the legend.
-        ax: axes to draw on; by default those of a new figure of a column's width.
+        named: The gammas by norm, as ``gammas`` returns them; or several such dictionaries of one network by their
+            names in the legend.
+        ax: The axes to draw on. By default a new figure of the width of a journal's column is made.
 
     Raises:
-        AlchemyError: nothing to show, a gamma that is not finite, or gammas of different networks.
+        AlchemyError: There are no gammas, a gamma is not finite, or the gammas belong to different networks.
 
     Example:
         >>> from torch import tensor
@@ -101,19 +102,20 @@ def plot_gammas_by_layer(named: Gammas | Mapping[str, Gammas], *, ax: Axes | Non
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(several), fontsize=SMALL_FONT, frameon=False)
     _label_norms(ax, norms[0])
     ax.set_ylabel("γ, median and 10–90 %", fontsize=FONT)
-    return _plain(ax)
+    return _style(ax)
 
 
 def plot_clip_test(result: ClipTest, *, metric: str = "Dice", ax: Axes | None = None) -> Axes:
-    """Draw the metric over the threshold, for small and for random gammas (Network Alchemy, fig. 3.1).
+    """Draw the result of the clip test: the metric over the threshold (Network Alchemy, fig. 3.1).
 
-    Each threshold bears the share of gammas that it clips; the grey band is the change that is accepted; whiskers span
-    the random draws.
+    One line shows the metric after the gammas below the threshold were set to 0, another one the metric after as many
+    random gammas were. The percentages are the shares of gammas that were set to 0. The grey band is the accepted
+    change of the metric. The whiskers span the random draws.
 
     Args:
-        result: of ``clip_test``.
-        metric: its name, for the axis.
-        ax: axes to draw on; by default those of a new figure of a column's width.
+        result: The result of ``clip_test``.
+        metric: The name of the metric, for the axis.
+        ax: The axes to draw on. By default a new figure of the width of a journal's column is made.
 
     Example:
         >>> from layertune.alchemy.clip_test import ClipPoint, ClipTest
@@ -139,25 +141,25 @@ def plot_clip_test(result: ClipTest, *, metric: str = "Dice", ax: Axes | None = 
     ax.legend(fontsize=SMALL_FONT, frameon=False)
     ax.set_xlabel("threshold for |γ|", fontsize=FONT)
     ax.set_ylabel(metric, fontsize=FONT)
-    return _plain(ax)
+    return _style(ax)
 
 
 def plot_rank_correlation(
     norm_only: Mapping[str, float], full: Mapping[str, float], *, metric: str = "Dice", ax: Axes | None = None
 ) -> Axes:
-    """Draw full against norm-only training of the same checkpoints (Network Alchemy, tab. 4.3).
+    """Draw the metric after full training over the metric after norm-only training (Network Alchemy, tab. 4.3).
 
     Args:
-        norm_only: the metric of each checkpoint after norm-only training.
-        full: after training of all weights.
-        metric: its name, for the axes.
-        ax: axes to draw on; by default those of a new figure of a column's width.
+        norm_only: The metric of each checkpoint after norm-only training, by the checkpoint's name.
+        full: The metric of each checkpoint after training all weights.
+        metric: The name of the metric, for the axes.
+        ax: The axes to draw on. By default a new figure of the width of a journal's column is made.
 
     Returns:
         The axes, with Spearman's rank correlation in their title.
 
     Raises:
-        AlchemyError: the checkpoints are not the same, or fewer than two.
+        AlchemyError: The checkpoints differ, or there are fewer than two.
 
     Example:
         >>> thesis = {"scratch": 0.0542, "CT": 0.2738, "MRI": 0.2885}  # BraTS'17
@@ -165,7 +167,9 @@ def plot_rank_correlation(
         "Spearman's ρ = 1.00"
     """
     if set(norm_only) != set(full):
-        raise AlchemyError(f"the checkpoints differ: {sorted(set(norm_only) ^ set(full))} have one value, not two")
+        raise AlchemyError(
+            f"the checkpoints differ: {sorted(set(norm_only) ^ set(full))} have one value; give both values of each"
+        )
     names = list(norm_only)
     rho = rank_correlation([norm_only[name] for name in names], [full[name] for name in names])
     ax = ax or new_axes(COLUMN, 2.6)
@@ -177,7 +181,7 @@ def plot_rank_correlation(
     ax.set_title(f"Spearman's ρ = {rho:.2f}", fontsize=FONT)
     ax.set_xlabel(f"{metric}, norms alone trained", fontsize=FONT)
     ax.set_ylabel(f"{metric}, all trained", fontsize=FONT)
-    return _plain(ax)
+    return _style(ax)
 
 
 def _several(named: Gammas | Mapping[str, Gammas]) -> dict[str, Gammas]:
@@ -204,7 +208,7 @@ def _label_norms(ax: Axes, norms: list[str]) -> None:
         ax.set_xlabel("number of the norm", fontsize=FONT)
 
 
-def _plain(ax: Axes) -> Axes:
+def _style(ax: Axes) -> Axes:
     ax.set_axisbelow(True)
     ax.grid(axis="y", lw=0.4, alpha=0.5)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The network drawn as its U or as a chain, each layer coloured by its learned rate."""
+"""A figure of the network, as its U or as a chain, with each layer coloured by its learned rate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from layertune.rates.replay import match_layers
 
 __all__ = ["Layout", "chain_layout", "plot_network", "u_layout"]
 
-# Inches at full size, where SMALL_FONT fits the boxes.
+# Inches at full size, at which SMALL_FONT fits into the boxes.
 WIDTH, HEIGHT, ROW, LEVEL_GAP = 1.06, 0.24, 0.33, 0.1
-COLUMN_STEP = 1.5  # between the two sides of the U
+COLUMN_STEP = 1.5  # distance of the two sides of the U
 CHAIN_STEP, CHAIN_ROW = 1.17, 0.42
 BAR = 0.1  # thickness of the colour bar
 UNTRAINED: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.55", "linestyle": (0, (2, 2))}
@@ -33,51 +33,53 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each box lies; lengths in inches, y grows upwards.
+    """The places of all parts of the figure, in inches; y grows upwards.
 
     Attributes:
-        centres: centre of each layer's box, by name.
-        way: corners of the line that runs behind the boxes, from input to output.
-        skips: start and end of each skip connection.
-        notes: texts beside the boxes.
+        centres: The centre of each layer's box, by the layer's name.
+        line: The corners of the line behind the boxes, from input to output.
+        skips: The start and the end of each skip connection.
+        notes: The texts beside the boxes, with their places.
     """
 
     centres: dict[str, Point]
-    way: list[Point]
+    line: list[Point]
     skips: tuple[tuple[Point, Point], ...] = ()
     notes: tuple[tuple[Point, str], ...] = ()
 
     @property
     def limits(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of all that is drawn."""
+        """The left, right, bottom and top edges of the figure."""
         edges = [(x + side * WIDTH / 2, y) for x, y in self.centres.values() for side in (-1, 1)]
-        xs, ys = zip(*edges, *self.way, *(point for point, _ in self.notes), strict=True)
+        xs, ys = zip(*edges, *self.line, *(point for point, _ in self.notes), strict=True)
         return min(xs) - 0.08, max(xs) + 0.08, min(ys) - HEIGHT * 0.75, max(ys) + HEIGHT * 0.75
 
 
 def plot_network(
     layers: LayerMap, values: Mapping[str, float] | LRProfile, *, ax: Axes | None = None, label: str | None = None
 ) -> Axes:
-    """Draw the network with each layer coloured by its learned rate, on a log scale.
+    """Draw the network with each layer coloured by its learned rate, on a logarithmic scale.
 
-    A U-Net is drawn as its U: the contracting path going down by resolution level on the left, the bottleneck at the
-    bottom, the expanding path going up on the right, the head above it, a thin arrow for the skip connection of each
-    level. A network without an expanding path, or whose levels are not known, is drawn as a chain in rows. Boxes bear
-    the layer's depth and a short name.
+    A U-Net is drawn as its U: on the left the contracting path, down by resolution level; at the bottom the bottleneck;
+    on the right the expanding path, and above it the head. A thin arrow shows the skip connection of each level. A
+    network without an expanding path, or with unknown levels, is drawn as a chain in rows. Each box shows the depth of
+    the layer and a short name.
 
     Args:
-        layers: the network's map.
-        values: the rate of each layer by name, for instance ``MetaLR.lrs``, or a profile (its rates of the last
-            quarter of training). Layers that it lacks, or whose rate is 0, are drawn as not trained.
-        ax: axes to draw on, best of the shape of the picture; by default those of a new figure, 3.5 inches wide for a
-            U. In smaller axes the font shrinks along.
-        label: what the colour bar says; by default "learned learning rate".
+        layers: The layers of the network.
+        values: The rate of each layer by the layer's name, for example ``MetaLR.lrs``; or a profile, of which the rates
+            of the last quarter of training are shown. Layers that are missing, or that have the rate 0, are drawn as
+            not trained.
+        ax: The axes to draw on; they should have the shape of the figure. By default a new figure is made, 3.5 inches
+            wide for a U. In smaller axes the font is smaller too.
+        label: The label of the colour bar. Default: "learned learning rate".
 
     Returns:
-        The axes; ``ax.figure.savefig("network.pdf")`` keeps them.
+        The axes; ``ax.figure.savefig("network.pdf")`` saves the figure.
 
     Raises:
-        ProfileError: a value for a layer that the map has not, a value that is negative or not finite, or none above 0.
+        ProfileError: A value is for a layer that is not in the map, a value is negative or not finite, or no value is
+            above 0.
 
     Example:
         >>> import torch
@@ -100,14 +102,14 @@ def plot_network(
         scale = min(1.0, size.width / (right - left), size.height / (top - bottom))
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     ax.set_axis_off()
-    _draw_ways(ax, layout, scale)
+    _draw_lines(ax, layout, scale)
     _draw_boxes(ax, layers, layout, rates, norm, scale)
     _draw_legend(ax, norm, label or "learned learning rate", untrained=untrained, upright=is_u)
     return ax
 
 
 def u_layout(layers: LayerMap) -> Layout:
-    """Boxes of a network with an expanding path: rows by level; within a level one row a layer."""
+    """Place the boxes of a network with an expanding path: rows by level, and one row per layer within a level."""
     sides = {role: [layer for layer in layers if layer.role == role] for role in ("encoder", "decoder", "bottleneck")}
     centres: dict[str, Point] = {}
     notes = [((-WIDTH / 2 - 0.16, ROW), "level"), ((0.0, ROW), "input")]
@@ -117,7 +119,7 @@ def u_layout(layers: LayerMap) -> Layout:
         up = [layer.name for layer in sides["decoder"] if layer.level == level]
         below = [layer.name for layer in sides["bottleneck"] if layer.level == level]
         rows = max(len(down), len(up))
-        last = y - (rows - 1) * ROW  # both sides end here, so that the skip connection is level
+        last = y - (rows - 1) * ROW  # both sides end at this height, so that the skip connection is horizontal
         centres |= {name: (0.0, last + index * ROW) for index, name in enumerate(reversed(down))}
         centres |= {name: (COLUMN_STEP, last + index * ROW) for index, name in enumerate(up)}
         centres |= {name: (COLUMN_STEP / 2, y - (rows + index) * ROW) for index, name in enumerate(below)}
@@ -128,14 +130,14 @@ def u_layout(layers: LayerMap) -> Layout:
     heads = [layer.name for layer in layers if layer.role == "head"]
     centres |= {name: (COLUMN_STEP, (index + 1) * ROW) for index, name in enumerate(heads)}
     end = (len(heads) + 1) * ROW
-    way = [(0.0, ROW * 0.7), (0.0, bottom), (COLUMN_STEP, bottom), (COLUMN_STEP, end - ROW * 0.3)]
+    line = [(0.0, ROW * 0.7), (0.0, bottom), (COLUMN_STEP, bottom), (COLUMN_STEP, end - ROW * 0.3)]
     notes.append(((COLUMN_STEP, end), "output"))
     skips = [(_right(centres[start]), _left(centres[end])) for start, end in _skips(layers)]
-    return Layout(centres, way, tuple(skips), tuple(notes))
+    return Layout(centres, line, tuple(skips), tuple(notes))
 
 
 def _skips(layers: LayerMap) -> list[tuple[str, str]]:
-    """From each level of the contracting path its last layer that a layer of the expanding path (or the head) reads."""
+    """Return the skip connections: the last encoder layer of each level and the decoder layer or head that reads it."""
     skips = []
     for reader in layers:
         if reader.role in ("decoder", "head"):
@@ -155,26 +157,26 @@ def _left(centre: Point) -> Point:
 
 
 def chain_layout(layers: LayerMap) -> Layout:
-    """Boxes in rows, read like a text: 3 a row for a column's width, 6 for a page's when there are more than 18."""
+    """Place the boxes in rows that are read like a text: 3 boxes per row, or 6 if there are more than 18 boxes."""
     per_row = 3 if len(layers) <= 18 else 6
     centres: dict[str, Point] = {}
-    way: list[Point] = []
+    line: list[Point] = []
     for index, layer in enumerate(layers):
         row, column = divmod(index, per_row)
         point = (column * CHAIN_STEP, -row * CHAIN_ROW)
         if row and not column:
             between = point[1] + CHAIN_ROW / 2
-            way += [(way[-1][0], between), (0.0, between)]
-        way.append(point)
+            line += [(line[-1][0], between), (0.0, between)]
+        line.append(point)
         centres[layer.name] = point
-    return Layout(centres, way)
+    return Layout(centres, line)
 
 
 def _rates_by_layer(layers: LayerMap, values: Mapping[str, float] | LRProfile) -> dict[str, float]:
     given = values.converged() if isinstance(values, LRProfile) else dict(values)
     wrong = {name: value for name, value in given.items() if not 0 <= value < float("inf")}
     if wrong:
-        raise ProfileError(f"rates must be finite and at least 0, got {wrong}")
+        raise ProfileError(f"rates must be finite and at least 0, not {wrong}")
     names = [layer.name for layer in layers]
     rates = dict.fromkeys(names, 0.0)
     for name, column in match_layers(names, given).items():
@@ -182,12 +184,12 @@ def _rates_by_layer(layers: LayerMap, values: Mapping[str, float] | LRProfile) -
     return rates
 
 
-def _draw_ways(ax: Axes, layout: Layout, scale: float) -> None:
-    way: dict[str, Any] = {"color": "0.8", "lw": 2.2 * scale, "mutation_scale": 9 * scale, "zorder": 1}
-    ax.add_patch(FancyArrowPatch(path=Path(layout.way), arrowstyle="-|>", fill=False, **way))
+def _draw_lines(ax: Axes, layout: Layout, scale: float) -> None:
+    thick: dict[str, Any] = {"color": "0.8", "lw": 2.2 * scale, "mutation_scale": 9 * scale, "zorder": 1}
+    ax.add_patch(FancyArrowPatch(path=Path(layout.line), arrowstyle="-|>", fill=False, **thick))
     for start, end in layout.skips:
-        skip: dict[str, Any] = {"color": "0.35", "lw": 0.7 * scale, "mutation_scale": 6 * scale, "zorder": 2}
-        ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", shrinkA=1, shrinkB=1, **skip))
+        thin: dict[str, Any] = {"color": "0.35", "lw": 0.7 * scale, "mutation_scale": 6 * scale, "zorder": 2}
+        ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", shrinkA=1, shrinkB=1, **thin))
     for (x, y), text in layout.notes:
         ax.text(x, y, text, ha="center", va="center", fontsize=SMALL_FONT * scale, color="0.35")
 
@@ -200,18 +202,24 @@ def _draw_boxes(
         x, y = layout.centres[layer.name]
         rate = rates[layer.name]
         color = colors(norm(rate)) if rate else None
-        look: dict[str, Any] = {"facecolor": color, "edgecolor": "0.2"} if color else UNTRAINED
+        fill: dict[str, Any] = {"facecolor": color, "edgecolor": "0.2"} if color else UNTRAINED
         corner = (x - WIDTH / 2, y - HEIGHT / 2)
         rounded = f"round,pad=0,rounding_size={HEIGHT / 3}"
-        ax.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, rounded, lw=0.6 * scale, zorder=3, gid=layer.name, **look))
-        ink = "white" if color and _luminance(color) < 0.179 else "black"  # where both have the same contrast (WCAG)
-        style: dict[str, Any] = {"va": "center_baseline", "fontsize": SMALL_FONT * scale, "color": ink, "zorder": 4}
+        ax.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, rounded, lw=0.6 * scale, zorder=3, gid=layer.name, **fill))
+        # At a luminance of 0.179 black and white text have the same contrast (WCAG 2.1).
+        text_color = "white" if color and _luminance(color) < 0.179 else "black"
+        style: dict[str, Any] = {
+            "va": "center_baseline",
+            "fontsize": SMALL_FONT * scale,
+            "color": text_color,
+            "zorder": 4,
+        }
         ax.text(corner[0] + 0.05, y, str(layer.depth), ha="left", weight="bold", **style)
         ax.text(x + 0.08, y, name, ha="center", **style)
 
 
 def _luminance(color: tuple[float, float, float, float]) -> float:
-    """Relative luminance by ITU-R BT.709, with a plain gamma of 2.2."""
+    """Return the relative luminance by ITU-R BT.709, with a gamma of 2.2."""
     red, green, blue, _ = color
     return float(0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2)
 

@@ -29,25 +29,25 @@ from layertune.rates.profile import LRProfile
 
 __all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_profile"]
 
-MOST_NAMED = 24  # of more layers than that, the axis names each second, third, ...
-MOST_LISTED = 12  # more layers than that get a colour bar in place of a legend
+MOST_NAMED = 24  # with more layers the axis names every second layer, every third, and so on
+MOST_LISTED = 12  # with more layers a colour bar of depth replaces the legend
 LEAST_RANGE = 1.2  # the axis of rates spans at least this factor up and down, where they hardly differ
 MARKERS = "os^Dv<>"
 
 
 def plot_lrs_over_depth(profiles: LRProfile | Mapping[str, LRProfile], *, ax: Axes | None = None) -> Axes:
-    """Draw the learned rates over the layers, in order of depth (MetaLR figs. 3b and 4a).
+    """Draw the learned rate of each layer, in order of depth (MetaLR figs. 3b and 4a).
 
     Args:
-        profiles: one profile, or several of the same layers with the names for the legend (tasks, seeds, rules). The
-            rates of the last quarter of training are shown (``LRProfile.converged``); a rate of 0 leaves a gap.
-        ax: axes to draw on; by default those of a new figure of a column's width.
+        profiles: A profile, or several profiles of the same layers by their names in the legend. The figure shows the
+            rates of the last quarter of training (``LRProfile.converged``); a rate of 0 leaves a gap.
+        ax: The axes to draw on. By default a new figure of the width of a journal's column is made.
 
     Returns:
-        The axes; ``ax.figure.savefig("lrs.pdf")`` keeps them.
+        The axes; ``ax.figure.savefig("lrs.pdf")`` saves the figure.
 
     Raises:
-        ProfileError: no profile, profiles of different layers, nothing recorded, or no rate above 0.
+        ProfileError: There is no profile, a profile is empty, the layers differ, or no rate is above 0.
 
     Example:
         >>> profile = LRProfile(("stem", "block", "head"), (1, 2, 3), (1,), [[1, 1, 1]], [[1e-2, 1e-3, 1e-1]])
@@ -75,17 +75,17 @@ def plot_lrs_over_depth(profiles: LRProfile | Mapping[str, LRProfile], *, ax: Ax
 
 
 def plot_lrs_over_time(profile: LRProfile, *, ax: Axes | None = None) -> Axes:
-    """Draw each layer's rate over the optimizer steps, coloured by depth (MetaLR fig. 4b).
+    """Draw the learned rate of each layer over the optimizer steps, coloured by depth (MetaLR fig. 4b).
 
     Args:
-        profile: what was learned; a rate of 0 leaves a gap.
-        ax: axes to draw on; by default those of a new figure of a column's width.
+        profile: The profile; a rate of 0 leaves a gap.
+        ax: The axes to draw on. By default a new figure of the width of a journal's column is made.
 
     Returns:
-        The axes, with a legend, or beyond 12 layers a colour bar of depth.
+        The axes, with a legend, or with a colour bar of depth for more than 12 layers.
 
     Raises:
-        ProfileError: nothing was recorded, or no rate is above 0.
+        ProfileError: The profile is empty, or no rate is above 0.
 
     Example:
         >>> profile = LRProfile(("stem", "head"), (1, 2), (1, 2), [[1, 1], [2, 4]], [[1e-2, 1e-2], [2e-2, 4e-2]])
@@ -114,16 +114,16 @@ def plot_lrs_over_time(profile: LRProfile, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_profile(profile: LRProfile) -> Figure:
-    """Draw what was learned, over depth and over time, side by side: what hosts show when a training ends.
+    """Draw the learned rates over depth and over time, side by side, as hosts do when a training ends.
 
     Args:
-        profile: what was learned.
+        profile: The profile.
 
     Returns:
-        The figure; ``figure.savefig("rates.png")`` keeps it.
+        The figure; ``figure.savefig("rates.png")`` saves it.
 
     Raises:
-        ProfileError: nothing recorded, or no rate above 0.
+        ProfileError: The profile is empty, or no rate is above 0.
 
     Example:
         >>> profile = LRProfile(("stem", "head"), (1, 2), (1, 2), [[1, 1], [2, 1]], [[1e-2, 1e-2], [2e-2, 1e-2]])
@@ -139,7 +139,7 @@ def plot_profile(profile: LRProfile) -> Figure:
 
 def _check_same_layers(named: Mapping[str, LRProfile]) -> None:
     if not named:
-        raise ProfileError("there is no profile to show")
+        raise ProfileError("there is no profile to show; give at least one")
     (name, first), *others = named.items()
     for other, profile in others:
         if (set(profile.layers), profile.depths) != (set(first.layers), first.depths):

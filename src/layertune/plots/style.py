@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes and short names of layers."""
+"""Colours, sizes and short names of layers, which all figures share."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ __all__ = [
     "tick_rates",
 ]
 
-COLUMN = 3.5  # inches, the width of a column in most journals
-FONT = 8  # points, at that width
+COLUMN = 3.5  # inches: the width of a column in most journals
+FONT = 8  # points, in a figure of that width
 SMALL_FONT = 6.5
 
-# Okabe and Ito's palette, told apart with every common colour vision deficiency; without yellow, which fades on white.
+# The palette of Okabe and Ito, whose colours differ for people with any common colour vision deficiency too. Its yellow
+# is left out, since it is hard to see on white.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """Axes of a new figure that belongs to no window and to no pyplot state; sizes in inches."""
+    """Return the axes of a new figure of a size in inches. The figure has no window and leaves pyplot alone."""
     axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
     axes.tick_params(labelsize=FONT)
     axes.xaxis.label.set_fontsize(FONT)
@@ -46,15 +47,15 @@ def new_axes(width: float, height: float) -> Axes:
 
 
 def depth_colors() -> Colormap:
-    """Viridis without its yellow end, for thin lines on white."""
+    """Return the colour map viridis without its yellow end, which is hard to see as a thin line on white."""
     return ListedColormap([mpl.colormaps["viridis"](index / 255) for index in range(210)], "depth")
 
 
 def rate_norm(rates: Sequence[float]) -> LogNorm:
-    """A logarithmic colour scale over rates above 0; a single rate stands in the middle of one decade.
+    """Return a logarithmic colour scale for all rates above 0; a single rate is in the middle of a decade.
 
     Raises:
-        ProfileError: no rate is above 0.
+        ProfileError: No rate is above 0.
     """
     positive = [rate for rate in rates if rate > 0]
     if not positive:
@@ -64,7 +65,7 @@ def rate_norm(rates: Sequence[float]) -> LogNorm:
 
 
 def tick_rates(axis: Axis, low: float, high: float) -> None:
-    """Give a logarithmic axis few enough ticks for labels that do not touch, whatever the range of rates."""
+    """Set the ticks of a logarithmic axis so that their labels do not touch, for any range of rates."""
     decades = math.log10(high / low)
     if decades < 0.7:
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # steps that two decimals show exactly
@@ -91,10 +92,18 @@ def shared_path(names: Sequence[str]) -> str:
 
 
 def short_names(names: Sequence[str], width: int = 14) -> list[str]:
-    """Names of layers that fit into a figure, in the order given.
+    """Shorten the names of layers so that they fit into a figure.
 
-    Modules that all names share are left out in front, modules that tell no two layers apart at the end; what is then
-    longer than ``width`` has its modules cut, from the left, to three letters and their number, or to one letter.
+    Modules at the beginning that all names share are left out, and modules at the end that are not needed to tell the
+    layers apart. In a name that is still longer than ``width``, modules are cut from the left to three letters and
+    their number, or to one letter.
+
+    Args:
+        names: The names of the layers.
+        width: The largest number of characters of a short name.
+
+    Returns:
+        The short names, in the same order.
 
     Example:
         >>> short_names(["net.encoder.stages.0.convs", "net.encoder.stages.1.convs", "net.head"])
@@ -106,7 +115,7 @@ def short_names(names: Sequence[str], width: int = 14) -> list[str]:
 
 
 def _distinct(name: str, names: Sequence[str]) -> str:
-    """The shortest leading part of a path that is the path of no other layer and of no module around one."""
+    """Return the shortest beginning of a path that belongs neither to another layer nor to a module around one."""
     parts = name.split(".")
     for end in range(1, len(parts)):
         start = ".".join(parts[:end])

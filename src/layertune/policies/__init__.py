@@ -1,4 +1,4 @@
-"""Policies: which layers are trained, and at which share of the learning rate."""
+"""Policies: which layers are trained, and at which scale of the learning rate."""
 
 from layertune.policies.freezing import Frozen, freeze
 from layertune.policies.param_groups import param_groups

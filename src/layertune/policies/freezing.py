@@ -1,4 +1,4 @@
-"""Freezing the layers that a policy gives no learning rate."""
+"""Freeze the layers to which a policy gives no learning rate."""
 
 import warnings
 
@@ -46,25 +46,25 @@ def freeze(model: nn.Module, layers: LayerMap, policy: Policy, *, statistics: bo
     parameters_by_layer(model, layers)
     if all(scales):
         warnings.warn(f"the policy freezes none of the {len(layers)} layers, so freeze has no effect", stacklevel=2)
-    fixed = {name for layer, scale in zip(layers, scales, strict=True) if not scale for name in layer.parameters}
+    frozen_names = {name for layer, scale in zip(layers, scales, strict=True) if not scale for name in layer.parameters}
     parameters = named_parameters(model)
     return Frozen(
-        {name: p for name, p in parameters.items() if name in fixed and p.requires_grad},
-        _norms_of(model, fixed) if statistics else (),
+        {name: p for name, p in parameters.items() if name in frozen_names and p.requires_grad},
+        _norms_of(model, frozen_names) if statistics else (),
     )
 
 
-def _norms_of(model: nn.Module, fixed: set[str]) -> list[nn.Module]:
-    """The modules with running statistics whose parameters are all fixed; for one without, those of its parent."""
+def _norms_of(model: nn.Module, frozen_names: set[str]) -> list[nn.Module]:
+    """Return the norms with running statistics whose parameters, or else whose parent's parameters, are all frozen."""
     norms = []
     for path, module in modules_by_name(model).items():
         if module._buffers.get("running_mean") is not None:
             names = _below(model, path) or _below(model, path.rpartition(".")[0])
-            if names and fixed.issuperset(names):
+            if names and frozen_names.issuperset(names):
                 norms.append(module)
     return norms
 
 
 def _below(model: nn.Module, path: str) -> list[str]:
-    """The names of the parameters of a module and the modules in it."""
+    """Return the names of the parameters in a module and its submodules."""
     return [name for name in named_parameters(model) if not path or name.startswith(f"{path}.")]

@@ -1,4 +1,4 @@
-"""Layers and a policy -> param groups for any optimizer, and freezing."""
+"""Param groups for any optimizer, by the layers of a network and a policy."""
 
 from collections.abc import Collection
 from typing import Any
@@ -23,30 +23,32 @@ def param_groups(
     weight_decay: float = 0.0,
     no_weight_decay: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """One param group a layer (two where weight decay splits it), ready for any ``torch.optim.Optimizer``.
+    """Build the param groups of a network for any ``torch.optim.Optimizer``, one per layer.
 
-    Each group has ``params``, ``lr``, ``weight_decay``, and for layertune ``layer`` (its name) and ``depth``. Layers
-    of scale 0 get no group: with ``freeze`` they also cost no backward pass. Parameters that do not require a gradient
-    are left out.
+    A layer has two groups where weight decay applies to some of its parameters only. Each group has ``params``, ``lr``
+    and ``weight_decay``, and for layertune ``layer`` (the layer's name) and ``depth``. A layer with scale 0 gets no
+    group; with ``freeze`` it also costs no backward pass. Parameters that do not require a gradient are left out.
 
     Args:
-        model: the network.
-        layers: its map, from ``map_layers``.
-        lr: base learning rate; a layer's rate is this times the policy's scale.
-        policy: scales by layer; ``AllLayers()`` if none is given.
-        head_lr: base learning rate of the head; the paper takes ten times that of the other layers.
-        weight_decay: decay of the weights of at least two dimensions, where it is not 0. Every group carries its
-            decay, so one that is given to the optimizer itself has no effect.
-        no_weight_decay: names of further parameters without decay. With decay, parameters of one dimension (biases,
-            norms) never decay, as in timm.
+        model: The network.
+        layers: The layers of this network, from ``map_layers``.
+        lr: The base learning rate. The rate of a layer is ``lr`` times its scale in the policy.
+        policy: The policy, which gives each layer a scale. Default: ``AllLayers()``.
+        head_lr: The base learning rate of the head. The MetaLR paper takes ten times the rate of the other layers.
+            Default: ``lr``.
+        weight_decay: The weight decay of parameters with at least two dimensions. With decay, parameters of one
+            dimension (biases, norms) never decay, as in timm. Every group carries its own decay, so the weight decay
+            that the optimizer gets itself has no effect.
+        no_weight_decay: The names of further parameters without decay.
 
     Returns:
-        Groups in the order of the map. Every trainable parameter of a tuned layer is in exactly one.
+        The groups in the order of the map. Every trainable parameter of a tuned layer is in exactly one group.
 
     Raises:
-        ModelError: the map belongs to another network.
-        PolicyError: the policy does not fit, or freezes everything.
-        OptimizerError: a name in ``no_weight_decay`` is no parameter, or nothing that is tuned requires a gradient.
+        ModelError: The map belongs to another network.
+        PolicyError: The policy does not fit the map, or freezes all layers.
+        OptimizerError: A learning rate is negative or not finite, a name in ``no_weight_decay`` is not the name of a
+            parameter, or no parameter of the tuned layers requires a gradient.
 
     Example:
         >>> import torch
@@ -57,25 +59,20 @@ def param_groups(
         [('0', 0.001), ('2', 0.01)]
         >>> optimizer = torch.optim.SGD(groups, momentum=0.9)
     """
+    _check_names(no_weight_decay, named_parameters(model))
+    _check_rates(lr=lr, head_lr=lr if head_lr is None else head_lr)
     scales = scales_of(layers, policy or AllLayers())
-    held = parameters_by_layer(model, layers)
-    names = {id(parameter): name for name, parameter in named_parameters(model).items()}
-    _check_names(no_weight_decay, set(names.values()))
-    if not all(0 <= rate < float("inf") for rate in (lr, lr if head_lr is None else head_lr)):
-        raise OptimizerError(f"learning rates must be finite and >= 0, not lr={lr}, head_lr={head_lr}")
+    parameters = parameters_by_layer(model, layers)
+    decaying = _decaying(model, no_weight_decay) if weight_decay else set()
     groups: list[dict[str, Any]] = []
     for layer, scale in zip(layers, scales, strict=True):
         base = head_lr if head_lr is not None and layer is layers.head else lr
         common = {"lr": base * scale, "layer": layer.name, "depth": layer.depth}
-        trained = [parameter for parameter in held[layer.name] if parameter.requires_grad] if scale else []
-        decayed = [p for p in trained if weight_decay and p.ndim > 1 and names[id(p)] not in no_weight_decay]
-        kept = {id(parameter) for parameter in decayed}
-        plain = [parameter for parameter in trained if id(parameter) not in kept]
-        groups += [
-            {"params": part, "weight_decay": decay, **common}
-            for part, decay in ((decayed, weight_decay), (plain, 0.0))
-            if part
-        ]
+        trained = [parameter for parameter in parameters[layer.name] if parameter.requires_grad] if scale else []
+        decayed = [parameter for parameter in trained if id(parameter) in decaying]
+        plain = [parameter for parameter in trained if id(parameter) not in decaying]
+        parts = ((decayed, weight_decay), (plain, 0.0))
+        groups += [{"params": part, "weight_decay": decay, **common} for part, decay in parts if part]
     if not groups:
         raise OptimizerError(
             f"no parameter of the {sum(map(bool, scales))} tuned layers requires a gradient; undo the freezing, or "
@@ -84,7 +81,19 @@ def param_groups(
     return groups
 
 
-def _check_names(given: Collection[str], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
+def _check_rates(**rates: float) -> None:
+    if not all(0 <= rate < float("inf") for rate in rates.values()):
+        given = ", ".join(f"{name}={rate}" for name, rate in rates.items())
+        raise OptimizerError(f"learning rates must be finite and >= 0, not {given}")
+
+
+def _decaying(model: nn.Module, no_weight_decay: Collection[str]) -> set[int]:
+    """Return the identities of the parameters that decay."""
+    parameters = named_parameters(model)
+    return {id(p) for name, p in parameters.items() if p.ndim > 1 and name not in no_weight_decay}
+
+
+def _check_names(given: Collection[str], known: Collection[str]) -> None:
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise OptimizerError(f"no_weight_decay names no parameter of this network: {unknown[:5]}")

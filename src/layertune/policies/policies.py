@@ -1,4 +1,4 @@
-"""Depth -> learning-rate scale: which layers are fine-tuned, and how fast relative to the base rate."""
+"""Policies: which layers are fine-tuned, and at which scale of the base learning rate."""
 
 from collections.abc import Callable
 from numbers import Integral
@@ -19,14 +19,15 @@ __all__ = [
     "scales_of",
 ]
 
+# A plain type, so that LightningCLI takes a policy from a configuration file (`class_path: layertune.BiDirectional`).
 Policy = Callable[[LayerMap], list[float]]
-"""A policy gives each layer of a map a scale on the base learning rate, in [0, inf); 0.0 is frozen."""
+"""A function that gives each layer of a map a scale of the base learning rate, in [0, inf); 0.0 freezes the layer."""
 
 Scheme = Literal["contracting", "expanding", "top-down", "bottom-up"]
 
 
 def AllLayers() -> Policy:  # noqa: N802 a noun, as users write it
-    """Tune all layers at one learning rate, the common way.
+    """Tune all layers at one learning rate.
 
     Example:
         >>> from layertune import map_layers
@@ -39,7 +40,7 @@ def AllLayers() -> Policy:  # noqa: N802 a noun, as users write it
 
 
 def LastLayer() -> Policy:  # noqa: N802 a noun, as users write it
-    """Tune the head alone (MetaLR tab. 2 and 3, 'Last Layer').
+    """Tune only the head and freeze all other layers (MetaLR tab. 2 and 3, "Last Layer").
 
     Example:
         >>> from layertune import map_layers
@@ -52,13 +53,13 @@ def LastLayer() -> Policy:  # noqa: N802 a noun, as users write it
 
 
 def LayerWise(first: int) -> Policy:  # noqa: N802 a noun, as users write it
-    """Tune depths ``first`` to d and freeze the shallower ones (Tajbakhsh et al. 2016; MetaLR sec. 2.1).
+    """Tune depths ``first`` to d and freeze the shallower layers (Tajbakhsh et al. 2016; MetaLR sec. 2.1).
 
     Args:
-        first: the shallowest depth that is tuned, 1 (all layers) to d (the head alone).
+        first: The shallowest depth that is tuned, from 1 (all layers) to d (only the head).
 
     Raises:
-        PolicyError: ``first`` is no whole number; when applied, it is not in 1..d.
+        PolicyError: ``first`` is not a whole number; or, when the policy is applied, it is not in 1..d.
 
     Example:
         >>> from layertune import map_layers
@@ -78,14 +79,14 @@ def LayerWise(first: int) -> Policy:  # noqa: N802 a noun, as users write it
 
 
 def BiDirectional(m: int, n: int) -> Policy:  # noqa: N802 a noun, as users write it
-    """Freeze depths m to n and tune both ends (MetaLR sec. 2.1).
+    """Freeze depths m to n and tune the layers on both sides: bi-directional fine-tuning (MetaLR sec. 2.1).
 
     Args:
-        m: the shallowest frozen depth.
-        n: the deepest frozen depth, 1 <= m <= n < d: the head is always tuned.
+        m: The shallowest frozen depth, at least 1.
+        n: The deepest frozen depth, at least m and below d, since the head is always tuned.
 
     Raises:
-        PolicyError: no whole numbers, m > n or m < 1, at once; n >= d when applied to a network.
+        PolicyError: The depths are not whole numbers, or not 1 <= m <= n; or, when the policy is applied, n >= d.
 
     Example:
         >>> from layertune import map_layers
@@ -110,13 +111,13 @@ def BiDirectional(m: int, n: int) -> Policy:  # noqa: N802 a noun, as users writ
 
 
 def bidirectional_grid(d: int) -> list[tuple[int, int]]:
-    """All d(d-1)/2 settings (m, n) of ``BiDirectional`` for a network of depth d (MetaLR sec. 2.1).
+    """Return all d(d-1)/2 settings (m, n) of ``BiDirectional`` for a network of depth d (MetaLR sec. 2.1).
 
     Args:
-        d: depth of the network, at least 2.
+        d: The depth of the network, at least 2.
 
     Raises:
-        PolicyError: d < 2.
+        PolicyError: d is below 2.
 
     Example:
         >>> bidirectional_grid(3)
@@ -128,13 +129,13 @@ def bidirectional_grid(d: int) -> list[tuple[int, int]]:
 
 
 def LayerDecay(rate: float) -> Policy:  # noqa: N802 a noun, as users write it
-    """Scale a layer's rate by rate ** (d - depth), the layer decay of timm and BEiT.
+    """Scale the rate of each layer by ``rate ** (d - depth)``, the layer decay of timm and BEiT.
 
     Args:
-        rate: in (0, 1]; 1 tunes all layers alike.
+        rate: The factor from a depth to the next shallower one, in (0, 1]; 1 tunes all layers alike.
 
     Raises:
-        PolicyError: the rate is not in (0, 1].
+        PolicyError: ``rate`` is not in (0, 1].
 
     Example:
         >>> from layertune import map_layers
@@ -152,14 +153,14 @@ def UNetScheme(scheme: Scheme, levels: int | None = None) -> Policy:  # noqa: N8
     """Tune one part of a U-Net and freeze the rest (Amiri et al. 2020); the head is always tuned.
 
     Args:
-        scheme: ``"contracting"``: the contracting path and the bottleneck, the expanding path fixed;
-            ``"expanding"``: the other way round; ``"top-down"``: the finest ``levels`` resolution levels of both
-            paths; ``"bottom-up"``: the coarsest ``levels``.
-        levels: how many resolution levels are tuned, for ``"top-down"`` and ``"bottom-up"`` only.
+        scheme: The part that is tuned. ``"contracting"``: the contracting path and the bottleneck. ``"expanding"``:
+            the expanding path. ``"top-down"``: the finest ``levels`` resolution levels of both paths.
+            ``"bottom-up"``: the coarsest ``levels`` resolution levels.
+        levels: The number of resolution levels that are tuned, for ``"top-down"`` and ``"bottom-up"`` only.
 
     Raises:
-        PolicyError: an unknown scheme or a wrong number of levels; when applied, a network without a decoder, or with
-            fewer levels.
+        PolicyError: The scheme is unknown, or the number of levels is wrong; or, when the policy is applied, the
+            network has no decoder or fewer levels.
 
     Example:
         >>> from layertune import map_layers
@@ -182,29 +183,42 @@ def UNetScheme(scheme: Scheme, levels: int | None = None) -> Policy:  # noqa: N8
         if levels is None:
             path = {"decoder"} if scheme == "expanding" else {"encoder", "bottleneck"}
             return [float(layer.role in path or layer.role == "head") for layer in layers]
-        order = sorted({layer.level or 0 for layer in layers[:-1]}, reverse=scheme == "bottom-up")
-        if levels > len(order):
-            raise PolicyError(f"UNetScheme({scheme!r}, levels={levels}): this network has {len(order)} levels")
-        return [float((layer.level or 0) in order[:levels] or layer.role == "head") for layer in layers]
+        tuned = _levels(layers, scheme, levels)
+        return [float((layer.level or 0) in tuned or layer.role == "head") for layer in layers]
 
     return policy
 
 
+def _levels(layers: LayerMap, scheme: Scheme, count: int) -> list[int]:
+    levels = sorted({layer.level or 0 for layer in layers[:-1]}, reverse=scheme == "bottom-up")
+    if count > len(levels):
+        raise PolicyError(f"UNetScheme({scheme!r}, levels={count}): this network has {len(levels)} levels")
+    return levels[:count]
+
+
 def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
-    """Apply a policy and check what it gave.
+    """Apply a policy to the layers of a network, and check the scales that it returns.
+
+    Args:
+        layers: The layers of the network.
+        policy: The policy.
+
+    Returns:
+        One scale per layer, in the order of the map.
 
     Raises:
-        PolicyError: no policy, not one finite, non-negative scale a layer, or everything frozen.
+        PolicyError: ``policy`` is not a policy, does not return one finite scale >= 0 for each layer, or freezes all
+            layers.
     """
     if not callable(policy):
-        raise PolicyError(f"a policy is LastLayer(), BiDirectional(m=2, n=4) or the like, and not {policy!r}")
+        raise PolicyError(f"a policy is LastLayer(), BiDirectional(m=2, n=4) or the like, not {policy!r}")
     name = getattr(policy, "__name__", "")
     if getattr(policy, "__module__", "") == __name__ and name in __all__:
-        raise PolicyError(f"{name} makes a policy and is none itself; call it, as in BiDirectional(m=2, n=4)")
+        raise PolicyError(f"{name} is a function that makes a policy; call it, as in BiDirectional(m=2, n=4)")
     scales = policy(layers)
     if len(scales) != len(layers) or not all(0 <= scale < float("inf") for scale in scales):
         raise PolicyError(
-            f"a policy gives one finite scale >= 0 for each of the {len(layers)} layers; this one gave {scales}"
+            f"a policy returns one finite scale >= 0 for each of the {len(layers)} layers; this one returned {scales}"
         )
     if not any(scales):
         raise PolicyError(f"this policy freezes all {len(layers)} layers and leaves nothing to train")

@@ -180,7 +180,7 @@ def test_numbers_that_fit_no_network(make, message: str):
         (LayerWise(6), "this network has depths 1 to 5"),
         (LayerWise(0), "this network has depths 1 to 5"),
         (UNetScheme("contracting"), "needs a network with an expanding path"),
-        ("last", r"a policy is LastLayer\(\), .* and not 'last'"),
+        ("last", r"a policy is LastLayer\(\), .* not 'last'"),
         (lambda layers: [0.0] * len(layers), "freezes all 5 layers and leaves nothing to train"),
         (lambda _: [1.0], "one finite scale >= 0 for each of the 5 layers"),
         (lambda _: [1.0, 1.0, 1.0, 1.0, -1.0], "one finite scale"),
@@ -200,7 +200,7 @@ def test_more_levels_than_the_u_has():
 
 def test_a_policy_that_was_not_called_is_told_so():
     net = SmallResNet()
-    with pytest.raises(PolicyError, match="LastLayer makes a policy"):
+    with pytest.raises(PolicyError, match="LastLayer is a function that makes a policy"):
         param_groups(net, map_layers(net, image()), lr=0.1, policy=LastLayer)
 
 

@@ -180,7 +180,7 @@ def test_a_module_that_never_returns_a_loss_is_one_clear_error(settings: dict[st
     [
         (Unknown, LastLayer(), "set its example_input_array, or give the callback layers="),
         (Module, BiDirectional(m=2, n=3), "n must be below d = 3"),
-        (Module, "last", "and not 'last'"),
+        (Module, "last", "not 'last'"),
     ],
     ids=["no layers", "policy", "no policy"],
 )
