@@ -1,4 +1,4 @@
-"""nnU-Net's own commands on a small data set in the Decathlon's manner, each in a process of its own."""
+"""nnU-Net's own commands, each in a process of its own, on a small data set in the Decathlon's format."""
 
 import json
 import os
@@ -29,24 +29,24 @@ sys.meta_path.insert(0, Blocked())
 
 
 class Workplace(NamedTuple):
-    """A folder with nnU-Net's three folders, and its commands."""
+    """Hold a folder with nnU-Net's three folders, and run commands on it."""
 
     folder: Path
 
     def run(self, command: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the environment's scripts; it is not checked.
+        """Run one of the environment's scripts, whether it succeeds or not.
 
         Args:
-            command: its name.
-            *arguments: of its command line.
-            **more: environment variables.
+            command: Name of the script.
+            *arguments: Arguments of its command line.
+            **more: Environment variables to set.
         """
         program = [str(Path(sys.executable).with_name(command)), *map(str, arguments)]
         environment = {**os.environ, **self.variables(), **more}
         return subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
 
     def succeed(self, command: str, *arguments: object, **more: str) -> str:
-        """The output of a command that must succeed."""
+        """Run a command that must succeed, and return its standard output."""
         done = self.run(command, *arguments, **more)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
@@ -63,7 +63,7 @@ class Workplace(NamedTuple):
         }
 
     def without_layertune(self) -> dict[str, str]:
-        """Variables of an environment in which layertune cannot be imported."""
+        """Return environment variables with which layertune cannot be imported."""
         (self.folder / "blocked").mkdir(exist_ok=True)
         (self.folder / "blocked" / "sitecustomize.py").write_text(WITHOUT_LAYERTUNE)
         return {"PYTHONPATH": str(self.folder / "blocked"), "nnUNet_extTrainer": ""}
@@ -73,7 +73,7 @@ class Workplace(NamedTuple):
 
 
 def write_raw(folder: Path) -> None:
-    """Images and labels of a few balls, and the split: two cases to validate on."""
+    """Write images and labels of a few balls in nnU-Net's raw format."""
     raw = folder / "raw" / DATASET
     for part in ("imagesTr", "labelsTr"):
         (raw / part).mkdir(parents=True)
@@ -91,7 +91,7 @@ def write_raw(folder: Path) -> None:
 
 
 def shrink_plans(folder: Path) -> None:
-    """Fewer features and cases a batch than nnU-Net plans."""
+    """Reduce the features and the batch size that nnU-Net has planned, and validate on two cases."""
     file = folder / "preprocessed" / DATASET / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
     for configuration in plans["configurations"].values():

@@ -1,4 +1,4 @@
-"""Two processes that train one of nnU-Net's trainers under DDP, which nnU-Net itself does on CUDA only."""
+"""Train nnU-Net's trainers in two processes under DDP on the CPU; nnU-Net itself does so on CUDA only."""
 
 import os
 from functools import partial
@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 def steps(trainer: Any, *, rank: int, kind: str) -> dict[str, Any]:
-    """What a rank ends with: after one epoch, or with phases after two, one in each."""
+    """Train one epoch, or two where phases follow each other, and return what the rank ended with."""
     trainer.is_ddp, trainer.local_rank = True, rank
     wrapper = partial(DistributedDataParallel, find_unused_parameters="unused" in kind)
     # Without `device_ids`: there are no devices.
@@ -44,7 +44,7 @@ def steps(trainer: Any, *, rank: int, kind: str) -> dict[str, Any]:
     if "continued" in kind:
         trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
     if "unused" in kind:
-        # As under the compiler: the lowest output of deep supervision has no part in the loss.
+        # As with the compiler, the lowest output of deep supervision does not count in the loss.
         trainer.loss.weight_factors = (*trainer.loss.weight_factors[:-1], 0)
     trainer.on_train_start()
     seen: list[float] = []
@@ -62,7 +62,7 @@ def steps(trainer: Any, *, rank: int, kind: str) -> dict[str, Any]:
 
 
 def watched(batches: Any, sums: list[float]) -> Any:
-    """The same batches, with the sum of each noted."""
+    """Yield the same batches, and append the sum of each to ``sums``."""
     for batch in batches:
         sums.append(float(batch["data"].sum()))
         yield batch
@@ -80,10 +80,10 @@ def epoch(trainer: Any, rank: int) -> None:
 
 
 def worker(rank: int, folder: str) -> None:
-    """One rank: train each kind, and leave what it came to."""
+    """Run one rank: train each kind of trainer, and save what each ended with."""
     torch.set_num_threads(1)
     with patch.dict(os.environ, settings(Path(folder))):
-        # nnU-Net takes each process of a group for one with a GPU, so the trainers are made before there is a group.
+        # In a process group, nnU-Net expects a GPU, so the trainers are made before the group.
         made = {kind: make(trainer, **values) for kind, (trainer, values) in KINDS.items()}
         dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
         try:

@@ -1,4 +1,4 @@
-"""A small data set as nnU-Net preprocesses it, written directly, and trainers with epochs of a few steps."""
+"""A small data set in nnU-Net's preprocessed format, and trainers with epochs of a few steps."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ LOGS = count()
 
 
 def volume(number: int, side: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """An image (side x side x side) of a bright ball with a brighter core, and its labels."""
+    """Return an image (side x side x side) of a bright ball with a brighter core, and its labels."""
     rng = np.random.default_rng(number)
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"))
     distance = np.sqrt(((grid - rng.uniform(0.4 * side, 0.6 * side, (3, 1, 1, 1))) ** 2).sum(0))
@@ -89,7 +89,7 @@ def dataset_json(labels: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_preprocessed(folder: Path) -> None:
-    """What ``nnUNetv2_preprocess`` leaves in ``folder``, as far as training reads it."""
+    """Write the files of ``nnUNetv2_preprocess`` that training reads into a folder."""
     data = folder / DATASET / "data"
     data.mkdir(parents=True)
     for number, case in enumerate(CASES):
@@ -104,7 +104,7 @@ def write_preprocessed(folder: Path) -> None:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """nnU-Net's environment variables for runs in ``folder``, without worker processes."""
+    """Return nnU-Net's environment variables for trainings in a folder, without worker processes."""
     return {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),
@@ -116,7 +116,7 @@ def settings(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def preprocessed(folder: Path) -> Iterator[Path]:
-    """The data set in ``folder``, and nnU-Net's variables that point there."""
+    """Write the data set into a folder, and set nnU-Net's variables to it inside the block."""
     with patch.dict(environ, settings(folder)):
         if not (folder / "preprocessed").exists():
             write_preprocessed(folder / "preprocessed")
@@ -124,31 +124,34 @@ def preprocessed(folder: Path) -> Iterator[Path]:
 
 
 class Killed(BaseException):
-    """Ends a training where a real one would be killed."""
+    """Raised where a real training would be killed."""
 
 
 class Tiny:
-    """Epochs of three steps and a checkpoint after each.
+    """Train with epochs of three steps and a checkpoint after each.
 
-    nnU-Net does not save the state of random numbers, so its own runs go on differently after ``--c``; here each epoch
-    has random numbers of its own, and they repeat.
+    nnU-Net does not save its random state, so its own trainings go on differently after ``--c``. Here each epoch starts
+    from a random state of its own, so that trainings repeat.
+
+    Attributes:
+        stop_at: The epoch and step before which the training is killed.
+        save_every: Number of epochs between checkpoints.
+        draws: Whether the figures are drawn, which takes longer than the training.
     """
 
     stop_at: tuple[int, int] | None = None
-    """Epoch and step that are not begun."""
     save_every = 1
     draws = False
     steps_done = 0
 
-    # nnU-Net hands on the arguments that this signature names.
+    # nnU-Net passes the arguments that this signature names.
     def __init__(self, plans: Any, configuration: Any, fold: Any, dataset_json: Any, device: Any = None) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch = STEPS
         self.num_val_iterations_per_epoch = 1
         self.save_every = type(self).save_every
-        # nnU-Net names logs by the second, so two trainers of one second would write one log.
+        # nnU-Net names logs by the second, so two trainers that are made in one second would share a log.
         self.log_file = f"{self.log_file}_{next(LOGS)}"
-        # Figures take longer than the training.
         self.logger.plot_progress_png = lambda _: None
         if not self.draws:
             self.plot_learned_rates = self.report_learned_rates = self.plot_gammas = lambda: None
@@ -170,13 +173,21 @@ class Tiny:
 
 def seed(number: int) -> None:
     torch.manual_seed(number)
-    np.random.seed(number)  # noqa: NPY002 - what nnU-Net draws from
+    np.random.seed(number)  # noqa: NPY002 - nnU-Net draws from it
 
 
 def make(
     trainer: type, setting: str = "3d_fullres", *, fold: int | str = 0, labels: Any = LABELS, **values: Any
 ) -> Any:
-    """A trainer of a class of nnU-Net or of ours, with tiny epochs and values for its class attributes."""
+    """Make a trainer of one of nnU-Net's or layertune's classes, with tiny epochs.
+
+    Args:
+        trainer: The class.
+        setting: A configuration of ``plans()``.
+        fold: The fold, or ``"all"``.
+        labels: The labels of the data set.
+        **values: Class attributes to set. ``plans`` and ``epochs`` are used directly.
+    """
     seed(100)
     tiny = type(trainer.__name__, (Tiny, trainer), values)
     made = tiny(values.get("plans") or plans(), setting, fold, dataset_json(labels), torch.device("cpu"))
@@ -185,14 +196,14 @@ def make(
 
 
 def train(trainer: type, setting: str = "3d_fullres", **values: Any) -> Any:
-    """A trainer that has trained for two epochs, or for as many as ``epochs`` says."""
+    """Train for two epochs, or for as many as ``epochs`` says, and return the trainer."""
     made = make(trainer, setting, **values)
     made.run_training()
     return made
 
 
 def kill(trainer: type, stop_at: tuple[int, int], **values: Any) -> None:
-    """Train until a step that is not begun."""
+    """Train until the given epoch and step, and stop as if the process were killed."""
     try:
         train(trainer, stop_at=stop_at, **values)
     except Killed:
@@ -201,7 +212,7 @@ def kill(trainer: type, stop_at: tuple[int, int], **values: Any) -> None:
 
 
 def resume(trainer: type, **values: Any) -> Any:
-    """Go on from the last checkpoint, as ``nnUNetv2_train --c`` does."""
+    """Go on from the last checkpoint as ``nnUNetv2_train --c`` does, and return the trainer."""
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     made = make(trainer, **values)
@@ -215,5 +226,5 @@ def weights(trainer: Any) -> list[Tensor]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trainers ended with the same weights, bit for bit."""
+    """Return whether two trainers have the same weights, bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))

@@ -1,6 +1,7 @@
-"""A training script as a user of timm writes it: all parts from timm, made and called in the order of its train.py.
+"""A training script as a user of timm writes it: timm's own parts, in the order in which timm's train.py uses them.
 
-Each epoch has random numbers of its own, so that a resumed run can be held against one that was never interrupted.
+Each epoch starts from a random state of its own, so that a resumed training can be compared with one that was never
+interrupted.
 """
 
 import argparse
@@ -34,7 +35,7 @@ parser.add_argument("--model-ema", action="store_true")
 parser.add_argument("--resume", default="")
 parser.add_argument("--output")
 parser.add_argument("--experiment")
-parser.add_argument("--stop", type=int, help="break off after this many epochs of the schedule")
+parser.add_argument("--stop", type=int, help="stop after this many epochs of the schedule")
 
 
 def main() -> None:

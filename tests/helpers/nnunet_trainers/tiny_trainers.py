@@ -1,7 +1,7 @@
-"""Trainers of a user's own, in a folder that ``nnUNet_extTrainer`` names: epochs of two steps, with any of our mixins.
+"""A user's own trainers in a folder of ``nnUNet_extTrainer``: layertune's trainers with epochs of two steps.
 
-``Tiny_nnUNetTrainerMetaLR_3epochs`` is ``nnUNetTrainerMetaLR_3epochs`` with such epochs. Each kills itself, as a power
-cut would, before the step that ``TINY_KILL`` names by its number from the start of the training.
+``Tiny_nnUNetTrainerMetaLR_3epochs`` is ``nnUNetTrainerMetaLR_3epochs`` with such epochs. The process kills itself, as a
+power cut would, before the step whose number from the start of the training is in ``TINY_KILL``.
 """
 
 import os
@@ -23,7 +23,7 @@ class TinyMixin:
         self.save_every = 1
         self.steps = 0
         plot = self.logger.plot_progress_png
-        # It takes longer than an epoch.
+        # The figure takes longer than an epoch.
         self.logger.plot_progress_png = lambda folder: self.is_last() and plot(folder)
 
     def is_last(self) -> bool:
