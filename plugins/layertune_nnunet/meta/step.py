@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import GradScaler, Tensor, nn
 
+from layertune.hosts.meta_step import scaled_backward
+
 __all__ = ["backward_on_meta_batch"]
 
 
 def backward_on_meta_batch(
     network: nn.Module, loss: Callable[..., Tensor], batch: dict[str, Any], scaler: GradScaler | None
-) -> Tensor | float:
+) -> Tensor:
     """Compute the gradients of the loss on a meta batch, with autocast on CUDA only, as in nnU-Net.
-
-    The gradient scaler gives its scale and is not updated: an update would count one step twice. ``MetaLR.adapt``
-    checks whether the gradients are finite.
 
     Args:
         network: The network with its DDP wrapper, if it has one, so that the gradients are averaged over all ranks.
@@ -25,15 +24,13 @@ def backward_on_meta_batch(
         scaler: The gradient scaler of the training, or None.
 
     Returns:
-        The factor that the loss was multiplied by. With a scaler it is a tensor on the device, so that nothing waits.
+        The factor that the loss was multiplied by, a tensor on the device.
     """
     device = next(network.parameters()).device
     data, target = (_moved(batch[part], device) for part in ("data", "target"))
     with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
         value = loss(network(data), target)
-    scale = 1.0 if scaler is None else scaler.scale(torch.ones((), device=device))
-    (value * scale).backward()
-    return scale
+    return scaled_backward(value, scaler)
 
 
 def _moved(part: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:

@@ -26,6 +26,7 @@ class Suffix:
         read: Function that turns the pattern's first group into the value. Without a group it gets the whole suffix.
         example: A suffix that the pattern matches, for error messages.
         meaning: What the example sets, for error messages.
+        setting: The core's name of the setting, where it differs from ``attribute``.
     """
 
     attribute: str
@@ -33,6 +34,7 @@ class Suffix:
     read: Callable[[str], Any]
     example: str
     meaning: str
+    setting: str = ""
 
     def match(self, text: str) -> tuple[Any] | None:
         """Return the value of a suffix in a tuple of one, or None where the pattern does not match."""
@@ -98,6 +100,6 @@ def written_in_name(message: str, trainer: type) -> str:
         >>> written_in_name("every must be a whole number from 1, not 0", Trainer)
         "every must be a whole number from 1, not 0; in a trainer's name: _every5"
     """
-    examples = {suffix.attribute: f"_{suffix.example}" for suffix in suffixes_of(trainer)}
-    named = [example for attribute, example in examples.items() if re.search(rf"\b{attribute}\b", message)]
+    examples = {suffix.setting or suffix.attribute: f"_{suffix.example}" for suffix in suffixes_of(trainer)}
+    named = [example for setting, example in examples.items() if re.search(rf"\b{setting}\b", message)]
     return f"{message}; in a trainer's name: {', '.join(named)}" if named else message

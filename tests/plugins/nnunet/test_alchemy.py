@@ -10,7 +10,8 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from layertune import AlchemyError, ModelError, gammas
+from layertune import AlchemyError, Convergence, ModelError, gammas
+from layertune.hosts.alchemy_settings import AlchemySettings
 from layertune_nnunet import (
     AlchemyMixin,
     MetaLRMixin,
@@ -210,6 +211,7 @@ def test_stock_nnunet_goes_on_from_a_checkpoint() -> None:
     trained = train(nnUNetTrainerAlchemy, SMALL, identification=1, quantile=0.05)
     file = str(Path(trained.output_folder) / "checkpoint_final.pth")
     assert torch.load(file, weights_only=False)["trainer_name"] == "nnUNetTrainer"
+    trained.load_checkpoint(file)  # as `--val_best` does, after the training
     stock = make(nnUNetTrainer, SMALL)
     stock.load_checkpoint(file)
     assert same(stock, trained)
@@ -229,10 +231,38 @@ def test_mistakes_are_answered_before_training() -> None:
         make_and_load(nnUNetTrainerAlchemy, str(Path(stock.output_folder) / "checkpoint_final.pth"))
     with pytest.raises(AlchemyError, match="50 epochs leaves none of the 2"):
         make(nnUNetTrainerAlchemy, SMALL).on_train_start()
-    with pytest.raises(AlchemyError, match="either a threshold"):
-        make(nnUNetTrainerAlchemy, SMALL, threshold=0.1, quantile=0.1).initialize()
-    with pytest.raises(AlchemyError, match="finite"):
-        make(nnUNetTrainerBNScale, SMALL, beta=-1.0).initialize()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "values", "expected"),
+    [
+        (nnUNetTrainerAlchemy, {"threshold": 0.1, "quantile": 0.1}, r"either a threshold .*: _thr0p05, _q0p1"),
+        (nnUNetTrainerAlchemy, {"quantile": 2.0}, "quantile .* 2.0.*: _q0p1"),
+        (nnUNetTrainerAlchemyMetaLR, {"beta": -1.0}, "beta .* -1.0.*: _.*beta1"),
+        (nnUNetTrainerBNScale, {"lam": -1.0}, "weight .* -1.0.*: _lam1em4"),
+        (nnUNetTrainerBNScale, {"alpha": float("nan")}, "alpha .* nan.*_alpha0p1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_when_the_trainer_is_made(
+    trainer: type, values: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(AlchemyError, match=expected):
+        make(trainer, SMALL, **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {"identification": Convergence(limit=50), "threshold": 0.05, "weight": 1e-4}),
+        ({"patience": 3}, {"identification": Convergence(patience=3, limit=50)}),
+        ({"identification": 5, "quantile": 0.1}, {"identification": Convergence(limit=5), "quantile": 0.1}),
+        ({"lam": 0.5, "absolute": True}, {"weight": 0.5, "absolute": True}),
+    ],
+)
+def test_settings_that_are_not_given_are_the_cores(values: dict[str, Any], expected: dict[str, Any]) -> None:
+    trainer = make(nnUNetTrainerAlchemy, SMALL, **values)
+    trainer.initialize()
+    assert trainer._session.settings == AlchemySettings(**{"identification": Convergence(limit=50), **expected})
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainerNormOnly, nnUNetTrainerBNScale, nnUNetTrainerAlchemy])

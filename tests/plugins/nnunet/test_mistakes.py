@@ -91,11 +91,11 @@ def test_other_ranks_leave_a_checkpoint_alone_that_the_first_is_writing() -> Non
     trainer = make(nnUNetTrainerMetaLR)
     trainer.initialize()
     folder = Path(trainer.output_folder)
-    (folder / ".checkpoint_best.pth.written").write_bytes(b"half")
+    (folder / ".checkpoint_best.pth.part").write_bytes(b"half")
     trainer.local_rank = 1
     trainer.save_checkpoint(str(folder / "checkpoint_best.pth"))
     assert [(path.name, path.read_bytes()) for path in folder.glob("*checkpoint*")] == [
-        (".checkpoint_best.pth.written", b"half")
+        (".checkpoint_best.pth.part", b"half")
     ]
 
 
