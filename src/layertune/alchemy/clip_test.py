@@ -19,11 +19,11 @@ class ClipPoint:
     """One threshold of a clip test.
 
     Attributes:
-        threshold: gammas with |gamma| below it were set to 0.
-        clipped: how many these were.
-        share: of all gammas.
-        metric: with these at 0.
-        random: the metric with as many random gammas at 0, one value for each draw.
+        threshold: Gammas whose |gamma| is below this number were set to 0.
+        clipped: The number of these gammas.
+        share: Their share of all gammas, in [0, 1].
+        metric: The metric with these gammas at 0.
+        random: The metric with as many random gammas at 0, one value for each draw.
     """
 
     threshold: float
@@ -35,12 +35,12 @@ class ClipPoint:
 
 @dataclass(frozen=True)
 class ClipTest:
-    """What clipping does to a network.
+    """The metric of a network at several thresholds of clipping.
 
     Attributes:
-        baseline: the metric with all gammas as they are.
-        points: by ascending threshold.
-        band: the change of the metric that is still accepted, as a share of the baseline.
+        baseline: The metric with all gammas unchanged.
+        points: The measurements, by ascending threshold.
+        band: The change of the metric that is accepted, as a share of the baseline.
     """
 
     baseline: float
@@ -48,14 +48,14 @@ class ClipTest:
     band: float
 
     def within(self, metric: float) -> bool:
-        """Whether a metric lies in the accepted band around the baseline."""
+        """Return whether a metric lies in the accepted band around the baseline."""
         return abs(metric - self.baseline) <= self.band * abs(self.baseline)
 
     @property
     def harmless(self) -> float | None:
-        """The highest threshold up to which clipping stays in the band; ``None`` if the first one leaves it.
+        """The highest threshold up to which the metric stays in the band; ``None`` if the first one leaves it.
 
-        A threshold for ``redundant_kernels`` that the network itself suggests.
+        It can serve as the threshold of ``redundant_kernels``.
         """
         found = None
         for point in self.points:
@@ -66,7 +66,7 @@ class ClipTest:
 
     @property
     def random_means(self) -> list[float]:
-        """The mean over the random draws, for each point."""
+        """The mean metric over the random draws, for each point."""
         return [fmean(point.random) for point in self.points]
 
 
@@ -79,25 +79,26 @@ def clip_test(
     band: float = 0.02,
     seed: int = 0,
 ) -> ClipTest:
-    """Set small gammas to 0 and measure, against as many random ones (Network Alchemy, sec. 3.2.1 and fig. 3.1).
+    """Measure the metric with small gammas set to 0, and with as many random ones (Network Alchemy, fig. 3.1).
 
-    A clipped gamma leaves its channel the norm's beta alone. The gammas are put back bit for bit, also on an
-    exception.
+    If small gammas belong to redundant kernels, clipping them changes the metric less than clipping random ones (thesis
+    sec. 3.2.1). A channel whose gamma is 0 has the norm's beta everywhere. The gammas are restored bit for bit, also on
+    an exception.
 
     Args:
-        model: a trained network.
-        evaluate: the metric of the network on the validation cases, higher or lower is better; it must not train.
-        thresholds: for |gamma|, each above 0.
-        draws: random sets for each threshold.
-        band: the accepted change, as a share of the metric; the thesis shades 2 %.
-        seed: of the random sets.
+        model: A trained network.
+        evaluate: A function that returns the metric of the network on the validation cases; it must not train.
+        thresholds: The thresholds for |gamma|, each > 0.
+        draws: The number of random sets for each threshold, >= 1.
+        band: The accepted change, as a share of the metric. Default: 0.02, the band that the thesis shades.
+        seed: The seed of the random sets.
 
     Returns:
         The metric at each threshold, in ascending order.
 
     Raises:
-        ModelError: the network has no norm with a gamma.
-        AlchemyError: no threshold, one that is not above 0, fewer than one draw, or a gamma that is not finite.
+        ModelError: The network has no norm with a gamma.
+        AlchemyError: No threshold is given, a number is out of range, or a gamma is not finite.
 
     Example:
         >>> net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1)).eval()
@@ -139,7 +140,7 @@ def _measure(model: nn.Module, evaluate: Callable[[nn.Module], float], clipped: 
 
 @contextmanager
 def _clipped(model: nn.Module, mask: Tensor) -> Iterator[None]:
-    """Zeros where the mask, over all gammas in a row, is true."""
+    """Set the gammas to 0 where the mask, over all gammas in a row, is true."""
     parameters: list[Tensor] = [gamma_of(norm) for norm in affine_norms(model).values()]
     before = [parameter.detach().clone() for parameter in parameters]
     parts = mask.split([parameter.numel() for parameter in parameters])

@@ -15,9 +15,9 @@ class Progress:
     """How far a phase has come.
 
     Attributes:
-        epochs: how many are done.
-        best: the best value of the validation metric, ``None`` before the first finite one.
-        waited: epochs since then.
+        epochs: The number of epochs that are done.
+        best: The best value of the validation metric, ``None`` before the first finite value.
+        waited: The number of epochs since the best value.
     """
 
     epochs: int = 0
@@ -27,16 +27,17 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Convergence:
-    """Ends a phase once the validation metric has converged (Network Alchemy, secs. 3.2.2 and 4.1).
+    """End a phase when the validation metric has converged (Network Alchemy, secs. 3.2.2 and 4.1).
 
     Args:
-        patience: epochs without improvement after which the phase ends; ``None`` for a fixed budget.
-        limit: epochs after which it ends in any case; ``None`` for no limit.
-        min_delta: what counts as an improvement is more than this, in the metric's unit.
+        patience: The number of epochs without improvement after which the phase ends; ``None`` for a fixed number of
+            epochs.
+        limit: The number of epochs after which the phase ends in any case; ``None`` for no limit.
+        min_delta: The smallest change, in the metric's unit, that counts as an improvement, >= 0.
         mode: ``"min"`` for a loss, ``"max"`` for a score as Dice.
 
     Raises:
-        AlchemyError: neither patience nor limit, or a number out of range.
+        AlchemyError: Neither patience nor limit is given, or a number is out of range.
 
     Example:
         >>> rule, progress = Convergence(patience=2), Progress()
@@ -56,17 +57,17 @@ class Convergence:
             raise AlchemyError("a phase needs a patience, a limit of epochs, or both, or it never ends")
         for name in ("patience", "limit"):
             value = getattr(self, name)
-            # An infinite or a missing number has a remainder that is no number, and so is refused too.
+            # The remainder of an infinite number is NaN, which is unequal to 0, so it is refused too.
             if value is not None and (not isinstance(value, Real) or value % 1 != 0 or value < 1):
                 raise AlchemyError(f"{name} is a whole number of epochs from 1, not {value!r}")
         if self.mode not in ("min", "max") or not 0 <= self.min_delta < math.inf:
             raise AlchemyError(f"mode is min or max and min_delta >= 0, not {self.mode!r} and {self.min_delta}")
 
     def after(self, progress: Progress, value: float | None) -> Progress:
-        """The progress after one more epoch; a value that is missing or not finite is no improvement.
+        """Return the progress after one more epoch; a missing or non-finite value is no improvement.
 
         Raises:
-            AlchemyError: no value where the phase waits for a plateau.
+            AlchemyError: The value is missing, and the phase ends on a plateau.
         """
         if value is None and self.patience is not None:
             raise AlchemyError("this phase ends on a plateau: give update() the validation metric of the epoch")
@@ -76,7 +77,7 @@ class Convergence:
         return later
 
     def reached(self, progress: Progress) -> bool:
-        """Whether the phase is over."""
+        """Return whether the phase is over."""
         on_plateau = self.patience is not None and progress.waited >= self.patience
         return on_plateau or (self.limit is not None and progress.epochs >= self.limit)
 
@@ -93,16 +94,16 @@ USUAL = Convergence(patience=5, limit=100)
 
 
 def check_rules(**rules: object) -> None:
-    """Refuse what ends no phase.
+    """Check the rules by which phases end.
 
     Args:
-        rules: by phase, a ``Convergence`` or ``None``.
+        rules: A ``Convergence`` or ``None`` for each phase.
 
     Raises:
-        AlchemyError: anything else.
+        AlchemyError: A rule is something else.
     """
     for phase, rule in rules.items():
         if not (rule is None or isinstance(rule, Convergence)):
             raise AlchemyError(
-                f"{phase} ends by a layertune.Convergence, as Convergence(limit=20), and not by {rule!r}"
+                f"{phase} must be a layertune.Convergence, for example Convergence(limit=20), not {rule!r}"
             )

@@ -1,4 +1,4 @@
-"""Kernels and the norms that scale them: output channel c of a convolution or linear layer, and gamma c of its norm."""
+"""Pairs of kernels and norms: gamma c of a norm scales output channel c of a convolution or linear layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ CONVOLUTIONS = nn.modules.conv._ConvNd
 
 @dataclass(frozen=True)
 class KernelNorm:
-    """A norm that normalises the output of one operation, and nothing else reads that output.
+    """A norm that normalises the output of one operation, which nothing else reads.
 
     Attributes:
-        norm: path of the norm.
-        operation: path of the convolution or linear layer.
-        kernels: how many; gamma c scales kernel c.
-        activation: what follows the norm.
+        norm: The path of the norm.
+        operation: The path of the convolution or linear layer.
+        kernels: The number of kernels; gamma c scales kernel c.
+        activation: The activation that follows the norm.
     """
 
     norm: str
@@ -37,8 +37,8 @@ class KernelNorms:
     """All norms of a network that have a gamma.
 
     Attributes:
-        pairs: those that scale kernels, by the norm's path, in the model's order.
-        unpaired: the others, each with the reason.
+        pairs: The norms that scale kernels, by the norm's path, in the model's order.
+        unpaired: The other norms, each with the reason why it has no kernels.
     """
 
     pairs: Mapping[str, KernelNorm]
@@ -46,11 +46,15 @@ class KernelNorms:
 
 
 def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
-    """Find the kernels that each norm scales, and no others: what is not certain is unpaired.
+    """Find the kernels that each norm scales.
+
+    A norm is paired only if it is certain which kernel each gamma scales: it alone reads the operation's output, its
+    gammas lie along the axis of the kernels, and the kernels are a plain weight of one layer. Every other norm is
+    unpaired.
 
     Args:
-        model: the network that was traced.
-        found: its trace.
+        model: The network that was traced.
+        found: The trace of this network.
 
     Example:
         >>> import torch
@@ -82,18 +86,19 @@ def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
 
 
 def holds_kernels(module: nn.Module | None) -> bool:
-    """Whether a module is a convolution or linear layer with a weight of its own, not a parametrized one."""
+    """Return whether a module is a convolution or linear layer whose weight is a plain parameter of its own."""
     return isinstance(module, CONVOLUTIONS | nn.Linear) and module._parameters.get("weight") is not None
 
 
 def kernel_rows(module: nn.Module, like: Tensor | None = None) -> Tensor:
-    """The kernels of a convolution or linear layer as a view, (groups, kernels of a group, inputs of a group, ...).
+    """Return the kernels of a convolution or linear layer as a view of its weight.
 
-    Kernel c is ``rows[c // n, c % n]`` with n the kernels of a group. A transposed convolution keeps its inputs first.
+    The shape is (groups, kernels of a group, inputs of a group, ...). Kernel c is ``rows[c // n, c % n]``, with n the
+    number of kernels in a group. The weight of a transposed convolution has its inputs first, so its axes are swapped.
 
     Args:
-        module: holds the weight.
-        like: a tensor of the weight's shape to view in its place, as an optimizer's momentum.
+        module: The layer that holds the weight.
+        like: A tensor of the weight's shape that is viewed in its place, as an optimizer's momentum.
 
     Example:
         >>> kernel_rows(nn.Conv2d(4, 6, 3, groups=2)).shape, kernel_rows(nn.ConvTranspose2d(4, 6, 3, groups=2)).shape
@@ -113,7 +118,7 @@ def _no_pair(norm: str, found: Trace) -> str:
 
 
 def _no_kernels(operation: str, modules: Mapping[str, nn.Module], holders: Mapping[int, set[int]]) -> str | None:
-    """Why the kernels of an operation are not to be touched, if so."""
+    """Return why the kernels of an operation must not be changed, or None if they may be."""
     module = modules.get(operation)
     if module is None or not holds_kernels(module):
         return f"the kernels of {operation} are not the weight of a convolution or linear layer of torch"
@@ -123,7 +128,7 @@ def _no_kernels(operation: str, modules: Mapping[str, nn.Module], holders: Mappi
 
 
 def _holders(model: nn.Module) -> dict[int, set[int]]:
-    """By parameter the modules that hold it."""
+    """Map the identity of each parameter to the identities of the modules that hold it."""
     holders: dict[int, set[int]] = {}
     for module in unwrap(model).modules():
         for parameter in module._parameters.values():

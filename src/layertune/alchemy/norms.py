@@ -1,4 +1,4 @@
-"""Normalisation layers: their gammas, training them alone, and statistics that a second forward must leave alone."""
+"""Normalisation layers: their gammas, and a training in which they alone are trained."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,17 +13,17 @@ __all__ = ["affine_norms", "gamma_of", "gammas", "norm_only", "require_finite", 
 
 
 def gammas(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the scale of each normalisation layer, by the layer's path, in the model's order.
+    """Return a copy of the scale (gamma) of each normalisation layer.
 
     Args:
-        model: any network, also wrapped. Batch, instance, group, layer and RMS norms count, and hosts' own classes of
-            these kinds; a gamma that two norms share is listed once.
+        model: The network; it may be wrapped by DDP or ``torch.compile``. Batch, instance, group, layer and RMS norms
+            count, and the hosts' own classes of these kinds. A gamma that two norms share is listed once.
 
     Returns:
-        One tensor for each norm that has a gamma, of the gamma's shape: one value per channel.
+        The path of each norm that has a gamma, in the model's order, to a tensor with one value per channel.
 
     Raises:
-        ModelError: the network has no norm, or norms without a gamma only.
+        ModelError: The network has no norm, or only norms without a gamma.
 
     Example:
         >>> gammas(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
@@ -36,24 +36,24 @@ def gammas(model: nn.Module) -> dict[str, Tensor]:
 
 
 def norm_only(model: nn.Module, *, biases: bool = False, head: Collection[str] = ()) -> Frozen:
-    """Freeze all but the normalisation layers' own parameters (thesis sec. 3.2.1; Frankle et al. 2020).
+    """Freeze all parameters but those of the normalisation layers (thesis sec. 3.2.1; Frankle et al. 2020).
 
-    Frozen weights get no gradient, and a gradient that they still hold is dropped, so an optimizer of all parameters
-    moves the norms alone, whatever its weight decay. Running statistics follow the data as ever. What was frozen
-    before stays frozen. Freeze before the network is wrapped by DDP, or wrap it with ``find_unused_parameters=True``:
-    DDP waits for the gradients that it saw at first.
+    Frozen weights get no gradient, and a gradient that they still hold is dropped. So an optimizer of all parameters
+    moves only the norms, whatever its weight decay. Running statistics keep following the data. What was frozen before
+    stays frozen. Freeze before the network is wrapped by DDP, or wrap it with ``find_unused_parameters=True``: DDP
+    waits for a gradient of each parameter that required one when it was wrapped.
 
     Args:
-        model: any network, also wrapped.
-        biases: train the biases of convolutions and linear layers too.
-        head: names of parameters that train too, as ``map_layers(...).head.parameters`` for a head that is new.
+        model: The network; it may be wrapped.
+        biases: Whether the biases of convolutions and linear layers train too.
+        head: Names of further parameters that train, as ``map_layers(...).head.parameters`` for a new head.
 
     Returns:
-        A handle with ``undo()``, also a context manager.
+        A handle with ``undo()``, which is also a context manager.
 
     Raises:
-        ModelError: the network has no norm with a gamma, ``head`` names no parameter of it, or all that would train
-            is frozen already.
+        ModelError: The network has no norm with a gamma, ``head`` names a parameter that it does not have, or all
+            parameters that would train are frozen already.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -82,7 +82,7 @@ def norm_only(model: nn.Module, *, biases: bool = False, head: Collection[str] =
 
 
 def affine_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The norms that have a gamma, by their path; of norms that share one, the first."""
+    """Return the norms that have a gamma by their path; of norms that share a gamma, only the first."""
     found: dict[int, tuple[str, nn.Module]] = {}
     for name, module in unwrap(model).named_modules():
         if is_norm(module) and gamma_name(module) is not None:
@@ -91,10 +91,10 @@ def affine_norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def gamma_of(norm: nn.Module) -> nn.Parameter:
-    """The scale of a norm that has one."""
+    """Return the scale (gamma) of a norm that has one."""
     name = gamma_name(norm)
     parameter = norm._parameters[name] if name is not None else None
-    assert parameter is not None, "asked of norms with a gamma only"
+    assert parameter is not None, "callers pass only norms with a gamma"
     return parameter
 
 
@@ -116,15 +116,15 @@ def require_finite(sizes: Mapping[str, Tensor]) -> None:
 
 
 def why_no_gammas(model: nn.Module) -> str:
-    """What a network lacks for a method that reads gammas."""
+    """Return why a method that reads gammas cannot be applied to a network."""
     net = unwrap(model)
     norms = [plain_name(name) for name, module in net.named_modules() if is_norm(module)]
     if not norms:
         return (
-            f"{type(net).__name__} has no normalisation layer, and the method reads the gammas of such layers; build "
-            "it with norms"
+            f"{type(net).__name__} has no normalisation layer, and this method reads the gammas of such layers; build "
+            "the network with norms"
         )
     return (
-        f"none of the {len(norms)} norms of {type(net).__name__} has a gamma (the first is {norms[0]!r}); build it "
-        'with affine norms, as in nn.InstanceNorm3d(channels, affine=True) or norm=("instance", {"affine": True})'
+        f"none of the {len(norms)} norms of {type(net).__name__} has a gamma (the first is {norms[0]!r}); use affine "
+        'norms, as in nn.InstanceNorm3d(channels, affine=True) or norm=("instance", {"affine": True})'
     )

@@ -1,4 +1,4 @@
-"""BNScale: the penalty that asks all gammas to be large and alike."""
+"""BNScale: the penalty that makes all gammas large and equal, so that the network uses all its kernels."""
 
 import sys
 import warnings
@@ -18,27 +18,26 @@ ALPHA, BETA, WEIGHT = 0.1, 1.0, 1e-4
 
 
 class GammaPenalty:
-    """The BNScale regularisation, to be added to the loss (Network Alchemy, eqs. 3.1 and 3.2).
+    """Compute the BNScale regularisation, which is added to the loss (Network Alchemy, eqs. 3.1 and 3.2).
 
         lambda R,  R = -alpha E(Gamma) + beta sqrt(Var(Gamma))
 
-    Gamma are the scales of all norms of the network together, Var is the variance of the whole set (divided by n, not
-    by n - 1). Where all gammas are equal, as in a fresh network, the square root has no slope, and the gradient of
-    its term is 0.
+    Gamma are the scales of all norms of the network together. Var is the variance of the whole set (divided by n, not
+    by n - 1). Where all gammas are equal, as in a new network, the square root has no derivative, and the gradient of
+    its term is taken as 0.
 
     Args:
-        model: any network, also wrapped; its parameters are kept, its modules are not.
-        alpha: weight of the mean.
-        beta: weight of the standard deviation.
-        weight: lambda.
-        absolute: read |gamma| in place of gamma, for networks in which gammas have turned negative. The thesis
-            does not.
+        model: The network; it may be wrapped. Only its parameters are kept, not its modules.
+        alpha: The weight of the mean. Default: 0.1.
+        beta: The weight of the standard deviation, >= 0. Default: 1.
+        weight: The factor lambda of the whole penalty, >= 0. Default: 1e-4.
+        absolute: Whether |gamma| is read in place of gamma, for networks with negative gammas. The thesis reads gamma.
 
     Attributes:
-        gammas: the parameters that it reads.
+        gammas: The parameters that the penalty reads.
 
     Raises:
-        AlchemyError: a setting that is not finite, or a negative beta or weight.
+        AlchemyError: A setting is not finite, or beta or weight is negative.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -66,23 +65,24 @@ class GammaPenalty:
             warnings.warn(f"GammaPenalty has no effect: {why_no_gammas(model)}", stacklevel=2)
 
     def __call__(self) -> Tensor:
-        """Lambda R as a scalar on the gammas' device, with its gradient; a plain 0 where there is no gamma."""
+        """Return lambda R as a scalar that can be differentiated, or a plain 0 if the network has no gamma."""
         if not self.gammas or not self.weight:
             return torch.zeros(())
         std, mean = torch.std_mean(self._all(), correction=0)
         return self.weight * (self.beta * std - self.alpha * mean)
 
     def add_gradient(self, optimizer: Optimizer | None = None, *, scale: float | Tensor | None = None) -> None:
-        """Add its gradient to that of the loss, where a host owns the backward pass: between backward and step.
+        """Add the gradient of the penalty to the gammas' gradients, for hosts that own the backward pass.
 
-        The same as ``loss + penalty()``, bit for bit; where a step has several batches, once for all of them. Under DDP
-        every rank adds the same after the reduction. Frozen gammas get none, and where the loss gave no gamma a
-        gradient, as for a batch that was left out, none gets one.
+        Call it between backward and step. The result is that of ``loss + penalty()``, bit for bit. Where several
+        batches are accumulated for a step, call it once for all of them. Under DDP every rank adds the same gradient
+        after the reduction. Frozen gammas get no gradient. If the loss gave no gamma a gradient, as for a batch that
+        was left out, the penalty adds none.
 
         Args:
-            optimizer: the gammas that it holds; all by default.
-            scale: what the gradients are multiplied by; by default what a ``GradScaler`` tells an optimizer that
-                unscales in its own step, or else 1.
+            optimizer: The optimizer whose gammas get the gradient. Default: all gammas.
+            scale: The factor by which the gradients are multiplied. Default: the factor of the ``GradScaler`` for an
+                optimizer that unscales in its own step, else 1.
 
         Example:
             >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -101,13 +101,13 @@ class GammaPenalty:
             scale = getattr(optimizer, "grad_scale", None)
         with torch.enable_grad():
             penalty = self()
-            # Not `backward`, at which DDP's hooks would reduce once more.
+            # `backward` would call DDP's hooks, which would reduce the gradients a second time.
             grads = torch.autograd.grad(penalty if scale is None else penalty * scale, trained)
         for gamma, grad in zip(trained, grads, strict=True):
             gamma.grad = grad if gamma.grad is None else gamma.grad.add_(grad)
 
     def _all(self) -> Tensor:
-        # One tensor, so that mean and deviation take one pass, however many norms there are.
+        # In one tensor, mean and standard deviation take one pass, however many norms there are.
         gammas = torch.cat([gamma.flatten() for gamma in self.gammas]).float()
         return gammas.abs() if self.absolute else gammas
 

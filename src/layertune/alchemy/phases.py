@@ -1,4 +1,4 @@
-"""Network Alchemy: identification, modification, maximisation, as a state machine that any loop can turn."""
+"""Network Alchemy's phases as a state machine: identification, modification, maximisation."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -26,43 +26,43 @@ Phase = Literal["identification", "modification", "maximisation", "finished"]
 
 
 class Alchemy:
-    """The three phases of Network Alchemy (sec. 3.2.2) around a training loop that stays the user's.
+    """Lead a training loop through the three phases of Network Alchemy (sec. 3.2.2).
 
-    *Identification*: all but the norms is frozen (``norm_only``) until the metric has converged. *Modification*, a
-    moment: redundant kernels start afresh, all else keeps what it learned. *Maximisation*: the whole network trains,
-    with ``penalty()`` in its loss, until the metric has converged again. An epoch is whatever lies between two calls
-    of ``update``.
+    1. Identification: all parameters but those of the norms are frozen (``norm_only``) until the metric has converged.
+    2. Modification, between two epochs: redundant kernels are initialised anew; all else keeps what it learned.
+    3. Maximisation: the whole network trains, with ``penalty()`` added to its loss, until the metric has converged.
 
-    The network is frozen from the moment of construction; ``detach()``, or the end of a ``with`` block, unfreezes it.
-    A schedule of the learning rate is the loop's own: ``update`` says when a phase has changed.
+    The loop calls ``update`` once per epoch. The network is frozen when the object is made; ``detach()`` or the end of
+    a ``with`` block unfreezes it. The loop keeps its own schedule of the learning rate, and may start it anew where
+    ``update`` returns that a phase has begun.
 
     Args:
-        model: any network, also wrapped; see ``norm_only`` for DDP.
-        optimizer: of all its parameters; one serves all phases.
-        *example_inputs: what its forward takes, for a trace; nothing is computed.
-        threshold: a kernel whose |gamma| lies below it is redundant; 0.05 if no quantile is given.
-        quantile: instead, the share of kernels to start afresh.
-        whole_layers: let all kernels of a layer start afresh, which is refused otherwise.
-        identification: when it ends. ``None`` leaves it out: the gammas are judged as they are, by ``modify()``.
-        modification: whether redundant kernels start afresh; without it the phase passes.
-        maximisation: when it ends; ``None`` for never: the loop knows how long it trains.
-        penalty: added to the loss in the maximisation; by default ``GammaPenalty(model)``, and with a ``weight`` of 0
-            none.
-        biases: whether biases train in the identification too.
-        head: names of parameters that train in the identification too.
-        seed: of the new kernels.
+        model: The network; it may be wrapped. See ``norm_only`` for DDP.
+        optimizer: The optimizer of all its parameters; it serves all phases.
+        *example_inputs: The arguments of its forward, for a trace; nothing is computed.
+        threshold: A kernel is redundant if its |gamma| is below this number, > 0. Default: 0.05 without a quantile.
+        quantile: The share of kernels to initialise anew, in (0, 1), in place of a threshold.
+        whole_layers: Whether all kernels of a layer may be initialised anew; by default this is an error.
+        identification: The rule by which the identification ends. ``None`` skips this phase: ``modify()`` then judges
+            the gammas as they are.
+        modification: Whether redundant kernels are initialised anew. Without it the maximisation follows at once.
+        maximisation: The rule by which the maximisation ends; ``None`` if the loop ends it.
+        penalty: The penalty of the maximisation. Default: ``GammaPenalty(model)``; a ``weight`` of 0 adds none.
+        biases: Whether biases train in the identification too.
+        head: Names of further parameters that train in the identification.
+        seed: The seed of the new kernels.
 
     Attributes:
-        phase: the phase that the next epoch trains; ``"modification"`` where ``modify()`` has to be called first.
-        progress: epochs of this phase, its best value and how long ago that was.
-        history: phase and metric of each epoch.
-        identified: the gammas at the end of the identification.
-        redundant: the kernels that started afresh.
+        phase: The phase of the next epoch; ``"modification"`` if ``modify()`` has to be called first.
+        progress: The epochs of this phase, its best value, and the epochs since then.
+        history: The phase and the metric of each epoch.
+        identified: The gammas at the end of the identification, or ``None`` before.
+        redundant: The kernels that were initialised anew, or ``None`` before.
 
     Raises:
-        ModelError: the network has no norm with a gamma, or refuses the example input.
-        AlchemyError: a setting is out of range.
-        OptimizerError: the optimizer holds no gamma of the network: it is another network's, or trains its head alone.
+        ModelError: The network has no norm with a gamma, or its forward refuses the example input.
+        AlchemyError: A setting is out of range.
+        OptimizerError: The optimizer holds no gamma of the network.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -109,34 +109,34 @@ class Alchemy:
         self._train_also: dict[str, Any] = {"biases": biases, "head": head}
         self._penalty = GammaPenalty(model) if penalty is None else penalty
         self._trace = trace(model, *example_inputs)
-        self._find(whole_layers=True)  # what would be refused after hours of training is refused now
+        self._find(whole_layers=True)  # a mistake is answered now, not after hours of training
         _check_held(model, optimizer)
         self._frozen: Frozen | None = None
         self._freeze()
 
     def penalty(self) -> Tensor:
-        """What to add to the loss: lambda R in the maximisation (eq. 3.2), a plain 0 in the other phases."""
+        """Return the term to add to the loss: lambda R in the maximisation (eq. 3.2), 0 in the other phases."""
         return self._penalty() if self.phase == "maximisation" else torch.zeros(())
 
     def add_gradient(self, *, scale: float | Tensor | None = None) -> None:
-        """Instead of ``penalty()``, where a host owns the backward pass; see ``GammaPenalty.add_gradient``."""
+        """Add the penalty's gradient, for hosts that own the backward pass; see ``GammaPenalty.add_gradient``."""
         if self.phase == "maximisation":
             self._penalty.add_gradient(self.optimizer, scale=scale)
 
     def update(self, metric: float | None = None) -> bool:
-        """End an epoch; call it once per epoch, on all ranks with one value.
+        """End an epoch. Call it once per epoch, on all ranks with the same value.
 
         Args:
-            metric: the validation metric, as the phase's ``Convergence`` reads it; a phase with a budget needs none.
+            metric: The validation metric of the epoch. A phase with a fixed number of epochs needs none.
 
         Returns:
             Whether another phase begins.
 
         Raises:
-            AlchemyError: a metric is missing, the modification was refused, or still waits for ``modify()``.
+            AlchemyError: The metric is missing, the modification was refused, or ``modify()`` has to be called first.
         """
         if self.phase == "modification":
-            raise AlchemyError("the modification is still to be done: call modify() before training goes on")
+            raise AlchemyError("the modification has not been done yet; call modify() before training goes on")
         if self.phase == "finished":
             return False
         rule = self._rules[self.phase]
@@ -156,14 +156,14 @@ class Alchemy:
         return True
 
     def modify(self) -> None:
-        """Do the modification; ``update`` calls it at the end of the identification.
+        """Initialise the redundant kernels anew. ``update`` calls this at the end of the identification.
 
         Raises:
-            AlchemyError: it is not its turn; or the threshold takes all kernels of a layer. Then the phase waits: set
-                another ``threshold`` or ``whole_layers``, and call it again.
+            AlchemyError: The present phase is another one, or all kernels of a layer are below the threshold. In the
+                second case set another ``threshold`` or ``whole_layers`` and call it again.
         """
         if self.phase != "modification":
-            raise AlchemyError(f"redundant kernels are modified after the identification, not in the {self.phase}")
+            raise AlchemyError(f"modify() belongs after the identification, and the phase is the {self.phase}")
         if self._modification:
             redundant = self._find(whole_layers=self.whole_layers)
             reinitialize(self._model, redundant, optimizer=self.optimizer, seed=self.seed)
@@ -171,7 +171,7 @@ class Alchemy:
         self._enter("maximisation")
 
     def detach(self) -> None:
-        """Unfreeze what the identification froze; a second call does nothing."""
+        """Unfreeze the parameters that the identification froze; a second call does nothing."""
         if self._frozen is not None:
             self._frozen.undo()
         self._frozen = None
@@ -183,7 +183,7 @@ class Alchemy:
         self.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next epoch depends on beside network and optimizer, in plain types."""
+        """Return in plain types what the next epoch depends on beside the network and the optimizer."""
         kept = self.identified or {}
         return {
             "norms": list(gammas(self._model)),
@@ -195,10 +195,10 @@ class Alchemy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken, with the network's and the optimizer's state of that moment.
+        """Continue where ``state_dict`` was taken. Load the network's and the optimizer's state of that moment too.
 
         Raises:
-            AlchemyError: the state is of another network, or damaged.
+            AlchemyError: The state belongs to another network, or is damaged.
         """
         try:
             norms, phase, progress = list(state["norms"]), state["phase"], Progress(**state["progress"])
@@ -206,10 +206,10 @@ class Alchemy:
             identified = {name: torch.tensor(values) for name, values in state["identified"].items()} or None
             stored = state["redundant"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise AlchemyError(f"this is no state of Alchemy.state_dict(): {error!r}") from error
+            raise AlchemyError(f"this is not a state that Alchemy.state_dict() returned: {error!r}") from error
         if phase not in get_args(Phase) or norms != list(gammas(self._model)):
             raise AlchemyError(
-                f"this state is of another network: it has {len(norms)} norms and the phase {phase!r}, "
+                f"this state belongs to another network: it has {len(norms)} norms and the phase {phase!r}, "
                 f"{type(unwrap(self._model)).__name__} has {len(gammas(self._model))} norms; build the same network"
             )
         self.detach()

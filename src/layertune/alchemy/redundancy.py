@@ -1,4 +1,4 @@
-"""Redundant kernels: those whose gamma is small."""
+"""Redundant kernels: kernels whose gamma is small."""
 
 import math
 import warnings
@@ -24,13 +24,13 @@ THRESHOLD = 0.05
 
 @dataclass(frozen=True)
 class RedundantKernels:
-    """The kernels that contribute little, and what could not be judged.
+    """The kernels that contribute little, and the norms whose kernels cannot be judged.
 
     Attributes:
-        threshold: a kernel whose |gamma| lies below it is redundant.
-        channels: by norm, the numbers of its redundant kernels; norms without any are left out.
-        pairs: all norms that scale kernels, with the operation that holds these.
-        unpaired: norms that scale no kernels of one operation, each with the reason; they are left alone.
+        threshold: A kernel whose |gamma| is below this number is redundant.
+        channels: The path of each norm that has redundant kernels, to the numbers of these kernels from 0.
+        pairs: All norms that scale kernels, with the operation that holds the kernels.
+        unpaired: The norms that scale no kernels of one operation, each with the reason; they are left alone.
     """
 
     threshold: float
@@ -40,21 +40,21 @@ class RedundantKernels:
 
     @property
     def count(self) -> int:
-        """How many kernels are redundant."""
+        """The number of redundant kernels."""
         return sum(map(len, self.channels.values()))
 
     @property
     def total(self) -> int:
-        """How many kernels were judged."""
+        """The number of kernels that were judged."""
         return sum(pair.kernels for pair in self.pairs.values())
 
     def state(self) -> dict[str, Any]:
-        """What was found, in plain types; the pairs are the network's."""
+        """Return threshold and channels in plain types; the pairs follow from the network."""
         return {"threshold": self.threshold, "channels": {name: list(found) for name, found in self.channels.items()}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], both: KernelNorms) -> Self:
-        """What ``state()`` kept, with the pairs of the same network."""
+        """Build the record from what ``state()`` returned and the pairs of the same network."""
         channels = {name: tuple(found) for name, found in state["channels"].items()}
         return cls(float(state["threshold"]), channels, both.pairs, both.unpaired)
 
@@ -69,21 +69,21 @@ def redundant_kernels(
 ) -> RedundantKernels:
     """Find the kernels whose gamma is small (Network Alchemy, sec. 3.2.2, Identification).
 
-    A kernel is output channel c of the convolution or linear layer whose output a norm, and nothing else, reads. Norms
-    before an activation-first block or in a residual stream have no such kernels: they are reported, never judged.
+    A kernel is output channel c of a convolution or linear layer whose output only one norm reads. Norms in front of a
+    pre-activation block or in a residual stream have no kernels in this sense: they are reported and never judged.
 
     Args:
-        model: a network whose norms were trained with all else frozen, see ``norm_only``.
-        *example_inputs: what its forward takes, as for ``trace``; nothing is computed.
-        threshold: redundant is |gamma| < threshold.
-        quantile: instead, the share of kernels to find, in (0, 1), over the whole network.
-        whole_layers: accept a threshold below which all kernels of a layer lie.
-        found: a trace of the model, instead of example inputs.
+        model: A network whose norms were trained while all else was frozen; see ``norm_only``.
+        *example_inputs: The arguments of its forward, as for ``trace``; nothing is computed.
+        threshold: A kernel is redundant if its |gamma| is below this number, > 0.
+        quantile: The share of the network's kernels to find, in (0, 1), in place of a threshold.
+        whole_layers: Whether all kernels of a layer may be redundant; by default this is an error.
+        found: A trace of the model, in place of example inputs.
 
     Raises:
-        AlchemyError: not exactly one of threshold and quantile, or out of range; a gamma that is not finite; a
-            threshold that takes all kernels of a layer.
-        ModelError: the network has no norm with a gamma, or refuses the input.
+        AlchemyError: Not exactly one of threshold and quantile is given, or it is out of range; a gamma is not finite;
+            or all kernels of a layer are below the threshold.
+        ModelError: The network has no norm with a gamma, or its forward refuses the input.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))

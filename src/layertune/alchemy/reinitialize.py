@@ -1,4 +1,4 @@
-"""A fresh start for redundant kernels; nothing else changes, bit for bit."""
+"""A new initialisation of redundant kernels, which changes nothing else by a single bit."""
 
 from collections.abc import Sequence
 
@@ -21,20 +21,23 @@ def reinitialize(
 ) -> None:
     """Give redundant kernels a Kaiming initialisation (Network Alchemy, sec. 3.2.2, Modification; He et al. 2015).
 
-    The kernel's weights are drawn from N(0, gain^2 / fan), fan the inputs of a kernel times its positions, gain that
-    of the activation behind the norm; its bias is 0; its norm's gamma 1, beta 0, running mean 0 and running variance
-    1; and what the optimizer remembers of all these (momentum, moments) 0. In a layer, group or RMS norm the other
-    channels of the group are normalised together with the new kernel, so their values change, their weights do not.
+    For each redundant kernel, with gain the gain of the activation behind the norm and fan the number of inputs of a
+    kernel times its positions::
+
+        weights ~ N(0, gain^2 / fan),  bias = 0,  gamma = 1,  beta = 0,  running mean = 0,  running variance = 1
+
+    The optimizer's state of these values (momentum, moments) is set to 0. A layer, group or RMS norm normalises the
+    other channels of the group together with the new kernel: their values change, and their weights do not.
 
     Args:
-        model: the network, or another of the same structure.
-        redundant: what ``redundant_kernels`` found.
-        optimizer: whose state is cleared for these kernels; states of another shape than their parameter's, as
-            Adafactor's factors, stay.
-        seed: of the new weights. The same seed gives the same weights on any device.
+        model: The network in which the kernels were found, or another of the same structure.
+        redundant: The result of ``redundant_kernels``.
+        optimizer: The optimizer whose state is cleared for these kernels. State of another shape than its parameter,
+            as Adafactor's factors, is kept.
+        seed: The seed of the new weights. The same seed gives the same weights on any device.
 
     Raises:
-        AlchemyError: the kernels were found in another network.
+        AlchemyError: The kernels were found in another network.
 
     Example:
         >>> from layertune.alchemy.redundancy import redundant_kernels
@@ -63,7 +66,7 @@ def reinitialize(
 
 
 def _draw(operation: nn.Module, channels: Sequence[int], gain: float, generator: torch.Generator) -> None:
-    """All kernels of the layer are drawn, so a kernel's new weights do not depend on which others are redundant."""
+    """Draw all kernels of a layer, so that a kernel's new weights do not depend on which others are redundant."""
     rows = kernel_rows(operation)
     fresh = torch.empty(rows.shape[0] * rows.shape[1], *rows.shape[2:])
     # torch takes the gain of a leaky ReLU from its slope: with slope 0 it is sqrt(2).

@@ -19,12 +19,12 @@ DEFAULT_SLOPE = 0.01
 
 @dataclass(frozen=True)
 class Activation:
-    """What follows a norm before the next convolution or linear layer.
+    """The activation between a norm and the next convolution or linear layer.
 
     Attributes:
-        operator: its name in aten; ``"linear"`` where nothing does.
-        slope: below zero, of a leaky ReLU.
-        parameter: name of the parameter that holds the slope, of a PReLU.
+        operator: The activation's name in aten; ``"linear"`` if there is none.
+        slope: The slope below zero of a leaky ReLU.
+        parameter: The name of the parameter that holds the slope of a PReLU.
     """
 
     operator: str
@@ -32,12 +32,13 @@ class Activation:
     parameter: str | None = None
 
     def gain(self, slope: float | None = None) -> float:
-        """The factor to 1 / sqrt(fan) that keeps the variance (He et al. 2015, eqs. 10 and 15).
+        """Return the factor of 1 / sqrt(fan) that keeps the variance (He et al. 2015, eqs. 10 and 15).
 
-        For what torch knows no gain of (GELU, SiLU, ELU, Mish, ...), that of the ReLU which it is a smooth form of.
+        Activations for which torch knows no gain (GELU, SiLU, ELU, Mish, ...) are smooth forms of the ReLU and get its
+        gain.
 
         Args:
-            slope: of a PReLU as it is now, the mean over its channels.
+            slope: The present slope of a PReLU, as the mean over its channels.
 
         Example:
             >>> round(Activation("relu").gain() ** 2, 6), round(Activation("leaky_relu", slope=0.5).gain() ** 2, 6)
@@ -54,15 +55,15 @@ class Activation:
 
 
 class ActivationTrail:
-    """Follows what norms put out to the activation that reads it, through pooling, dropout and shortcuts.
+    """Follow the output of norms to the activation that reads it, through pooling, dropout and shortcuts.
 
     Attributes:
-        found: by the norm's path.
+        found: The path of each norm to the activation that follows it.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, Activation] = {}
-        self._waiting: dict[int, frozenset[str]] = {}  # tensors that no activation has read since these norms
+        self._waiting: dict[int, frozenset[str]] = {}  # tensors to the norms that no activation has followed yet
 
     def follow(
         self,
@@ -75,7 +76,17 @@ class ActivationTrail:
         ends: bool,
         weights: Collection[str],
     ) -> None:
-        """See one operator; ``norm`` is the norm that it is a part of, ``ends`` says that it is the next operation."""
+        """Take note of one operator of the forward.
+
+        Args:
+            operator: Its name in aten.
+            args: Its arguments.
+            active: Its inputs that depend on the network's input.
+            outputs: Its outputs.
+            norm: The norm of which it is a part, or ``None``.
+            ends: Whether it is a convolution or linear layer, before which an activation has to come.
+            weights: The names of the parameters among its inputs.
+        """
         if norm is not None:
             waiting = frozenset([norm])
         else:

@@ -1,4 +1,4 @@
-"""Operations -> blocks: which convolutions and linear layers of a traced network share a learning rate."""
+"""Blocks: the convolutions and linear layers of a traced network that share a learning rate."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from layertune.layers.trace import Operation, Trace
 __all__ = ["SAME_RESOLUTION", "Block", "Place", "find_blocks"]
 
 
-# Feature maps whose sizes differ by less than this are of one resolution: a class token or the padding of an odd
-# size is no change of level, while halving a single axis (the least that a U-Net pools) is.
+# Feature maps whose sizes differ by a smaller factor have one resolution. A class token or the padding of an odd size
+# is no change of level, while halving a single axis is one, and no U-Net pools less than that.
 SAME_RESOLUTION = 1.5
 
 
 @dataclass(frozen=True)
 class Block:
-    """Operations that form one layer, in order of execution.
+    """The operations of one layer, in order of execution.
 
     Attributes:
-        name: path of the module that holds them.
-        operations: the operations.
-        is_head: whether they make the model's output.
+        name: The path of the module that holds them.
+        operations: The operations.
+        is_head: Whether they make the model's output.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Block:
 
     @property
     def positions(self) -> float:
-        """Output positions per sample, of the last operation that is no gate."""
+        """The number of output positions per sample of the last operation that is no gate."""
         return _without_gates(self.operations)[-1].positions
 
     @property
     def is_gate(self) -> bool:
-        """Whether it only scales or shifts what other blocks make, and so has no resolution of its own."""
+        """Whether the block only scales or shifts the output of other blocks, and so has no resolution of its own."""
         return all(operation.is_gate for operation in self.operations)
 
 
@@ -61,17 +61,22 @@ class Place:
 def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
     """Group a trace's operations into blocks, in order of execution, the head last.
 
-    A block is, of the modules around an operation, the innermost that adds a shortcut (residual and transformer
-    blocks, by class: also where one of them happens to have none); otherwise the innermost that holds several
-    operations of one resolution (double convolutions); otherwise the operation alone. A lone operation that is not
-    the stem (a down-sampling, a transposed convolution) joins the block that it feeds.
+    Of the modules around an operation, its block is the first of these that exists:
+
+    1. the innermost module that adds a shortcut, such as a residual or transformer block. These are told by their
+       class, so a block of the same class without a shortcut is a block too;
+    2. the innermost module that holds several operations of one resolution, such as a double convolution;
+    3. the operation alone.
+
+    A lone operation that is not the stem, such as a down-sampling or a transposed convolution, joins the block that it
+    feeds.
 
     Args:
-        found: the trace.
-        model: the traced network, without wrappers.
+        found: The trace.
+        model: The traced network, without wrappers.
 
     Returns:
-        Blocks; each operation is in exactly one.
+        The blocks. Each operation is in exactly one of them.
     """
     modules = {plain_name(name): module for name, module in model.named_modules()}
     residual = _residual_modules(found, modules)
@@ -91,7 +96,7 @@ def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
 
 
 def _ancestors(name: str) -> list[str]:
-    """The path itself and the modules around it, innermost first, without the root."""
+    """Return the path itself and the modules around it, innermost first, without the root."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
@@ -115,7 +120,7 @@ def _residual_modules(found: Trace, modules: dict[str, nn.Module]) -> set[str]:
 
 
 def _head_names(found: Trace, residual: set[str]) -> set[str]:
-    """What makes the output and feeds nothing else; within a residual block, the whole of it."""
+    """Return the operations that make the output and feed no other; of a residual block, all its operations."""
     ends = [op for op in found.operations.values() if op.reaches_output and not op.feeds]
     names = set()
     for end in ends or [list(found.operations.values())[-1]]:
@@ -125,7 +130,7 @@ def _head_names(found: Trace, residual: set[str]) -> set[str]:
 
 
 def _homes(body: list[Operation], found: Trace, residual: set[str]) -> dict[str, str]:
-    """Each operation's block: the path of a module."""
+    """Return the path of the module that is each operation's block."""
     root = common_path(found.operations)
     homes = {operation.name: _home(operation, body, found, residual, root) for operation in body}
     chosen = set(homes.values())
@@ -154,7 +159,7 @@ def _home(operation: Operation, body: list[Operation], found: Trace, residual: s
 
 
 def _join_lone(body: list[Operation], homes: dict[str, str]) -> None:
-    """A down-sampling or a transposed convolution on its own joins the block to which it gives the last input."""
+    """Let a lone down-sampling or transposed convolution join the block to which it gives the last input."""
     members = Counter(homes.values())
     order = {operation.name: index for index, operation in enumerate(body)}
     last_source: dict[str, Operation] = {}
@@ -172,5 +177,5 @@ def _join_lone(body: list[Operation], homes: dict[str, str]) -> None:
 
 
 def _nearer(name: str, a: str, b: str) -> bool:
-    """Whether a path shares more of its modules with a than with b."""
+    """Return whether a path shares more of its modules with a than with b."""
     return len(common_path([name, a])) > len(common_path([name, b]))

@@ -1,4 +1,4 @@
-"""How deep a block is: its path and level in the U, and the two readings I1 and I2 (MetaLR sec. 3.3)."""
+"""The depth of a block: its path and level in the U, and the two readings I1 and I2 (MetaLR sec. 3.3)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,17 +11,17 @@ __all__ = ["depths", "place_blocks"]
 
 
 def place_blocks(blocks: Sequence[Block]) -> list[Place]:
-    """Find each block's path and level, and sort: contracting path, bottleneck, expanding path, head.
+    """Find each block's path and level, and sort by path: contracting path, bottleneck, expanding path, head.
 
-    The bottleneck is the last block to run at the coarsest level, the expanding path all that depends on its output;
-    the rest, side branches on skip connections included, is the contracting path. A network whose resolution never
-    rises again after its bottleneck has no U.
+    The bottleneck is the last block that runs at the coarsest level. The expanding path is all blocks that depend on
+    its output. All other blocks, with the branches on skip connections, are the contracting path. A network whose
+    resolution never rises again after its bottleneck has no U.
 
     Args:
-        blocks: in order of execution, the head last.
+        blocks: The blocks in order of execution, the head last.
 
     Returns:
-        Places in the order of I1; within a path the order of execution holds.
+        The places in the order of I1. Within a path the blocks are in order of execution.
     """
     levels = _levels(blocks)
     body = range(len(blocks) - 1)
@@ -39,15 +39,15 @@ def place_blocks(blocks: Sequence[Block]) -> list[Place]:
 
 
 def depths(places: Sequence[Place], interpretation: Depth) -> list[int]:
-    """Depth of each block from 1, the head the deepest.
+    """Return the depth of each block from 1; the head is the deepest (MetaLR sec. 3.3).
 
     Args:
-        places: blocks in the order of I1.
-        interpretation: ``"I1"``: the left-most layers are the shallowest, depth is the order. ``"I2"``: the top of the
-            U is the shallowest, depth is the resolution level (MetaLR sec. 3.3).
+        places: The blocks in the order of I1.
+        interpretation: ``"I1"``: the left-most layers are the shallowest, and depth is the order. ``"I2"``: the top of
+            the U is the shallowest, and depth is the resolution level.
 
     Raises:
-        ModelError: I2 in a network without an expanding path.
+        ModelError: The interpretation is I2, and the network has no expanding path.
     """
     if interpretation == "I1":
         return list(range(1, len(places) + 1))
@@ -61,7 +61,7 @@ def depths(places: Sequence[Place], interpretation: Depth) -> list[int]:
 
 
 def _levels(blocks: Sequence[Block]) -> list[int]:
-    """Resolution level of each block; a gate has that of the block before it, or the finest."""
+    """Return the resolution level of each block; a gate has the level of the block before it, or the finest."""
     sizes = sorted({block.positions for block in blocks if not block.is_gate}, reverse=True)
     level_of = dict.fromkeys(sizes, 0)
     for larger, size in pairwise(sizes):
@@ -73,7 +73,7 @@ def _levels(blocks: Sequence[Block]) -> list[int]:
 
 
 def _downstream(blocks: Sequence[Block], start: int) -> set[int]:
-    """Blocks that depend on the output of one block."""
+    """Return the numbers of the blocks that depend on the output of one block."""
     block_of = {operation.name: index for index, block in enumerate(blocks) for operation in block.operations}
     reached: set[int] = set()
     frontier = [start]

@@ -1,4 +1,4 @@
-"""Granularity: layers of single modules, of blocks, or of resolution stages."""
+"""Granularity: single modules, blocks, or stages of one resolution as layers."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ __all__ = ["by_operation", "merged", "regroup"]
 
 
 def regroup(places: Sequence[Place], granularity: Granularity) -> list[Place]:
-    """Take blocks apart into operations, or merge neighbours on one path and level into stages.
+    """Split blocks into operations, or merge neighbours on one path and level into stages.
 
     Args:
-        places: blocks with their places.
-        granularity: ``"module"``, ``"block"`` (as they are) or ``"stage"``. A lone first operation (the stem) stays a
+        places: The blocks with their places.
+        granularity: ``"module"``, ``"block"`` (unchanged) or ``"stage"``. A lone first operation (the stem) stays a
             stage of its own, as in timm.
 
     Returns:
-        The new blocks with the places of those that they were made of.
+        The new blocks. Each has the place of the last block that it was made of.
     """
     if granularity == "module":
         return [Place(part, place.role, place.level) for place in places for part in by_operation(place.block)]
@@ -45,12 +45,12 @@ def _one_stage(a: Place, b: Place) -> bool:
 
 
 def by_operation(block: Block) -> list[Block]:
-    """A block taken apart: each operation on its own; the head stays together."""
+    """Split a block into its operations; the head is not split."""
     return [block] if block.is_head else [Block(operation.name, (operation,)) for operation in block.operations]
 
 
 def merged(blocks: list[Block], taken: set[str]) -> Block:
-    """Several blocks as one, under the name of the module around them if that name is not yet taken."""
+    """Merge blocks into one. It has the name of the module around them, unless that name is taken."""
     name = common_path(block.name for block in blocks)
     operations = tuple(operation for block in blocks for operation in block.operations)
     return Block(name if name and name not in taken else blocks[0].name, operations, blocks[0].is_head)

@@ -27,21 +27,23 @@ def map_layers(
     """Place every parameter of a network in exactly one layer, with its depth.
 
     Args:
-        model: any network, also under ``torch.compile``, DDP or with ``SyncBatchNorm``.
-        *example_inputs: what its forward takes, for instance ``torch.empty(2, 1, 64, 64, 64)``; nothing is computed.
-        granularity: ``"module"`` (a convolution or linear layer with its norm), ``"block"`` (a residual, transformer
-            or double-convolution block; ResNet-18 has the paper's 9 blocks and the classifier) or ``"stage"`` (blocks
-            of one resolution). With a matcher it only says what the matcher gives.
-        depth: ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR sec. 3.3.
-        matcher: instead of an example input, a function from a parameter's name to the number of its layer, ascending
-            with depth; the highest is the head.
+        model: The network; it may be wrapped by ``torch.compile`` or DDP and hold ``SyncBatchNorm``.
+        *example_inputs: The arguments of its forward, for instance ``torch.empty(2, 1, 64, 64, 64)``; nothing is
+            computed.
+        granularity: The size of a layer: ``"module"`` (a convolution or linear layer with its norm), ``"block"`` (a
+            residual, transformer or double-convolution block; ResNet-18 has the paper's 9 blocks and the classifier) or
+            ``"stage"`` (the blocks of one resolution). With a matcher it only names what the matcher returns.
+        depth: The reading of depth, ``"I1"`` (order of execution) or ``"I2"`` (resolution level of the U), MetaLR
+            sec. 3.3.
+        matcher: A function from a parameter's name to the number of its layer, ascending with depth, in place of an
+            example input. The highest number is the head.
 
     Returns:
         The layers in the order of I1, the head last.
 
     Raises:
-        ModelError: the network refuses the input, I2 is asked of a network without a decoder, or neither an example
-            input nor a matcher was given.
+        ModelError: The network refuses the input, the network has no decoder and ``depth`` is I2, or neither an example
+            input nor a matcher is given.
 
     Example:
         >>> import torch
@@ -72,7 +74,7 @@ def map_layers(
 
 
 def _feeds(places: Sequence[Place]) -> list[tuple[str, ...]]:
-    """For each block the other blocks that read its output."""
+    """Return for each block the names of the other blocks that read its output."""
     home = {operation.name: place.block.name for place in places for operation in place.block.operations}
     order = [place.block.name for place in places]
     feeds = []
@@ -83,7 +85,7 @@ def _feeds(places: Sequence[Place]) -> list[tuple[str, ...]]:
 
 
 def _hold(net: nn.Module, found: Trace, blocks: list[Block]) -> dict[str, list[str]]:
-    """Names of parameters by block."""
+    """Return the names of the parameters of each block."""
     block_of = {operation.name: block for block in blocks for operation in block.operations}
     order = list(found.operations)
     held: dict[str, list[str]] = {block.name: [] for block in blocks}
@@ -96,7 +98,7 @@ def _hold(net: nn.Module, found: Trace, blocks: list[Block]) -> dict[str, list[s
 
 
 def _operation_for(parameter: str, found: Trace, order: list[str], last: str) -> str:
-    """The operation that a parameter belongs to: its own, the one it normalises, or the nearest in the module tree."""
+    """Return the operation of a parameter: its own, the one it normalises, or the nearest in the module tree."""
     owner = found.owners.get(parameter, parameter.rpartition(".")[0])
     if owner in found.operations:
         return owner

@@ -1,4 +1,4 @@
-"""Which modules are normalisation layers, and which of their parameters are gamma and beta."""
+"""Normalisation layers: which modules they are, and which of their parameters are gamma and beta."""
 
 import re
 
@@ -15,9 +15,10 @@ BETAS = ("bias", "beta", "b")
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises and then scales each channel: torch's classes, and others by their name.
+    """Return whether a module normalises and then scales each channel.
 
-    A class that only bears such a name has to hold a gamma of its own, so that a wrapper around a norm is none.
+    torch's classes and their subclasses are norms. Another class is a norm if its name says so and if it holds a gamma
+    of its own; a wrapper around a norm holds none.
 
     Example:
         >>> is_norm(nn.BatchNorm2d(4)), is_norm(nn.InstanceNorm2d(4)), is_norm(nn.Linear(4, 4))
@@ -29,12 +30,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def has_parameters(module: nn.Module) -> bool:
-    """Whether a module is a norm that holds a gamma or a beta."""
+    """Return whether a module is a norm that holds a gamma or a beta."""
     return is_norm(module) and any(parameter is not None for parameter in module._parameters.values())
 
 
 def gamma_name(norm: nn.Module) -> str | None:
-    """The name under which a norm holds its scale, one value per channel; ``None`` for a norm without one.
+    """Return the name under which a norm holds its scale, or ``None`` for a norm without one.
 
     Example:
         >>> gamma_name(nn.GroupNorm(1, 4)), gamma_name(nn.InstanceNorm2d(4))
@@ -44,12 +45,12 @@ def gamma_name(norm: nn.Module) -> str | None:
 
 
 def beta_name(norm: nn.Module) -> str | None:
-    """The name under which a norm holds its shift; ``None`` for a norm without one."""
+    """Return the name under which a norm holds its shift, or ``None`` for a norm without one."""
     return _own(norm, BETAS)
 
 
 def _own(norm: nn.Module, names: tuple[str, ...]) -> str | None:
-    """Of these, the first that the module holds itself with one value per channel."""
+    """Return the first of these names under which the module holds one value per channel."""
     for name in names:
         own = norm._parameters.get(name)
         if own is not None and (isinstance(norm, TORCH) or own.numel() == max(own.shape, default=0)):

@@ -1,4 +1,4 @@
-"""Operations: the convolutions and linear layers of a network, and which operators of a trace count as what."""
+"""Operations, which are the convolutions and linear layers of a network, and the kinds of operators in a trace."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 LOOK_UPS = {"embedding", "_embedding_bag", "_embedding_bag_forward_only"}
 OPERATIONS = CONVOLUTIONS | RECURRENT | PRODUCTS | LOOK_UPS | {"_trilinear"}
-# These hand a tensor on with its channels intact, so what follows still sees the convolution's own output.
+# These return the values of a tensor unchanged, so the next operator still reads the convolution's own output.
 TRANSPARENT = {
     "_reshape_alias",
     "_to_copy",
@@ -27,11 +27,11 @@ TRANSPARENT = {
     "unsqueeze",
     "view",
 }
-# With these alone between its operations, a module is linear: a low-rank branch beside a weight, no residual block.
+# A module with only these is linear: its sum is a low-rank branch beside a weight, and not the shortcut of a block.
 LINEAR = OPERATIONS | TRANSPARENT | {"add", "cat", "div", "mul", "rsub", "select", "slice", "split", "sub", "t"}
-# These draw random numbers, and a network that starts from noise (a diffusion model's sampler) has no other input.
+# These draw random numbers. A network that starts from noise, as the sampler of a diffusion model, has no other input.
 RANDOM = {"bernoulli", "normal", "normal_functional", "rand", "rand_like", "randn", "randn_like", "uniform"}
-# These take a tensor for its shape alone: nothing of its content reaches what they return.
+# These read only the shape of a tensor: none of its values reach their output.
 SHAPE_ONLY = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 
 
@@ -40,14 +40,14 @@ class Operation:
     """A convolution or a linear layer as it ran, at its first call.
 
     Attributes:
-        name: path of the module that owns the weight, without wrappers' prefixes (of the weight, if it is the root's).
-        kind: ``"conv"``, ``"conv_transpose"`` or ``"linear"`` (recurrent layers and embeddings included).
-        channels: output channels (kernels) of the weight.
-        positions: output positions per sample: voxels of a feature map, tokens of a sequence, 1 for a vector.
-        feeds: operations that read its output with no other operation between, in order of execution.
-        reaches_output: whether its output becomes a part of the model's output with no other operation between.
-        is_gate: whether its output only scales or shifts larger feature maps, as squeeze-excitation and the embedding
-            of a time step do; its own resolution says nothing then.
+        name: The path of the module that owns the weight, without wrappers' prefixes; the name of a weight of the root.
+        kind: ``"conv"``, ``"conv_transpose"`` or ``"linear"``; recurrent layers and embeddings are ``"linear"``.
+        channels: The number of output channels (kernels) of the weight.
+        positions: The number of output positions per sample: voxels of a feature map, tokens of a sequence, or 1.
+        feeds: The operations that read its output with no other operation between, in order of execution.
+        reaches_output: Whether its output becomes a part of the model's output with no other operation between.
+        is_gate: Whether its output only scales or shifts larger feature maps, as in squeeze-excitation and the
+            embedding of a time step. Its own resolution then has no meaning.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Follows tensors through one forward: what each was made of, and by which operation."""
+"""A recorder that follows the tensors of one forward: the operations behind each, and the one that made it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,20 +31,20 @@ __all__ = ["Recorder"]
 
 
 def _holder(parameter: str) -> str:
-    """Path of the module that a parameter belongs to; a parametrized weight belongs to the parametrized module."""
+    """Return the path of the module that holds a parameter; of a parametrized weight, the parametrized module."""
     path, parametrized, _ = f".{parameter}".partition(".parametrizations.")
     return (path if parametrized else path.rpartition(".")[0]).removeprefix(".")
 
 
 class Recorder(TorchDispatchMode):
-    """Sees every operator of a forward and keeps what ``Trace`` is made of.
+    """See every operator of a forward and collect the contents of a ``Trace``.
 
     Attributes:
-        operations: convolutions and linear layers by name, in order of execution.
-        owners: each parameter that ran, and the operation or module that used it first.
-        position: each parameter that ran, and how many operations had run before its first use.
-        trail: the activation that follows each norm.
-        axes: which axis of a norm's input its gammas scale, against that of the kernels.
+        operations: The convolutions and linear layers by name, in order of execution.
+        owners: The parameters that ran, each with the operation or module that used it first.
+        position: The parameters that ran, each with the number of operations that ran before its first use.
+        trail: The activations that follow the norms.
+        axes: The comparison of the axis that a norm's gammas scale with the axis of the kernels.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -67,10 +67,10 @@ class Recorder(TorchDispatchMode):
         self._readers: dict[str, set[str]] = {}  # who reads an operation's untouched output
         self._normalised: dict[str, set[str | None]] = {}  # what each norm normalises
         self._sums: dict[str, set[int]] = {}  # modules that add a shortcut, and the sizes of the sums
-        self._alive: list[Tensor] = []  # an id is only good while its tensor lives
+        self._alive: list[Tensor] = []  # an id may be used again once its tensor is gone
 
     def watch(self, weights: dict[str, Tensor], inputs: Sequence[Any]) -> None:
-        """Name the tensors that the forward starts from, its parameters and its inputs."""
+        """Name the tensors from which the forward starts: its parameters and its inputs."""
         self._weights = {plain_name(name): tensor for name, tensor in weights.items()}
         self._weight_names = {id(tensor): frozenset([name]) for name, tensor in self._weights.items()}
         tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
@@ -81,7 +81,7 @@ class Recorder(TorchDispatchMode):
 
     @contextmanager
     def frames(self) -> Iterator[None]:
-        """Know at each moment which modules are running, by hooks that are global and leave with the context."""
+        """Keep the list of running modules, by global hooks that are removed at the end of the block."""
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if id(module) in self._paths:
@@ -121,7 +121,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def norms(self) -> dict[str, str | None]:
-        """Each norm that ran with parameters, and the operation that it alone reads (``None``: there is none)."""
+        """Return the norms with parameters that ran, each with the operation that it alone reads, or ``None``."""
         pairs: dict[str, str | None] = {}
         for norm, normalised in self._normalised.items():
             source = next(iter(normalised)) if len(normalised) == 1 else None
@@ -129,15 +129,18 @@ class Recorder(TorchDispatchMode):
         return pairs
 
     def residual(self) -> frozenset[str]:
-        """Modules whose own forward adds a shortcut at one resolution; decoders that add skips do so at several."""
+        """Return the modules whose own forward adds a shortcut.
+
+        All its sums have one size. A decoder that adds its skips has sums of several sizes and is none.
+        """
         return frozenset(name for name, sizes in self._sums.items() if name and len(sizes) == 1)
 
     def unused(self) -> tuple[str, ...]:
-        """Parameters that did not run."""
+        """Return the names of the parameters that did not run."""
         return tuple(name for name in self._weights if name not in self.owners)
 
     def finish(self, outputs: Sequence[Any]) -> None:
-        """Note what reached the model's output, and which operations feed nothing but gates."""
+        """Note the operations that reach the model's output, and those that feed only gates."""
         for leaf in outputs:
             for source in self._made_of.get(id(leaf), ()):
                 self.operations[source].reaches_output = True
@@ -186,7 +189,7 @@ class Recorder(TorchDispatchMode):
                 self._producer[id(tensor)] = producer
 
     def _scale(self, norm: str, name: str, args: Any, given: Tensor, inputs: list[Tensor]) -> None:
-        """Tell the axes where a norm's gammas are used."""
+        """Compare axes where an operator reads the gammas of a norm."""
         gamma = f"{norm}.{gamma_name(self._modules[norm])}".removeprefix(".")
         for tensor in inputs:
             if gamma in self._weight_names.get(id(tensor), ()):
@@ -205,7 +208,7 @@ class Recorder(TorchDispatchMode):
                 self._readers.setdefault(self._producer[id(tensor)], set()).add(reader)
 
     def _combine(self, name: str, active: list[Tensor]) -> None:
-        """A shortcut, if both tensors have one shape; a gate, if the smaller has another origin than the larger."""
+        """Note a shortcut if both tensors have one shape, or a gate if the smaller has another origin."""
         small, large = sorted(active[:2], key=Tensor.numel)
         if small.numel() < large.numel():
             origin = self._made_of[id(small)]
@@ -215,7 +218,7 @@ class Recorder(TorchDispatchMode):
             self._sums.setdefault(self._running[-1][0], set()).add(small.numel())
 
     def _write_through(self, func: Any, outputs: list[Tensor]) -> None:
-        """What is written into a part of a tensor (``out[:, 0] = ...``) is in the whole of it."""
+        """Note that the whole of a tensor contains what is written into a part of it (``out[:, 0] = ...``)."""
         base = outputs[0]._base if func._schema.is_mutable else None
         if base is not None:
             self._made_of[id(base)] = self._made_of.get(id(base), frozenset()) | self._made_of[id(outputs[0])]
@@ -223,7 +226,7 @@ class Recorder(TorchDispatchMode):
             self._alive.append(base)
 
     def _is_transparent(self, name: str, active: list[Tensor], inputs: list[Tensor], weights: frozenset[str]) -> bool:
-        # A product with something that depends on neither input nor weights is a dropout mask.
+        # A factor that depends on neither the input nor the weights is a dropout mask.
         masked = name in {"mul", "div"} and len(active) == 1 and not weights and len(inputs) > 1
         bias = name == "add" and len(active) == 1 and bool(weights) and next(iter(weights)).endswith("bias")
         return name in TRANSPARENT or masked or bias
@@ -237,20 +240,23 @@ class Recorder(TorchDispatchMode):
         return name in OPERATIONS and bool(own) and (noise or any(names and not names & own for names in rest))
 
     def _own(self, weights: frozenset[str]) -> frozenset[str]:
-        """Those parameters that the innermost running module holds itself (functional calls put fake ones there)."""
+        """Return the parameters that the innermost running module holds itself.
+
+        A functional call has put the fake tensors in their place.
+        """
         if not self._running or not weights:
             return frozenset()
         held = {id(parameter) for parameter in self._modules[self._running[-1][0]]._parameters.values()}
         return frozenset(name for name in weights if id(self._weights[name]) in held)
 
     def _user(self, weights: frozenset[str], inputs: list[Tensor]) -> str:
-        """The path that uses these weights now: the innermost running module if it holds one, else their holder."""
+        """Return the path that uses these weights: the innermost running module if it holds one, else their holder."""
         largest = max(
             (tensor for tensor in inputs if id(tensor) in self._weight_names),
             key=lambda tensor: (tensor.ndim, tensor.numel()),
         )
         main = sorted(self._weight_names[id(largest)], key=list(self._weights).index)
-        # The root has no path: a weight of its own stands for itself.
+        # The root has no path, so a weight of the root is named by itself.
         user = (self._running[-1][0] if self._own(weights) else _holder(main[0])) or main[0]
         for weight in weights:
             self.owners.setdefault(weight, user if weight in main else _holder(weight))

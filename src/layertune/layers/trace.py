@@ -1,4 +1,4 @@
-"""One forward on fake tensors: execution order, resolution, who feeds whom."""
+"""A trace of one forward on fake tensors: order of execution, resolution, and which operation feeds which."""
 
 import logging
 import warnings
@@ -33,18 +33,19 @@ __all__ = ["Operation", "Trace", "trace"]
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass shows of a network.
+    """The structure of a network, as one forward pass shows it.
 
     Attributes:
-        operations: convolutions and linear layers by name, in order of execution.
-        norms: each normalisation module that ran with parameters, and the operation whose output it, and nothing
-            else, reads (``None``: there is none, as for pre-activation norms).
-        misaligned: norms whose gammas do not scale, one by one, the kernels of that operation, each with the reason.
-        activations: each norm whose output an activation, or the next operation without one, reads first.
-        owners: each parameter that ran, and the operation or module that used it first.
-        position: each parameter that ran, and how many operations had run before its first use.
-        residual: modules whose own ``forward`` adds a shortcut.
-        unused: parameters that did not run.
+        operations: The convolutions and linear layers by name, in order of execution.
+        norms: The normalisation modules with parameters that ran. Each is mapped to the operation whose output it alone
+            reads, or to ``None`` if there is no such operation, as for pre-activation norms.
+        misaligned: The norms whose gammas do not scale the kernels of that operation one by one, each with the reason.
+        activations: The norms whose output reaches an activation or the next operation. Each is mapped to the
+            activation, which is ``"linear"`` if there is none.
+        owners: The parameters that ran. Each is mapped to the operation or module that used it first.
+        position: The parameters that ran. Each is mapped to the number of operations that ran before its first use.
+        residual: The modules whose own ``forward`` adds a shortcut.
+        unused: The names of the parameters that did not run.
     """
 
     operations: dict[str, Operation]
@@ -60,22 +61,22 @@ class Trace:
 def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trace:
     """Run the network once on fake tensors and record what ran, in which order, at which resolution.
 
-    Nothing is computed and nothing is kept: no activation memory, and weights, buffers, random state, train or eval
-    mode, hooks and attributes of the model are as before, also when its forward fails.
+    Nothing is computed, and no memory is taken for activations. Weights, buffers, random state, train or evaluation
+    mode, hooks and attributes of the model are afterwards as before, also when its forward fails.
 
     Args:
-        model: any network; wrappers of ``torch.compile`` and DDP are looked through. Map a network before
-            ``fully_shard``.
-        *example_inputs: what its forward takes; a tensor is (batch, channels, ...) and may be ``torch.empty``, on any
-            device. Under a network in train mode, a batch of 2 keeps batch norms content at one voxel per channel.
-        **example_kwargs: keyword arguments of its forward.
+        model: The network; it may be wrapped by ``torch.compile`` or DDP. Trace a network before ``fully_shard``.
+        *example_inputs: The arguments of its forward, as tensors in containers, dataclasses or mappings. A tensor has
+            the shape (batch, channels, ...), may be ``torch.empty``, and may be on any device. A batch norm in train
+            mode needs more than one value per channel, so use a batch of 2.
+        **example_kwargs: The keyword arguments of its forward.
 
     Returns:
-        The order of operations, their resolution, and which convolution each norm follows.
+        The structure of the network.
 
     Raises:
-        ModelError: the network refuses the input, decides by the values of its tensors, is sharded, or has no
-            convolution or linear layer.
+        ModelError: The network refuses the input, branches on the values of its tensors, is sharded, writes into its
+            own parameters, or has no convolution or linear layer; or an input or output cannot be followed.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
@@ -99,8 +100,8 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
             recorder.finish(list(tensors_in(outputs)))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ModelError(
-            f"the forward of {type(net).__name__} decides by the values of its tensors ({error.func}), and a trace "
-            "has shapes only; give map_layers a matcher, or a network without that step"
+            f"the forward of {type(net).__name__} branches on the values of its tensors ({error.func}), and a trace "
+            "has only shapes; give map_layers a matcher, or a network without that step"
         ) from error
     except ModelError:
         raise
@@ -164,9 +165,9 @@ def _fake_forward(net: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwa
 
 @contextmanager
 def _runs_openly(net: nn.Module) -> Iterator[None]:
-    """No fused or compiled forward, which would hide its layers, and no norm that waits for other ranks.
+    """Turn off fused and compiled forwards, which hide their layers, and norms that wait for other ranks.
 
-    The norms' mode comes back with the modules' other attributes.
+    The norms' mode is restored with the modules' other attributes.
     """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     for module in net.modules():
@@ -184,7 +185,7 @@ def _runs_openly(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet(module: ModuleType) -> Iterator[None]:
-    """Without the module's log: torch writes a refused shape there as a traceback, and it is our error already."""
+    """Disable the log of a module. torch writes a refused shape there as a traceback, beside our own error."""
     log = logging.getLogger(module.__name__)
     before, log.disabled = log.disabled, True
     try:

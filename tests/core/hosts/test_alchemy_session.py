@@ -40,8 +40,8 @@ def frozen(net: nn.Module) -> list[str]:
         ({"threshold": 0.0}, "a threshold for .gamma. is finite and above 0, not 0.0"),
         ({"quantile": 1.5}, "a quantile is a share between 0 and 1, not 1.5"),
         ({"threshold": 0.1, "quantile": 0.1}, "give either a threshold for .gamma. or a quantile"),
-        ({"identification": 3}, "identification ends by a layertune.Convergence"),
-        ({"maximisation": 3}, "maximisation ends by a layertune.Convergence"),
+        ({"identification": 3}, "identification must be a layertune.Convergence"),
+        ({"maximisation": 3}, "maximisation must be a layertune.Convergence"),
         ({"weight": -1.0}, "weight must be finite and >= 0, not -1.0"),
         ({"alpha": float("nan")}, "alpha must be finite, not nan"),
         ({"absolute": "yes"}, "absolute must be True or False, not 'yes'"),
@@ -127,7 +127,7 @@ def test_a_start_that_fails_leaves_nothing_frozen_and_no_penalty() -> None:
     run, net = session(), network()
     optimizer = SGD(net.parameters(), lr=0.1)
     run.load_state_dict({"phase": "identification"})
-    with pytest.raises(AlchemyError, match="this is no state of Alchemy"):
+    with pytest.raises(AlchemyError, match="this is not a state that Alchemy"):
         run.begin(net, optimizer, INPUT)
     assert not frozen(net)
     assert not run.running

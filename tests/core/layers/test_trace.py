@@ -479,7 +479,7 @@ def test_weights_are_not_copied():
 )
 def test_decisions_by_values_are_refused_with_the_reason(run: Callable[[nn.Module, Tensor], Tensor]):
     with pytest.raises(
-        ModelError, match=r"decides by the values of its tensors \(aten\.\w+.*give map_layers a matcher"
+        ModelError, match=r"branches on the values of its tensors \(aten\.\w+.*give map_layers a matcher"
     ):
         trace(Wrap(run, conv=conv()), image())
 
