@@ -132,7 +132,7 @@ def test_without_identification_modify_is_asked_for() -> None:
     for _ in range(20):
         assert not alchemy.update()
     assert alchemy.progress.epochs == 20
-    with pytest.raises(AlchemyError, match="not in the maximisation"):
+    with pytest.raises(AlchemyError, match="the phase is the maximisation"):
         alchemy.modify()
 
 
@@ -233,7 +233,7 @@ def test_states_that_do_not_fit() -> None:
     theirs = Alchemy(other, SGD(other.parameters(), lr=0.1), EXAMPLE).state_dict()
     with pytest.raises(AlchemyError, match="another network"):
         alchemy.load_state_dict(theirs)
-    with pytest.raises(AlchemyError, match="no state of"):
+    with pytest.raises(AlchemyError, match="not a state that Alchemy"):
         alchemy.load_state_dict({"phase": "identification"})
     with pytest.raises(AlchemyError, match="another network"):
         alchemy.load_state_dict({**alchemy.state_dict(), "phase": "transmutation"})
