@@ -1,4 +1,4 @@
-"""Trainers about gammas: norms alone, the penalty, and the three phases of Network Alchemy."""
+"""Trainers about gammas: norm-only training, the penalty, and the three phases of Network Alchemy."""
 
 from pathlib import Path
 from shutil import rmtree
@@ -30,7 +30,7 @@ ALCHEMY: dict[str, Any] = {"identification": 2, "epochs": 4, "quantile": 0.05}
 
 
 def built() -> Any:
-    """What all trainers start from."""
+    """Return a trainer of nnU-Net with the initial weights that all trainers here start with."""
     made = make(nnUNetTrainer, SMALL)
     made.initialize()
     return made
@@ -69,13 +69,13 @@ def test_only_norms_change_and_the_head_where_it_is_asked_for() -> None:
     assert not {name for name in training if name.endswith("conv.weight")}
 
 
-def test_without_weight_the_penalty_is_nnunets_own_training() -> None:
+def test_a_penalty_of_weight_0_trains_as_nnunet() -> None:
     stock = train(nnUNetTrainer, SMALL, epochs=1)
     assert same(train(nnUNetTrainerBNScale, SMALL, epochs=1, lam=0.0), stock)
     assert not same(train(nnUNetTrainerBNScale, SMALL, epochs=1, lam=1e-2), stock)
 
 
-def test_the_penalty_is_in_the_training_loss_and_not_in_the_validations() -> None:
+def test_the_penalty_is_in_the_training_loss_only() -> None:
     made = make(nnUNetTrainerBNScale, SMALL, lam=10.0)
     made.on_train_start()
     plain = made.loss
@@ -127,7 +127,7 @@ def test_phases_follow_each_other_in_one_run() -> None:
 @pytest.mark.parametrize(
     "trainer", [nnUNetTrainerAlchemy, nnUNetTrainerAlchemyMetaLR, nnUNetTrainerAlchemyMetaLRStreaming]
 )
-def test_a_training_killed_in_any_phase_continues_as_if_it_had_not_been(trainer: type) -> None:
+def test_a_training_killed_in_any_phase_resumes_exactly(trainer: type) -> None:
     whole = train(trainer, SMALL, **ALCHEMY)
     for stop_at in ((1, 1), (2, 0), (3, 1)):
         rmtree(whole.output_folder)
@@ -141,7 +141,7 @@ def test_a_training_killed_in_any_phase_continues_as_if_it_had_not_been(trainer:
         assert continued.alchemy.redundant.channels == whole.alchemy.redundant.channels
 
 
-def test_rates_are_learned_in_the_last_phase_alone() -> None:
+def test_rates_are_learned_in_the_last_phase_only() -> None:
     plain = train(nnUNetTrainerAlchemy, SMALL, **ALCHEMY)
     assert same(train(nnUNetTrainerAlchemyMetaLR, SMALL, **ALCHEMY, hyper_lr=0.0), plain)
     learned = train(nnUNetTrainerAlchemyMetaLR, SMALL, **ALCHEMY)
@@ -167,7 +167,7 @@ def test_meta_batches_have_the_loss_without_the_penalty() -> None:
     assert asked == [True]
 
 
-def test_weights_that_come_after_the_trainer_is_made_are_those_that_are_judged(tmp_path: Path) -> None:
+def test_kernels_are_judged_by_the_pretrained_weights(tmp_path: Path) -> None:
     source = built()
     norm = source.network.encoder.stages[0][0].convs[0].norm
     with torch.no_grad():
@@ -187,7 +187,7 @@ def stop(trainer: Any, at: tuple[int, int]) -> None:
     trainer.run_training()
 
 
-def test_a_threshold_that_takes_a_layer_is_refused_and_another_goes_on() -> None:
+def test_after_a_refused_threshold_the_training_goes_on_with_another() -> None:
     values = {"identification": 1, "threshold": 5.0}
     with pytest.raises(AlchemyError, match=r"takes all kernels of 5 layers .*_thr0p01.*checkpoint_latest.*--c"):
         train(nnUNetTrainerAlchemy, SMALL, **values)
@@ -225,7 +225,7 @@ def make_and_load(trainer: type, file: str, **values: Any) -> Any:
     return made
 
 
-def test_mistakes_are_answered_before_training() -> None:
+def test_mistakes_are_refused_before_training() -> None:
     stock = train(nnUNetTrainer, SMALL, epochs=1)
     with pytest.raises(AlchemyError, match=r"no phase of Network Alchemy.*-pretrained_weights"):
         make_and_load(nnUNetTrainerAlchemy, str(Path(stock.output_folder) / "checkpoint_final.pth"))

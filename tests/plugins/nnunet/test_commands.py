@@ -1,129 +1,150 @@
-"""From raw images to a prediction without layertune, by nnU-Net's own commands."""
+"""`layertune nnunet`: the folder of the trainers, and nnU-Net's training command."""
 
 import json
-import shutil
-import signal
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
-import torch
+from typer.testing import CliRunner, Result
 
-from layertune import LRProfile
-from layertune.hosts.report import FIGURE, PROFILE
-from nnunet_commands import CASES, DATASET, Workplace, dice, shrink_plans, write_raw
-
-# Each command takes its time to import nnU-Net; minutes, on a machine that is busy.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+from layertune.cli import app as cli
+from layertune.hosts.plugin import Plugin
+from layertune_nnunet import commands
+from layertune_nnunet.tools.trainer_path import FOLDER, VARIABLE, trainer_path
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """Planned and preprocessed."""
-    place = Workplace(tmp_path_factory.mktemp("nnunet"))
-    write_raw(place.folder)
-    # No workers would do for training, and not for planning.
-    configurations = ("-c", "2d", "3d_fullres")
-    place.succeed("nnUNetv2_plan_and_preprocess", "-d", 4, *configurations, "-np", 1, "-npfp", 1, nnUNet_n_proc_DA="1")
-    shrink_plans(place.folder)
-    return place
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, ["nnunet", *arguments])
 
 
-def train(place: Workplace, trainer: str, configuration: str, fold: int | str, *more: object) -> str:
-    return place.succeed("nnUNetv2_train", 4, configuration, fold, "-tr", trainer, "-device", "cpu", *more)
+def mistake(*arguments: str) -> str:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    (line,) = result.stderr.splitlines()
+    return line
 
 
-@pytest.fixture(scope="module")
-def stock(place: Workplace) -> Path:
-    """A fold that nnU-Net's own trainer has trained for an epoch."""
-    train(place, "Tiny_nnUNetTrainer", "3d_fullres", 0)
-    return place.fold("Tiny_nnUNetTrainer", "3d_fullres", 0)
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in place of nnUNetv2_train. It records how it was called, and exits as the file `end` says."""
+    written = tmp_path / "nnUNetv2_train"
+    written.write_text(f'#!/bin/sh\nprintf "%s\\n" "${VARIABLE}" "$@" > "{tmp_path}/called"\n. "{tmp_path}/end"\n')
+    written.chmod(0o755)
+    (tmp_path / "end").write_text("exit 0\n")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for name in commands.NEEDED:
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    return tmp_path
 
 
-def predict_without_layertune(
-    place: Workplace, trainer: str, configuration: str, fold: Path, cases: list[str], *more: str
-) -> Path:
-    """Predictions from raw images."""
-    images, predicted = fold / "images", fold / "predicted"
-    images.mkdir()
-    for case in cases:
-        shutil.copy(place.folder / "raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz", images)
-    without = place.without_layertune()
-    assert "blocked: layertune" in place.run("python", "-c", "import layertune", **without).stderr
-    model = ("-d", 4, "-c", configuration, "-tr", trainer, "-f", fold.name.removeprefix("fold_"))
-    files = ("-i", images, "-o", predicted)
-    place.succeed("nnUNetv2_predict", *files, *model, "-device", "cpu", "-npp", 0, "-nps", 0, *more, **without)
-    return predicted
+def test_the_folder_of_the_trainers_is_printed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    result = run("trainers")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{FOLDER}\n", "")
+    assert json.loads(run("trainers", "--json").stdout) == {VARIABLE: str(FOLDER)}
+    assert [path.suffix for path in FOLDER.iterdir() if path.name != "__pycache__"] == [".py"]
 
 
-def assert_validation_is_predicted(
-    place: Workplace, trainer: str, configuration: str, fold: Path, cases: list[str]
+def test_folders_in_the_variable_stay_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(["/mine", "", "/yours"]))
+    printed = run("trainers").stdout.strip()
+    assert printed.split(os.pathsep) == ["/mine", "/yours", str(FOLDER)]
+    monkeypatch.setenv(VARIABLE, printed)
+    assert run("trainers").stdout.strip() == printed
+    assert trainer_path("") == str(FOLDER)
+
+
+@pytest.mark.parametrize("command", [["trainers"], ["train", "-h"], ["portable", "model"]])
+def test_the_error_for_a_missing_nnunet_says_how_to_install_it(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stock nnU-Net predicts with the Dice that the validation gave."""
-    predicted = predict_without_layertune(place, trainer, configuration, fold, cases)
-    summary = json.loads((fold / "validation" / "summary.json").read_text())
-    assert len(summary["metric_per_case"]) == len(cases)
-    for row in summary["metric_per_case"]:
-        name = Path(row["prediction_file"]).name
-        for label in (1, 2):
-            found = dice(predicted / name, place.folder / "raw" / DATASET / "labelsTr" / name, label)
-            assert found == pytest.approx(row["metrics"][str(label)]["Dice"], nan_ok=True)
+    absent = Plugin(name="nnU-Net", distribution="no-such-thing", lowest="2.8", module="nnunetv2", extra="nnunet")
+    monkeypatch.setattr(commands, "PLUGIN", absent)
+    assert "pip install 'layertune[nnunet]'" in mistake(*command)
 
 
-def test_pretrain_then_learn_rates_killed_and_continued_then_predict(place: Workplace, stock: Path) -> None:
-    pretrained = stock / "checkpoint_final.pth"
-    trainer = "Tiny_nnUNetTrainerMetaLR_hlr0p05_holdout25_3epochs"
-    fold = place.fold(trainer, "3d_fullres", 0)
-
-    arguments = (4, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
-    killed = place.run("nnUNetv2_train", *arguments, "-pretrained_weights", pretrained, TINY_KILL="3")
-    assert killed.returncode == -signal.SIGKILL, killed.stdout[-3000:] + killed.stderr[-3000:]
-    latest = torch.load(fold / "checkpoint_latest.pth", weights_only=False)
-    assert latest["current_epoch"] == 1
-    assert latest["trainer_name"] == "nnUNetTrainer"
-    assert not (fold / "checkpoint_final.pth").exists()
-
-    printed = train(place, trainer, "3d_fullres", 0, "--c")
-    assert "Epoch 0" not in printed
-    assert printed.count("Learning rates by layer: ") == 2
-    profile = LRProfile.load(fold / PROFILE)
-    assert profile.steps == (1, 2, 3, 4, 5, 6)
-    learned = latest["optimizer_state"]["param_groups"][0]["meta_history"]["values"][:, 0]
-    assert torch.tensor(profile.scales[:2], dtype=learned.dtype).equal(learned)
-    held_out = json.loads((place.folder / "preprocessed" / DATASET / "splits_holdout25_fold_0.json").read_text())
-    assert len(held_out["meta"]) == 1
-    assert (fold / FIGURE).exists()
-    assert (fold / "progress.png").exists()
-    assert not list(fold.glob(".*"))
-
-    assert_validation_is_predicted(place, trainer, "3d_fullres", fold, CASES[4:])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["4", "3d_fullres", "0", "-tr", "nnUNetTrainerMetaLR_hlr0p05", "-pretrained_weights", "a b.pth", "--c"],
+        ["4", "2d", "all", "--npz", "-device", "cpu", "--val_best"],
+        ["-h"],
+        ["--help", "-tr", "nnUNetTrainerMetaLR_wrong"],
+        ["4", "2d", "0", "-tr"],
+        [],
+    ],
+)
+def test_all_arguments_reach_nnunet(arguments: list[str], program: Path) -> None:
+    assert run("train", *arguments).exit_code == 0
+    assert (program / "called").read_text().splitlines() == [str(FOLDER), *arguments]
 
 
-def test_streaming_in_2d_on_all_folds(place: Workplace) -> None:
-    trainer = "Tiny_nnUNetTrainerMetaLRStreaming_cosine_2epochs"
-    train(place, trainer, "2d", "all")
-    fold = place.fold(trainer, "2d", "all")
-    assert len(LRProfile.load(fold / PROFILE).steps) == 3
-    assert_validation_is_predicted(place, trainer, "2d", fold, CASES)
+@pytest.mark.parametrize(("end", "code"), [("exit 1", 1), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)])
+def test_the_exit_code_is_nnunets(end: str, code: int, program: Path) -> None:
+    (program / "end").write_text(f"{end}\n")
+    assert run("train", "4", "2d", "0").exit_code == code
 
 
-def test_an_ensemble_with_nnunets_own_trainer(place: Workplace, stock: Path) -> None:
-    trainer = "Tiny_nnUNetTrainerMetaLR_1epoch"
-    train(place, trainer, "3d_fullres", 0)
-    folds = {"Tiny_nnUNetTrainer": stock, trainer: place.fold(trainer, "3d_fullres", 0)}
-    # A trainer of the tests' own, as a colleague's may be, of which stock nnU-Net knows nothing.
-    place.succeed("layertune", "nnunet", "portable", stock.parent)
-    case = CASES[-1]
-    members = [
-        predict_without_layertune(place, name, "3d_fullres", fold, [case], "--save_probabilities")
-        for name, fold in folds.items()
-    ]
-    place.succeed("nnUNetv2_ensemble", "-i", *members, "-o", place.folder / "ensemble", "-np", 1)
-    both = [np.load(member / f"{case}.npz")["probabilities"] for member in members]
-    assert not np.array_equal(*both)
-    # The file's axes are x, y, z; those of nnU-Net's arrays z, y, x.
-    expected = sum(both).argmax(0).T
-    found = np.asanyarray(nibabel.load(place.folder / "ensemble" / f"{case}.nii.gz").dataobj)
-    assert np.array_equal(found, expected)
-    assert len(np.unique(found)) > 1
+def test_variables_that_are_not_set_are_named_before_anything_starts(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("nnUNet_results")
+    assert "nnUNet_results not set" in mistake("train", "4", "2d", "0")
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert "nnUNet_preprocessed and nnUNet_results not set" in mistake("train", "4", "2d", "0")
+    assert not (program / "called").exists()
+
+
+@pytest.mark.parametrize("option", [["-tr", "{}"], ["-tr={}"], ["-tr", "nnUNetTrainer", "-tr", "{}"]])
+def test_a_trainers_name_that_cannot_be_read_is_one_line_before_anything_starts(
+    option: list[str], program: Path
+) -> None:
+    name = "nnUNetTrainerMetaLR_hrl0p05"
+    line = mistake("train", "4", "3d_fullres", "0", *(part.format(name) for part in option))
+    assert f"cannot read {name}: '_hrl0p05' is not one of its suffixes" in line
+    assert "_hlr0p05: step size of the learning rates 0.05;" in line
+    assert not (program / "called").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nnUNetTrainerMetaLR_additive", 'rule="additive" needs a hyper_lr'),
+        ("nnUNetTrainerAlchemyMetaLRStreaming_min1em2_max1em3", "max_lr must be above min_lr = 0.01, not 0.001"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line_before_anything_starts(name: str, expected: str, program: Path) -> None:
+    assert expected in mistake("train", "4", "3d_fullres", "0", "-tr", name)
+    assert not (program / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerMetaLRMine_hlr7", "nnUNetTrainer_250epochs", "Mine_nnUNetTrainerMetaLR_x"]
+)
+def test_other_trainers_are_left_to_nnunet(name: str, program: Path) -> None:
+    assert run("train", "4", "2d", "0", "-tr", name).exit_code == 0
+    assert name in (program / "called").read_text()
+
+
+def test_a_program_that_is_not_there_is_named(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program / "nnUNetv2_train").unlink()
+    monkeypatch.setenv("PATH", str(program))
+    assert "nnUNetv2_train is neither beside" in mistake("train", "4", "2d", "0")
+
+
+@pytest.mark.slow
+def test_nnunets_own_command_answers(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("layertune")), "nnunet", "train", "4"]
+    variables = {**os.environ, **dict.fromkeys(commands.NEEDED, str(tmp_path))}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=variables)
+    assert done.returncode == 2
+    assert "-pretrained_weights" in done.stderr
+    assert "nnUNetv2_train: error: the following arguments are required: configuration, fold" in done.stderr
+
+
+def test_the_command_line_lists_them_without_nnunet() -> None:
+    listed = run("--help").stdout
+    assert all(name in listed for name in ("trainers", "train", "import", "portable", "gammas"))

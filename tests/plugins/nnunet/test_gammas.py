@@ -1,4 +1,4 @@
-"""`layertune nnunet gammas`: a checkpoint's gammas, in the network of the plan that it holds."""
+"""`layertune nnunet gammas`: the gammas of a checkpoint, in the network of its plan."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def mistake(*arguments: object) -> str:
 
 
 def saved(trainer: type, kind: type[nn.Module]) -> tuple[Any, Path]:
-    """A trainer of nnU-Net, one gamma of each norm small, and its checkpoint."""
+    """Make a trainer of nnU-Net with one small gamma in each norm, and save its checkpoint."""
     made = make(trainer)
     made.initialize()
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_gammas_are_those_of_the_checkpoint(trainer: type, kind: type[nn.Module]
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_a_folder_with_one_checkpoint_will_do() -> None:
+def test_a_folder_with_one_checkpoint_is_accepted() -> None:
     made, file = saved(nnUNetTrainer, nn.InstanceNorm3d)
     shown = run(made.output_folder_base, "--threshold", "0.0001").stdout
     assert "0 of 32 kernels have a |gamma| below 0.0001." in shown
@@ -79,7 +79,7 @@ def test_a_folder_with_one_checkpoint_will_do() -> None:
     )
 
 
-def test_what_is_no_checkpoint_of_a_training_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_of_a_training_is_refused(tmp_path: Path) -> None:
     assert "found none; name one checkpoint" in mistake(tmp_path)
     assert "nowhere.pth is not there" in mistake(tmp_path / "nowhere.pth")
     torch.save({"network_weights": {"a.weight": torch.zeros(1)}}, tmp_path / "weights.pth")

@@ -81,7 +81,7 @@ def test_residual_encoder_unet(dim: int, deep_supervision: bool):
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
-def test_every_parameter_once_and_every_norm_paired(kind: str):
+def test_every_parameter_is_in_one_layer_and_every_norm_is_paired(kind: str):
     net = build(kind, 3)
     for granularity in ("module", "block", "stage"):
         layers = map_layers(net, image(3), granularity=granularity)

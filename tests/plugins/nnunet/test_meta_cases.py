@@ -1,4 +1,4 @@
-"""Where meta batches come from, and what is left for training and validation."""
+"""The cases for meta batches, and those that are left for training and validation."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ def cases(loader: Any) -> list[str]:
 
 
 def used(trainer: Any) -> tuple[list[str], list[str], list[str]]:
-    """Cases of training, validation and meta batches."""
+    """Return the cases of training, validation and meta batches."""
     return cases(trainer.dataloader_train), cases(trainer.dataloader_val), cases(trainer.dataloader_meta)
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_by_default_they_are_the_training_cases() -> None:
+def test_by_default_meta_batches_come_from_the_training_cases() -> None:
     trainer = started()
     assert used(trainer) == (TRAINING, VALIDATION, TRAINING)
     assert cases(trainer.dataloader_train) is not cases(trainer.dataloader_meta)
@@ -50,14 +50,14 @@ def test_a_hold_out_is_a_part_of_the_training_cases_kept_beside_the_splits(nnune
     assert keys == set(meta)
 
 
-def test_a_hold_out_that_a_user_has_written_is_taken(nnunet: Path) -> None:
+def test_a_hold_out_that_a_user_has_written_is_used(nnunet: Path) -> None:
     file = nnunet / "preprocessed" / DATASET / "splits_holdout20_fold_0.json"
     file.write_text(json.dumps({"training": TRAINING[:3], "meta": TRAINING[3:]}))
     assert used(started(meta_cases="holdout20")) == (TRAINING[:3], VALIDATION, TRAINING[3:])
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_validation_cases_only_with_a_warning() -> None:
+def test_validation_cases_give_a_warning() -> None:
     trainer = started(meta_cases="validation")
     assert used(trainer) == (TRAINING, VALIDATION, VALIDATION)
     assert "WARNING: the learning rates are learned from the validation cases" in Path(trainer.log_file).read_text()
@@ -74,7 +74,7 @@ def test_fold_all() -> None:
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_a_fold_that_is_too_small_says_so() -> None:
+def test_a_fold_that_is_too_small_is_refused() -> None:
     with pytest.raises(MetaCasesError, match="5 % of 6 training cases are 0"):
         started(meta_cases="holdout5")
 
@@ -95,7 +95,7 @@ def test_neither_part_may_be_empty(count: int, percent: int) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"training": ["case_00"]}', '{"training": 3, "meta": 4}'])
-def test_a_file_that_holds_no_split(content: str, tmp_path: Path) -> None:
+def test_a_file_without_a_split_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "splits.json"
     file.write_text(content)
     with pytest.raises(MetaCasesError, match=r"splits.json holds no split .* delete or correct it"):
@@ -103,7 +103,7 @@ def test_a_file_that_holds_no_split(content: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("meta", [[], NUMBERED[10:], NUMBERED[14:], [*NUMBERED[15:], "case_99"]])
-def test_a_file_of_other_cases(meta: list[str], tmp_path: Path) -> None:
+def test_a_split_of_other_cases_is_refused(meta: list[str], tmp_path: Path) -> None:
     file = tmp_path / "splits.json"
     file.write_text(json.dumps({"training": NUMBERED[:15], "meta": meta}))
     with pytest.raises(MetaCasesError, match=r"splits.json splits \d+ cases, which are not the 20 training cases"):
@@ -111,7 +111,7 @@ def test_a_file_of_other_cases(meta: list[str], tmp_path: Path) -> None:
     assert file.exists()
 
 
-def test_a_source_that_is_none(tmp_path: Path) -> None:
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MetaCasesError, match="as in 'holdout20', not 'test'"):
         choose_cases("test", NUMBERED, [], tmp_path / "unused")
 

@@ -1,4 +1,4 @@
-"""Meta batches in nnU-Net: each a function of its number, not augmented, and loaded by workers that end."""
+"""Meta batches in nnU-Net depend on their number only, are not augmented, and come from workers that end."""
 
 from typing import Any
 

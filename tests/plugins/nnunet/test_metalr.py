@@ -1,4 +1,4 @@
-"""Learned rates in nnU-Net's trainers: what stays nnU-Net's, what is learned, what a continued training needs."""
+"""Learned rates in nnU-Net's trainers: training, schedule, checkpoints, settings and reports."""
 
 from dataclasses import replace
 from functools import partial
@@ -91,7 +91,7 @@ def test_regions_and_an_ignore_label_are_trained_as_nnunet_does(trainer: type, l
 
 @BOTH
 @pytest.mark.parametrize("stop_at", [(1, 0), (2, 2)])
-def test_a_killed_training_continues_as_if_it_had_not_been(trainer: type, stop_at: tuple[int, int]) -> None:
+def test_a_killed_training_resumes_exactly(trainer: type, stop_at: tuple[int, int]) -> None:
     options: dict[str, Any] = {"epochs": 3, "every": 2, "save_every": 1 if stop_at[0] == 1 else 2}
     kill(trainer, stop_at, **options)
     continued = resume(trainer, **options)
@@ -102,7 +102,7 @@ def test_a_killed_training_continues_as_if_it_had_not_been(trainer: type, stop_a
 
 
 @pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-def test_a_training_with_warm_up_continues_where_nnunets_own_reading_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_with_warm_up_resumes_where_pytorch_reads_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     class WarmUp(MetaLRMixin, nnUNetTrainer_warmup):
         # nnU-Net sets 50 in `__init__`; the schedule and the scheduler change after the first epoch.
         warmup_duration_whole_net = property(lambda _: 1, lambda _, __: None)
@@ -117,7 +117,7 @@ def test_a_training_with_warm_up_continues_where_nnunets_own_reading_may(monkeyp
 
 
 @BOTH
-def test_a_finished_training_is_validated_again_and_continued_to_nothing_more(trainer: type) -> None:
+def test_a_finished_training_is_validated_again_and_not_changed_by_resuming(trainer: type) -> None:
     trained = train(trainer)
     only_validated = make(trainer)
     maybe_load_checkpoint(only_validated, continue_training=False, validation_only=True)
@@ -131,7 +131,7 @@ def test_a_finished_training_is_validated_again_and_continued_to_nothing_more(tr
     assert all(torch.equal(weight, saved[name]) for name, weight in trained.network.state_dict().items())
 
 
-def test_the_schedule_is_nnunets_and_what_is_learned_a_factor_on_it() -> None:
+def test_the_schedule_is_nnunets_and_rates_are_factors_on_it() -> None:
     stock, ours = train(nnUNetTrainer), train(nnUNetTrainerMetaLR)
     schedule = stock.logger.get_value("lrs", step=None)
     assert ours.logger.get_value("lrs", step=None) == schedule
@@ -150,7 +150,7 @@ def test_the_schedule_is_nnunets_and_what_is_learned_a_factor_on_it() -> None:
         ({"rule": "additive", "hyper_lr": 1e-3}, MetaLRSettings(rule="additive", hyper_lr=1e-3)),
     ],
 )
-def test_what_is_not_given_is_the_cores(values: dict[str, Any], expected: MetaLRSettings) -> None:
+def test_settings_that_are_not_given_are_the_cores(values: dict[str, Any], expected: MetaLRSettings) -> None:
     exact, streaming = make(nnUNetTrainerMetaLR, "2d", **values), make(nnUNetTrainerMetaLRStreaming, "2d", **values)
     exact.initialize()
     streaming.initialize()
@@ -166,7 +166,7 @@ def test_settings_may_be_set_in_the_trainers_init() -> None:
 
 
 def with_scaler(trainer: Any, **options: Any) -> Any:
-    """Steps of a training with a gradient scaler, which nnU-Net has on CUDA only."""
+    """Start a training with a gradient scaler, which nnU-Net has on CUDA only."""
     trainer.grad_scaler = GradScaler("cpu", growth_interval=100, **options)
     trainer.on_train_start()
     trainer.on_train_epoch_start()
@@ -174,7 +174,7 @@ def with_scaler(trainer: Any, **options: Any) -> Any:
 
 
 @BOTH
-def test_a_step_that_the_scaler_skips_teaches_nothing(trainer: type) -> None:
+def test_nothing_is_learned_from_a_step_that_the_scaler_skips(trainer: type) -> None:
     ours = with_scaler(make(trainer), init_scale=2.0**10)
     before = [weight.clone() for weight in weights(ours)]
     batch = next(ours.dataloader_train)
@@ -190,7 +190,7 @@ def test_a_step_that_the_scaler_skips_teaches_nothing(trainer: type) -> None:
     assert ours.grad_scaler._get_growth_tracker() == 2
 
 
-def test_a_scale_has_no_part_in_the_rates() -> None:
+def test_the_gradient_scale_does_not_change_the_rates() -> None:
     scaled, plain = with_scaler(make(nnUNetTrainerMetaLR), init_scale=2.0**10), make(nnUNetTrainerMetaLR)
     plain.on_train_start()
     plain.on_train_epoch_start()
@@ -247,7 +247,7 @@ def test_the_rates_are_logged_drawn_and_saved() -> None:
     ]
 
 
-def test_rates_of_0_are_no_reason_to_stop() -> None:
+def test_rates_of_0_do_not_stop_the_training() -> None:
     trainer = train(nnUNetTrainerMetaLR, base_lr=0.0, epochs=1, draws=True)
     assert "WARNING: no figure of the learned rates was drawn: " in log_of(trainer)
     assert not (Path(trainer.output_folder) / FIGURE).exists()

@@ -1,4 +1,4 @@
-"""Bad input, and checkpoints: whole or not there, and such that stock nnU-Net predicts with them."""
+"""Checkpoints that are written whole and that nnU-Net alone can read, and mistakes that are refused."""
 
 import tempfile
 from pathlib import Path
@@ -64,7 +64,7 @@ def walked(value: Any) -> list[Any]:
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_a_save_that_fails_leaves_the_checkpoint_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_keeps_the_previous_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(nnUNetTrainerMetaLR)
     trainer.initialize()
     file = Path(trainer.output_folder) / "checkpoint_latest.pth"
@@ -87,7 +87,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_other_ranks_leave_a_checkpoint_alone_that_the_first_is_writing() -> None:
+def test_other_ranks_do_not_touch_a_checkpoint_that_rank_0_writes() -> None:
     trainer = make(nnUNetTrainerMetaLR)
     trainer.initialize()
     folder = Path(trainer.output_folder)
@@ -108,7 +108,7 @@ def test_switched_off_checkpoints_stay_off() -> None:
     assert not list(Path(trainer.output_folder).glob("*checkpoint*"))
 
 
-def test_a_network_without_layers_to_be_found(nnunet: Path) -> None:
+def test_a_network_whose_layers_cannot_be_found_is_refused(nnunet: Path) -> None:
     with pytest.raises(ModelError, match=r"no layers in the network of configuration 2d for patches of 16x16: .*Seq"):
         make(OwnArchitecture, "2d").initialize()
     assert not list(nnunet.rglob("*.pth"))
@@ -196,12 +196,12 @@ def test_a_warm_up_that_takes_the_whole_training_is_named() -> None:
 
 
 @pytest.mark.usefixtures("nnunet")
-def test_a_cascade_without_the_stage_before_says_what_to_train() -> None:
+def test_a_cascade_without_its_previous_stage_is_refused() -> None:
     with pytest.raises(ResultsFolderError, match=r"made with 3d_lowres, .*-tr nnUNetTrainerMeta"):
         train(nnUNetTrainerMetaLR, "3d_cascade_fullres")
 
 
-def test_a_cascade_learns_from_meta_batches_with_the_stage_before(nnunet: Path) -> None:
+def test_meta_batches_of_a_cascade_contain_the_previous_stage(nnunet: Path) -> None:
     for trainer in (nnUNetTrainer, nnUNetTrainerMetaLR):
         before = nnunet / "results" / DATASET / f"{trainer.__name__}__nnUNetPlans__3d_lowres"
         folder = before / "predicted_next_stage" / "3d_cascade_fullres"

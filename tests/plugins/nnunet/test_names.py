@@ -1,4 +1,4 @@
-"""Trainers by name: values in suffixes, nnU-Net's own look-up, pickling."""
+"""Trainers by name: settings in suffixes, nnU-Net's own search, and pickling."""
 
 import pickle
 from pathlib import Path
@@ -17,7 +17,7 @@ TRAINERS = [name for name in layertune_nnunet.__all__ if name.startswith("nnUNet
 
 
 def look_up(name: str) -> Any:
-    """As nnU-Net does it for each folder of ``nnUNet_extTrainer``."""
+    """Search as nnU-Net does in each folder of ``nnUNet_extTrainer``."""
     return recursive_find_python_class(
         FOLDER, name, None, base_folder=FOLDER, verbose=True, cleanup_imports_from_base_folder=True
     )
@@ -52,14 +52,14 @@ def test_a_name_holds_values(name: str, values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [*TRAINERS, "nnUNetTrainerMetaLR_hlr0p05", "nnUNetTrainerBiDirectional_m3_n6"])
-def test_each_look_up_gives_the_same_class_and_pickle_too(name: str) -> None:
+def test_each_search_finds_the_same_class_and_so_does_pickle(name: str) -> None:
     found = look_up(name)
     assert found is look_up(name)
     assert found is getattr(layertune_nnunet, name)
     assert pickle.loads(pickle.dumps(found)) is found
 
 
-def test_what_is_no_trainer_of_ours_is_left_to_others() -> None:
+def test_other_names_are_not_found() -> None:
     assert [look_up(name) for name in ("nnUNetTrainerMine", "nnUNetTrainer_20epochs", "nnUNetTrainerMetaLRMine_3")] == [
         None
     ] * 3
@@ -68,7 +68,7 @@ def test_what_is_no_trainer_of_ours_is_left_to_others() -> None:
 @pytest.mark.parametrize(
     "text", ["hrl0p05", "hlr", "hlr0.05", "0epochs", "m3", "", "every0", "holdout", "every5_every6"]
 )
-def test_a_suffix_that_cannot_be_read_is_answered_by_those_that_can(text: str) -> None:
+def test_the_error_of_an_unknown_suffix_lists_all_suffixes(text: str) -> None:
     with pytest.raises(TrainerNameError) as caught:
         look_up(f"nnUNetTrainerMetaLR_{text}")
     message = str(caught.value)

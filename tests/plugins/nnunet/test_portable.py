@@ -1,4 +1,4 @@
-"""Models for colleagues without layertune: folders and zips whose checkpoints name nnU-Net's trainer."""
+"""Portable models: folders and zip files whose checkpoints name nnU-Net's own trainer."""
 
 import json
 import zipfile
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_nnunet_itself_goes_through(nnunet: Path) -> None:
     torch.testing.assert_close(after["optimizer_state"], before["optimizer_state"], rtol=0, atol=0)
 
 
-def test_a_zip_is_rewritten_with_all_else_as_it_was(tmp_path: Path) -> None:
+def test_only_checkpoints_of_a_zip_file_change(tmp_path: Path) -> None:
     model(tmp_path / "in", "nnUNetTrainerMetaLRStreaming", "nnUNetTrainer")
     file = zipped(tmp_path / "in", tmp_path / "model.zip")
     before = {entry.filename: (entry.date_time, entry.compress_type) for entry in zipfile.ZipFile(file).infolist()}
@@ -106,7 +106,7 @@ def test_a_zip_is_rewritten_with_all_else_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "model.zip", "out"]
 
 
-def test_what_is_portable_already_is_not_touched(tmp_path: Path) -> None:
+def test_a_portable_model_is_not_touched(tmp_path: Path) -> None:
     made = model(tmp_path / "in", "nnUNetTrainer")
     file = zipped(tmp_path / "in", tmp_path / "model.zip")
     before = contents(tmp_path)
@@ -146,7 +146,7 @@ def test_a_zip_with_paths_that_lead_out_of_it_is_refused(name: str, tmp_path: Pa
     assert contents(tmp_path) == {"in/model.zip": before}
 
 
-def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nowhere is not there"):
         make_portable(tmp_path / "nowhere")
     (tmp_path / "model.zip").write_bytes(b"no zip")
@@ -161,7 +161,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         make_portable(tmp_path)
 
 
-def test_a_zip_that_is_damaged_inside_is_named_and_kept(tmp_path: Path) -> None:
+def test_a_damaged_zip_file_is_refused_and_kept(tmp_path: Path) -> None:
     made = model(tmp_path / "in", "nnUNetTrainerMetaLR")
     file = zipped(made, tmp_path / "model.zip")
     content = bytearray(file.read_bytes())

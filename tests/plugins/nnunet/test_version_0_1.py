@@ -34,7 +34,7 @@ def test_a_copy_of_the_trainer_folder_finds_the_trainers(name: str, tmp_path: Pa
 
 
 def continued(trainer: type, checkpoint: str, **values: Any) -> tuple[Any, dict[str, Any]]:
-    """A trainer that has trained the third epoch after two of version 0.1, and what that had saved on its groups."""
+    """Train the third epoch after two of version 0.1; return the trainer and the first group that 0.1 saved."""
     folder = Path(make(trainer, "2d", **values).output_folder)
     copy(MADE / checkpoint, folder / "checkpoint_latest.pth")
     saved = torch.load(folder / "checkpoint_latest.pth", weights_only=False)

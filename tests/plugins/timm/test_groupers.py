@@ -1,4 +1,4 @@
-"""timm's groupers against timm: its own scales, its schedulers, its exclusions, its model variants."""
+"""The groupers agree with timm: its scales, schedulers, exclusions and variants of models."""
 
 import pytest
 import timm
@@ -58,7 +58,7 @@ def test_layer_decay_with_fallback_is_timms_own() -> None:
     assert grouped(ours, "use_fallback") == grouped(theirs, "use_fallback")
 
 
-def test_a_lone_fallback_pattern_is_one_pattern() -> None:
+def test_a_fallback_may_be_a_single_pattern() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224")
     alone, listed = (layertune_timm.all_layers(fallback=fallback)(model) for fallback in ("*.attn.*", ["*.attn.*"]))
@@ -66,7 +66,7 @@ def test_a_lone_fallback_pattern_is_one_pattern() -> None:
     assert None in grouped(alone, "use_fallback").values()
 
 
-def test_frozen_parameters_leave_the_scales_of_the_others_alone() -> None:
+def test_frozen_parameters_do_not_change_the_scales_of_others() -> None:
     model = timm.create_model("resnet18")
     scales = grouped(layertune_timm.layer_decay(0.5)(model), "lr_scale")
     for name, parameter in model.named_parameters():
@@ -85,7 +85,7 @@ def test_frozen_parameters_leave_the_scales_of_the_others_alone() -> None:
         (layertune_timm.bidirectional(m=3, n=6), [1, 2, 7, 8, 9, 10]),
     ],
 )
-def test_static_schemes_train_their_depths_at_the_factorys_rate(grouper, depths) -> None:
+def test_static_schemes_train_their_depths_with_the_factorys_rate(grouper, depths) -> None:
     optimizer = create_optimizer_v2(timm.create_model("resnet18"), "sgd", lr=1e-2, param_group_fn=grouper)
     assert sorted({group["depth"] for group in optimizer.param_groups}) == list(depths)
     assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
@@ -107,7 +107,7 @@ def used_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float
     return [(before[id(g["params"][0])] - g["params"][0].detach()).mean().item() for g in optimizer.param_groups]
 
 
-# What each makes of the rates after its first step of two.
+# For each scheduler: how to make it, and its factor on the rates after the first of two steps.
 SCHEDULES = {
     "none": (None, 1.0),
     "torch's steps": (lambda of: torch.optim.lr_scheduler.StepLR(of, step_size=1, gamma=0.5), 0.5),
@@ -119,7 +119,7 @@ SCHEDULES = {
 }
 
 
-# Groups with rates of their own suit all; groups with lr_scale are for timm's schedulers, as layer_decay says.
+# Groups with their own rates work with all schedulers, groups with lr_scale with timm's schedulers only.
 WITH_OWN_RATES = [pytest.param(name, True, id=f"{name}, lr") for name in SCHEDULES]
 WITH_SCALES = [pytest.param(name, False, id=f"{name}, lr_scale") for name in SCHEDULES if name.startswith("timm's")]
 
@@ -159,7 +159,7 @@ def learning(model: nn.Module) -> tuple[torch.optim.Optimizer, MetaLR]:
     return optimizer, MetaLR(optimizer, hyper_lr=0.1, rule="proportional", streaming=True)
 
 
-def test_checkpoint_resume_holds_the_learned_rates(tmp_path) -> None:
+def test_learned_rates_survive_a_checkpoint(tmp_path) -> None:
     model = small_model()
     optimizer, metalr = learning(model)
     scheduler = CosineLRScheduler(optimizer, t_initial=6, lr_min=1e-5, t_in_epochs=False)

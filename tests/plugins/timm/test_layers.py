@@ -1,4 +1,4 @@
-"""The core's maps of timm's networks: the paper's blocks, and timm's own order."""
+"""The core's maps of timm's networks have the paper's blocks and timm's own order."""
 
 from collections import Counter
 from itertools import pairwise
@@ -48,7 +48,7 @@ def test_resnet18_has_the_papers_nine_blocks_and_the_classifier():
         map_layers(made("resnet18"), image(), depth="I2")
 
 
-def test_every_parameter_once_and_no_u(named: tuple[str, torch.nn.Module]):
+def test_every_parameter_is_in_one_layer_and_there_is_no_decoder(named: tuple[str, torch.nn.Module]):
     name, model = named
     layers = map_layers(model, image())
     assert len(layers) == DEPTHS[name]
@@ -95,7 +95,7 @@ def test_norms_follow_their_convolutions_or_stand_before_them():
     assert densenet["features.denseblock1.denselayer1.norm2"] == "features.denseblock1.denselayer1.conv1"
 
 
-def test_tokens_gates_and_last_norms():
+def test_tokens_gates_and_last_norms_belong_to_their_layers():
     vit = map_layers(made("vit_tiny_patch16_224", depth=2), image())
     assert {"cls_token", "pos_embed"} <= set(vit[0].parameters)
     assert vit.layer_of("norm.weight").name == "blocks.1"

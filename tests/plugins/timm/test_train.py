@@ -1,4 +1,4 @@
-"""The launcher of timm's train.py: on a script of timm's own parts, and on timm's own script where there is one."""
+"""The launcher of timm's train.py, with a script of timm's parts, and with timm's own script where it is given."""
 
 import os
 import runpy
@@ -56,7 +56,7 @@ def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def logged_layers(log: str) -> tuple[str, ...]:
-    """The layers of the last table on the log."""
+    """Return the layers in the last table of the log."""
     _, _, table = log.rpartition("and the factors learned:\n")
     return tuple(line.split()[0] for line in table.splitlines() if " x " in line)
 
@@ -86,7 +86,7 @@ def test_the_command_trains_and_reports_the_learned_rates(images: Path) -> None:
 
 @OPEN_FILES
 @pytest.mark.slow
-def test_a_resumed_run_is_the_uninterrupted_one(images: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(images: Path) -> None:
     def run(experiment: str, *more: str) -> tuple[LRProfile, dict]:
         theirs = timms_arguments(images, experiment, "--epochs", "3", *more)
         train.main(["--script", str(OURS), *LEARNING, "--", *theirs])
@@ -139,7 +139,7 @@ def made_by(factory: LayerwiseFactory, model: torch.nn.Module, **more: object) -
         return timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4, **more)
 
 
-def test_left_out_layers_are_frozen_and_all_is_undone() -> None:
+def test_layers_that_a_scheme_leaves_out_are_frozen_inside_the_block() -> None:
     model, own = small(), timm.optim.create_optimizer_v2
     with LayerwiseFactory(Scheme("bidirectional", (3, 6)), MetaLRSettings(hyper_lr=0.1, streaming=True)) as factory:
         optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4)
@@ -187,7 +187,9 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(
     assert (sys.argv, sys.path, timm.optim.create_optimizer_v2, timm.utils.get_outdir) == before
 
 
-def test_the_script_is_the_one_given_or_named_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_is_given_or_named_by_a_variable_or_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(train.SCRIPT, raising=False)
     with pytest.raises(ModelError, match=f"--script PATH/train.py or {train.SCRIPT}"):

@@ -1,4 +1,4 @@
-"""Foreign weights as a file for -pretrained_weights: what fits a plan's network, and nnU-Net's own loader takes it."""
+"""Weights of any origin become a file for -pretrained_weights, which nnU-Net's own function loads."""
 
 import json
 from collections.abc import Callable
@@ -45,13 +45,13 @@ def without_aliases(net: nn.Module) -> dict[str, Tensor]:
 
 
 def as_nnunet_loads(planned: Path, file: Path) -> dict[str, Tensor]:
-    """The network after nnU-Net's own loading, from a network of another seed."""
+    """Load a file with nnU-Net's own function into a network of another seed, and return its parameters."""
     net = network(planned, seed=99)
     load_pretrained_weights(net, str(file))
     return without_aliases(net)
 
 
-def test_weights_under_other_names_are_what_nnunet_starts_from(planned: Path) -> None:
+def test_nnunet_starts_from_weights_that_had_other_names(planned: Path) -> None:
     source = network(planned, seed=1)
     weights = {f"module.net.{name}": tensor for name, tensor in without_aliases(source).items()}
     done = imported(planned, weights)
@@ -75,7 +75,7 @@ def test_an_encoder_alone_is_filled_up_with_seeded_initial_weights(planned: Path
     assert all(torch.equal(tensor, read_weights(again.out)[name]) for name, tensor in loaded.items() if name in decoder)
 
 
-def test_more_classes_and_another_input_are_named_and_fresh(planned: Path) -> None:
+def test_tensors_of_another_shape_start_fresh_and_are_named(planned: Path) -> None:
     weights = without_aliases(network(planned, seed=1))
     weights["encoder.stages.0.0.convs.0.conv.weight"] = torch.zeros(4, 3, 3, 3, 3)
     weights["decoder.seg_layers.0.weight"] = torch.zeros(9, 8, 1, 1, 1)
@@ -85,7 +85,7 @@ def test_more_classes_and_another_input_are_named_and_fresh(planned: Path) -> No
     as_nnunet_loads(planned, done.out)
 
 
-def test_building_a_network_draws_no_random_numbers_of_the_process(planned: Path) -> None:
+def test_building_a_network_keeps_the_random_state(planned: Path) -> None:
     state = torch.get_rng_state()
     one, other, third = (network(planned, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
@@ -94,7 +94,7 @@ def test_building_a_network_draws_no_random_numbers_of_the_process(planned: Path
     assert not torch.equal(next(one.parameters()), next(third.parameters()))
 
 
-def test_a_user_says_which_name_is_which(planned: Path) -> None:
+def test_a_user_renames_tensors(planned: Path) -> None:
     weights = {
         name.replace("encoder.", "down."): tensor for name, tensor in without_aliases(network(planned, 1)).items()
     }
@@ -105,7 +105,7 @@ def test_a_user_says_which_name_is_which(planned: Path) -> None:
         renaming(["down"])
 
 
-def test_models_genesis_convolutions_are_taken_as_far_as_a_user_says(planned: Path) -> None:
+def test_models_genesis_convolutions_are_imported_by_renaming(planned: Path) -> None:
     """The published file's names and shapes, made here; nnU-Net plans these widths."""
     plan = plans()
     kinds = plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
@@ -177,7 +177,7 @@ def test_a_planned_data_set_is_found_by_number_and_name(planned: Path, monkeypat
         find_plan("1", "nnUNetPlans")
 
 
-def test_plans_that_cannot_serve_are_named(planned: Path) -> None:
+def test_plans_that_cannot_be_used_are_refused(planned: Path) -> None:
     description = planned / "dataset.json"
     with pytest.raises(PlansError, match="no configuration '3d_huge'; it has 2d, 3d_fullres"):
         planned_network(planned / "nnUNetPlans.json", description, "3d_huge")
@@ -194,7 +194,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["nnunet", "import", *arguments])
 
 
-def test_the_command_says_what_matched_and_what_did_not(planned: Path) -> None:
+def test_the_command_lists_what_matched_and_what_did_not(planned: Path) -> None:
     source = without_aliases(network(planned, seed=1))
     torch.save(
         {name: t for name, t in source.items() if name.startswith("encoder")} | {"extra.weight": torch.zeros(1)},

@@ -49,7 +49,7 @@ class LoadsItsEncoder(nnUNetTrainer):
 
 
 def moved_layers(trainer: Any) -> set[int]:
-    """Depths of the layers that training moves, of a network that was made in the same way."""
+    """Return the depths of the layers whose weights differ from the initial ones."""
     before = make(nnUNetTrainer, trainer.configuration_name)
     before.initialize()
     start = dict(before.network.named_parameters())
@@ -75,13 +75,13 @@ def test_frozen_layers_do_not_move(trainer: type, values: dict[str, Any], tuned:
     assert frozen == {name for layer in trained.layers if layer.depth not in tuned for name in layer.parameters}
 
 
-def test_all_layers_tuned_is_nnunets_own_training() -> None:
+def test_tuning_all_layers_trains_as_nnunet() -> None:
     with pytest.warns(UserWarning, match="freezes none"):
         trained = train(nnUNetTrainerLayerWise, "2d", first=1)
     assert same(trained, train(nnUNetTrainer, "2d"))
 
 
-def test_a_killed_training_continues_as_if_it_had_not_been() -> None:
+def test_a_killed_training_resumes_exactly() -> None:
     kill(nnUNetTrainerBiDirectional, (1, 1), m=2, n=4)
     continued = resume(nnUNetTrainerBiDirectional, m=2, n=4)
     assert same(continued, train(nnUNetTrainerBiDirectional, m=2, n=4))
@@ -92,7 +92,7 @@ def log_of(trainer: Any) -> str:
 
 
 def start_from(file: Path, trainer: type) -> Any:
-    """A trainer that is about to train, with weights as ``-pretrained_weights`` loads them."""
+    """Return a trainer that is about to train, with weights that are loaded as by ``-pretrained_weights``."""
     tuned = make(trainer)
     tuned.initialize()
     load_pretrained_weights(tuned.network, file)
@@ -155,7 +155,7 @@ def test_depths_that_are_missing_or_do_not_fit(trainer: type, values: dict[str, 
         make(trainer, **values).initialize()
 
 
-def test_a_mixin_without_a_policy_says_so() -> None:
+def test_a_mixin_without_a_policy_is_refused() -> None:
     mixed = type("Mine", (FixedLayersMixin, nnUNetTrainer), {})
     with pytest.raises(NotImplementedError, match="Mine has to say which layers it tunes"):
         make(mixed).initialize()
