@@ -86,6 +86,7 @@ class ReferenceMetaLR:
         self.max_change = max_change
         self.state: dict[str, dict] = {name: {} for name in self.theta}
         self.h: dict[str, Tensor] = {}
+        self.waiting: Tensors | None = None
 
     def loss(self, theta: Tensors, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
@@ -100,17 +101,36 @@ class ReferenceMetaLR:
         return {name: self.theta[name] - alpha[j] * u[name] for j, names in self.layers.items() for name in names}
 
     def step(self, train: tuple[Tensor, Tensor], meta: tuple[Tensor, Tensor]) -> None:
-        g = self.gradient(self.theta, train)
-        u = {n: self.direction(self.theta[n], g[n], self.state[n], **self.options).detach() for n in self.theta}
+        """One step in exact mode."""
+        u = self._directions(self.gradient(self.theta, train))
         alpha = {j: value.clone().requires_grad_() for j, value in self.alpha.items()}
-        h = torch.autograd.grad(self.loss(self.move(alpha, u), meta), list(alpha.values()))
+        h = torch.autograd.grad(self.loss(self.move(alpha, u), meta), list(alpha.values()), materialize_grads=True)
         self.h = dict(zip(alpha, h, strict=True))
-        g_meta = self.gradient(self.move(self.alpha, u), meta)
-        self.alpha = {j: self._learned(j, g_meta, u) for j in self.layers}
+        self._learn(self.gradient(self.move(self.alpha, u), meta), u)
         self.theta = self.move(self.alpha, u)
 
+    def streaming_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """One step in streaming mode: the gradient of this batch is the meta gradient of the step before."""
+        g = self.gradient(self.theta if self.waiting is None else self.move(self.alpha, self.waiting), batch)
+        if self.waiting is not None:
+            self.h = {j: -sum((g[n] * self.waiting[n]).sum() for n in names) for j, names in self.layers.items()}
+            self._learn(g, self.waiting)
+            self.theta = self.move(self.alpha, self.waiting)
+        self.waiting = self._directions(g)
+
+    @property
+    def weights(self) -> Tensors:
+        """The weights that the optimizer shows: looked ahead where a step waits."""
+        return self.theta if self.waiting is None else self.move(self.alpha, self.waiting)
+
+    def _directions(self, g: Tensors) -> Tensors:
+        return {n: self.direction(self.theta[n], g[n], self.state[n], **self.options).detach() for n in self.theta}
+
+    def _learn(self, g_meta: Tensors, u: Tensors) -> None:
+        self.alpha = {j: self._learned(j, g_meta, u) for j in self.layers}
+
     def _cosine(self, layers: list[str], g: Tensors, u: Tensors) -> Tensor:
-        """Of the meta gradient and the step alpha u over some layers."""
+        """The cosine of the meta gradient and the step alpha u over some layers."""
         names = [(j, name) for j in layers for name in self.layers[j]]
         gradient = torch.cat([g[name].flatten() for _, name in names])
         step = torch.cat([(self.alpha[j] * u[name]).flatten() for j, name in names])

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -102,12 +103,13 @@ def _fault(optimizer: Optimizer) -> str | None:
 
 @contextmanager
 def _same_conditions(optimizer: Optimizer) -> Iterator[None]:
-    """Give both trials the same random numbers, restore the generators at the end, and compile nothing."""
+    """Give both trials the same random numbers, restore the generators at the end, compile nothing, and be quiet."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     devices = sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
     # Kron compiles its steps for each shape, which takes minutes. Importing the compiler takes seconds.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with kept_random_state(devices), torch.enable_grad(), eager:
+    with kept_random_state(devices), torch.enable_grad(), eager, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first real step gives the same warnings
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(0)
         random.seed(0)

@@ -1,4 +1,4 @@
-"""The meta pass: a second forward and backward that leaves no trace but gradients."""
+"""The meta pass: a second forward and backward pass that changes nothing but the gradients."""
 
 import random
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from layertune.metalr.attached import count_meta_pass
 from layertune.restoring import kept_random_state
 
 __all__ = ["frozen_statistics", "kept_gradients", "meta_pass"]
@@ -15,14 +16,15 @@ __all__ = ["frozen_statistics", "kept_gradients", "meta_pass"]
 
 @contextmanager
 def meta_pass(model: nn.Module) -> Iterator[None]:
-    """Run the meta batch's forward and backward in here: random state and running statistics end as they began.
+    """Run the forward and backward pass of a meta batch inside, and restore random state and running statistics.
 
-    A run with and without meta passes then sees the same dropout masks, augmentations drawn from the global
-    generators of torch, numpy and Python, and running statistics. Inside, random numbers come from a stream of their
-    own, fixed by the state on entry, so a meta pass does not see the very masks of the next training step.
+    A run with meta passes then sees the same dropout masks, augmentations (drawn from the global generators of torch,
+    numpy and Python) and running statistics as one without. Inside, random numbers come from a stream of their own. It
+    depends on the random state on entry, and on how many meta passes the ``MetaLR`` of this model has had before. That
+    number is saved with the optimizer, so each meta pass draws new numbers and a resumed run draws the same ones.
 
     Args:
-        model: the network that runs inside; under DDP the wrapper.
+        model: The network that runs inside; under DDP the wrapper.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
@@ -32,12 +34,14 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
         >>> torch.equal(state, torch.get_rng_state())
         True
     """
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    parameters = list(model.parameters())
+    devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
+    passes = count_meta_pass(parameters)
     with kept_random_state(devices), frozen_statistics(model):
         # Where masks are drawn on a device, only that generator moves from step to step; its offset is at hand there.
         offsets = [torch.cuda.default_generators[index].get_offset() for index in devices]
-        seed = hash((int(torch.randint(2**32, ()).item()), *offsets)) % 2**32
-        # Not `torch.manual_seed`: it would also seed the devices on which the model does not lie.
+        seed = hash((int(torch.randint(2**32, ()).item()), *offsets, *passes)) % 2**32
+        # Not `torch.manual_seed`: it would also seed the devices that the model is not on.
         for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
             generator.manual_seed(seed)
         random.seed(seed)
@@ -47,11 +51,12 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept_gradients(module: nn.Module, *, shared: bool) -> Iterator[None]:
-    """No gradients at the start of the block; at its end those from before.
+    """Remove the gradients at the start of the block and put them back at its end.
 
     Args:
-        module: whose parameters' gradients.
-        shared: whether the next backward pass writes into the memory of these gradients (DDP's bucket views).
+        module: The module whose parameters' gradients are saved and restored.
+        shared: Whether the next backward pass writes into the memory of these gradients, as DDP's bucket views do. Then
+            they are copied.
     """
     before = [(parameter, parameter.grad) for parameter in module.parameters()]
     if shared:
@@ -67,14 +72,14 @@ def kept_gradients(module: nn.Module, *, shared: bool) -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Put back the buffers that forward passes in train mode move: running statistics and batch counts above all.
+    """Restore the buffers that forward passes in train mode change, above all running statistics and batch counts.
 
-    Inside, norms in train mode use batch statistics as ever; what their forward passes do to the running statistics
-    is undone bit for bit, also on an exception. So are the power iterations of spectral norms and the buffers of the
-    hosts' own layers. Modules in eval mode are not touched.
+    Inside, norms in train mode use batch statistics as usual. Their changes to the running statistics are undone bit
+    for bit, also on an exception, and so are the power iterations of spectral norms and the buffers of the hosts' own
+    layers. Modules in eval mode are not touched.
 
     Args:
-        model: any network, also wrapped.
+        model: Any network, also wrapped.
 
     Example:
         >>> net = nn.BatchNorm1d(2)
@@ -89,7 +94,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         if module.training
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    # `data` has no version: a backward pass that is still to come does not take a buffer put back for one changed.
+    # `data` has no version counter, so a later backward pass does not mistake a restored buffer for a changed one.
     contents = [_own_memory(buffer.data) for _, _, buffer in tracked]
     before = [content.clone() for content in contents]
     try:
@@ -102,7 +107,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def _own_memory(content: Tensor) -> Tensor:
-    """Each place in memory once: an expanded tensor shows one place many times, and torch refuses to write there."""
+    """Return a view with each place in memory once; torch refuses to write to an expanded tensor."""
     if content.layout is torch.strided:
         for dimension, stride in enumerate(content.stride()):
             if stride == 0 and content.shape[dimension] > 1:

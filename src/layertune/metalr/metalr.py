@@ -151,7 +151,7 @@ class MetaLR(LRMultiplier):
         self._skipped.warn(self.steps)
         groups, sections = self.optimizer.param_groups, self._current_sections()
         scales = sections.read_scales(groups).tolist()
-        rates = [float(groups[group]["lr"]) for group in sections.first_groups]
+        rates = [float(groups[group]["lr"]) for group in sections.leading_groups(groups)]
         return {name: rate * scale for name, rate, scale in zip(sections.names, rates, scales, strict=True)}
 
     @property

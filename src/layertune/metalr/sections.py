@@ -30,7 +30,7 @@ class Sections(NamedTuple):
         of_parameter: The section of each parameter, by group.
         group_of: The group of each section.
         layer_of: The layer of each section.
-        first: The first section of each layer. Its learning rate is taken for the layer's.
+        first: The first section of each layer.
         members: A 0/1 matrix of layers x sections, on the device of the parameters.
     """
 
@@ -82,14 +82,23 @@ class Sections(NamedTuple):
         """Whether every group lies in one layer."""
         return len(set(self.group_of)) == len(self.group_of)
 
-    @property
-    def first_groups(self) -> list[int]:
-        """The group of each layer whose learning rate is taken for the layer's."""
-        return [self.group_of[section] for section in self.first]
+    def leading_groups(self, groups: Groups) -> list[int]:
+        """Return the group of each layer whose learning rate is the layer's: the first with a part that is trained."""
+        trained = {
+            section
+            for group, row in zip(groups, self.of_parameter, strict=True)
+            for parameter, section in zip(group["params"], row, strict=True)
+            if parameter.requires_grad
+        }
+        leading = []
+        for layer, first in enumerate(self.first):
+            own = (section for section in sorted(trained) if self.layer_of[section] == layer)
+            leading.append(self.group_of[next(own, first)])
+        return leading
 
     def depths(self, groups: Groups) -> list[int]:
         """Return the depth of each layer as its groups give it, or else its place in their order."""
-        return [int(groups[group].get("depth", place)) for place, group in enumerate(self.first_groups, 1)]
+        return [int(groups[group].get("depth", place)) for place, group in enumerate(self.leading_groups(groups), 1)]
 
     def fits(self, optimizer: Optimizer) -> bool:
         """Return whether the optimizer still has the groups that this was read from."""

@@ -1,6 +1,8 @@
 """What MetaLR may cost: no compilation, one copy of the parameters, no waiting for a device."""
 
+import copy
 import gc
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layertune import MetaLR
 from layertune.metalr.history import History
-from small_runs import assert_same, data, layer_groups, network, run, train
+from small_runs import Plain, assert_same, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
 RULES = ["additive", "proportional", "cosine", "joint"]
@@ -92,6 +94,39 @@ def test_a_history_of_many_steps_is_thinned_evenly(every):
     assert [step for step, _ in history.lrs_over_time(["a", "b"])] == list(
         range(4 * every, 5000 * every + 1, 4 * every)
     )
+
+
+def test_adapting_at_odd_steps_only_keeps_a_history(monkeypatch):
+    monkeypatch.setattr("layertune.metalr.history.MAX_RECORDS", 8)
+    net = network()
+    optimizer = SGD(layer_groups(net), momentum=0.9)
+    metalr = MetaLR(optimizer, hyper_lr=0.02)
+    for number, (training, meta) in enumerate(data(range(60))):
+        optimizer.zero_grad()
+        Plain().step(net, optimizer, training)
+        optimizer.zero_grad()
+        if number % 2 == 0:
+            Plain().backward(net, meta)
+            metalr.adapt()
+    steps = [step for step, _ in metalr.history]
+    assert len(steps) >= 4
+    assert all(step % 2 for step in steps)
+    assert {later - earlier for earlier, later in pairwise(steps)} == {8}
+
+
+def test_a_resumed_history_is_thinned_as_the_uninterrupted_one(monkeypatch):
+    monkeypatch.setattr("layertune.metalr.history.MAX_RECORDS", 8)
+    net = network()
+    optimizer = SGD(layer_groups(net))
+    metalr = MetaLR(optimizer, hyper_lr=0.001)
+    for step in range(1, 50):
+        train(net, optimizer, metalr, data([step]))
+        if step in (7, 8, 9, 10, 17, 18, 33):
+            state = copy.deepcopy(optimizer.state_dict())
+            metalr.detach()
+            optimizer.load_state_dict(state)
+            metalr = MetaLR(optimizer, hyper_lr=0.001)
+    assert [step for step, _ in metalr.history] == [8, 16, 24, 32, 40, 48]
 
 
 class NoWaiting(TorchDispatchMode):

@@ -1,5 +1,6 @@
 """A meta pass leaves gradients and nothing else."""
 
+import copy
 import random
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layertune import meta_pass
+from layertune import MetaLR, meta_pass
 from small_networks import SmallResNet
+from small_runs import Plain, batch, layer_groups, network
 
 
 class Noisy(nn.Module):
@@ -98,3 +100,47 @@ def test_no_other_devices_generator_is_seeded(monkeypatch: pytest.MonkeyPatch):
     net = nn.Linear(2, 1)
     with meta_pass(net):
         net(torch.ones(1, 2))
+
+
+def drawn_in_meta_passes(steps: int, start: dict | None = None) -> tuple[list[float], dict]:
+    """What all three generators give in the meta pass of each step, where training itself draws nothing."""
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+    net = network()
+    optimizer = torch.optim.SGD(layer_groups(net))
+    metalr = MetaLR(optimizer, hyper_lr=0.02)
+    if start is not None:
+        net.load_state_dict(start["net"])
+        optimizer.load_state_dict(start["optimizer"])
+    drawn = []
+    for number in range(steps):
+        optimizer.zero_grad()
+        Plain().step(net, optimizer, batch(number))
+        optimizer.zero_grad()
+        with meta_pass(net):
+            Plain().backward(net, batch(500 + number))
+            drawn += [torch.rand(()).item(), random.random(), np.random.rand()]  # noqa: NPY002
+        metalr.adapt()
+    return drawn, {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def test_each_meta_pass_draws_new_random_numbers():
+    drawn, _ = drawn_in_meta_passes(6)
+    assert len(set(drawn)) == 18
+    assert drawn == drawn_in_meta_passes(6)[0]
+
+
+def test_a_resumed_run_draws_what_the_uninterrupted_one_does():
+    drawn, _ = drawn_in_meta_passes(6)
+    first, state = drawn_in_meta_passes(2)
+    rest, _ = drawn_in_meta_passes(4, start=copy.deepcopy(state))
+    assert first + rest == drawn
+
+
+def test_two_meta_passes_of_one_step_draw_different_numbers():
+    net = network()
+    MetaLR(torch.optim.SGD(layer_groups(net), lr=0.1))
+    drawn = []
+    for _ in range(2):
+        with meta_pass(net):
+            drawn.append(torch.rand(()).item())
+    assert drawn[0] != drawn[1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import SGD, AdamW
 
-from layertune import MetaLR, MetaLRSettings
+from layertune import MetaLR, MetaLRSettings, OptimizerError
 from small_runs import (
     Plain,
     Run,
@@ -32,7 +32,7 @@ MODES = [
     pytest.param({"streaming": True}, id="streaming"),
     pytest.param({"streaming": True, "every": 2, "rule": "cosine"}, id="streaming, every 2, cosine"),
 ]
-KEYS = ("meta_scale", "meta_steps", "meta_step", "meta_history")
+KEYS = ("meta_scale", "meta_layers", "meta_steps", "meta_step", "meta_history", "meta_passes")
 STEPS = 8
 
 
@@ -214,6 +214,83 @@ def test_a_copied_state_does_not_follow_the_run():
     assert metalr.steps == 3
     assert metalr.lrs == dict(zip(metalr.lrs, at_three.lrs, strict=True))
     assert metalr.history == at_three.history
+
+
+def cut(net, first, second, **names):
+    """One group, cut into the three layers in one of two ways."""
+    children = {"0": net[0], "2": net[2], "4": net[4]}
+    parts = {"all": ["0", "2", "4"], "front": ["0", "2"], "back": ["2", "4"]}
+    return {
+        names.get(name, name): [p for part in parts.get(name, [name]) for p in children[part].parameters()]
+        for name in (first, second)
+    }
+
+
+@pytest.mark.parametrize("when", ["load", "attach"])
+@pytest.mark.parametrize("old", ["names of 0.1", "names of today"])
+def test_factors_of_another_map_are_refused(when, old):
+    """Both maps have two layers, so that the factors would fit by their number and place."""
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.05)
+    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=cut(net, "front", "4"))
+    train(net, optimizer, metalr, data(range(3)))
+    state = copy.deepcopy(optimizer.state_dict())
+    if old == "names of 0.1":
+        del state["param_groups"][0]["meta_layers"]
+
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.05)
+    other = cut(net, "0", "back")
+    message = "learned on other layers: .* was saved with the layers front, 4, and has here 0, back"
+    if when == "load":
+        optimizer.load_state_dict(state)
+        with pytest.raises(OptimizerError, match=message):
+            MetaLR(optimizer, hyper_lr=0.1, layers=other)
+    else:
+        metalr = MetaLR(optimizer, hyper_lr=0.1, layers=other)
+        with pytest.raises(OptimizerError, match=message):
+            optimizer.load_state_dict(state)
+        assert set(metalr.lrs.values()) == {0.05}
+        assert not metalr.history
+
+
+def test_factors_of_the_same_map_in_another_order_go_to_their_layers():
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.05)
+    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=cut(net, "front", "4"))
+    train(net, optimizer, metalr, data(range(3)))
+    learned = metalr.lrs
+    state = copy.deepcopy(optimizer.state_dict())
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.05)
+    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=cut(net, "4", "front"))
+    optimizer.load_state_dict(state)
+    assert metalr.lrs == learned
+    assert metalr.history[-1][1] == pytest.approx(learned)
+
+
+def test_factors_of_a_group_that_was_cut_are_refused_where_it_is_one_layer():
+    net = network()
+    optimizer = SGD([{"params": [*net[0].parameters(), *net[2].parameters()]}, {"params": net[4].parameters()}], lr=0.1)
+    layers = {"0": list(net[0].parameters()), "2": list(net[2].parameters()), "4": list(net[4].parameters())}
+    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=layers)
+    train(net, optimizer, metalr, data(range(3)))
+    state = copy.deepcopy(optimizer.state_dict())
+    metalr.detach()
+    MetaLR(optimizer, hyper_lr=0.1)
+    with pytest.raises(OptimizerError, match="group 0 was saved with the layers 0, 2, and has here group 0"):
+        optimizer.load_state_dict(state)
+
+
+def test_a_waiting_step_of_other_shapes_is_refused():
+    net = network()
+    optimizer = SGD(layer_groups(net))
+    train(net, optimizer, MetaLR(optimizer, hyper_lr=0.02, streaming=True), data(range(2)))
+    other = network(out=3)
+    optimizer_of_other = SGD(layer_groups(other))
+    optimizer_of_other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    with pytest.raises(OptimizerError, match=r"a step of shape \(2, 5\) for parameter 0 of group 2, .* \(3, 5\)"):
+        MetaLR(optimizer_of_other, hyper_lr=0.02)
 
 
 @pytest.mark.slow

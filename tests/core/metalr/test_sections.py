@@ -196,6 +196,63 @@ def test_layers_without_a_gradient_keep_their_rate(mode, rule):
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("zero", [False, True], ids=["no gradient", "gradient of 0"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_frozen_layer_of_a_cut_group_keeps_its_factor(mode, rule, zero):
+    net = network()
+    frozen = net[2]
+    optimizer = SGD(net.parameters(), lr=0.05, momentum=0.9)
+    layers = {name: list(child.parameters()) for name, child in net.named_children() if list(child.parameters())}
+    metalr = MetaLR(optimizer, hyper_lr=0.1, rule=rule, layers=layers, **mode)
+
+    class Freezing(Plain):
+        def backward(self, net, batch):
+            super().backward(net, batch)
+            for parameter in frozen.parameters():
+                parameter.grad = torch.zeros_like(parameter) if zero else None
+
+    start = [parameter.detach().clone() for parameter in frozen.parameters()]
+    train(net, optimizer, metalr, data(range(8)), Freezing())
+    assert metalr.lrs["2"] == 0.05
+    assert metalr.lrs["0"] != 0.05 != metalr.lrs["4"]
+    torch.testing.assert_close(list(frozen.parameters()), start, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rate_of_a_layer_is_that_of_its_sections_that_moved(rule, mode):
+    """Layer 0 lies in two groups, and is frozen in the one with the tenfold rate; layer 2 moves in both."""
+    net, same = network(), network()
+    for part in (net, same):
+        part[0].weight.requires_grad_(False)
+    settings = {"hyper_lr": 0.1 if rule != "additive" else 0.01, "rule": rule, **mode}
+    optimizer = SGD(
+        [
+            {"params": [net[0].weight, net[2].weight], "lr": 0.1},
+            {"params": [net[0].bias, net[2].bias, *net[4].parameters()], "lr": 0.01},
+        ]
+    )
+    layers = {group["layer"]: group["params"] for group in layer_groups(net)}
+    cut = MetaLR(optimizer, layers=layers, **settings)
+    expected = SGD(
+        [
+            {"params": [same[0].bias], "layer": "0", "lr": 0.01},
+            {"params": [same[2].weight], "layer": "2", "lr": 0.1},
+            {"params": [same[2].bias], "layer": "2", "lr": 0.01},
+            {"params": same[4].parameters(), "layer": "4", "lr": 0.01},
+        ]
+    )
+    grouped = MetaLR(expected, **settings)
+    train(net, optimizer, cut, data(range(6)))
+    train(same, expected, grouped, data(range(6)))
+    assert cut.lrs == pytest.approx(grouped.lrs, rel=1e-9)
+    learned, wanted = ([rates[layer] for _, rates in metalr.history for layer in "024"] for metalr in (cut, grouped))
+    assert learned == pytest.approx(wanted, rel=1e-9)
+    assert min(abs(rate / first - 1) for rate, first in zip(learned[-3:], (0.01, 0.1, 0.01), strict=True)) > 1e-4
+    torch.testing.assert_close(list(net.parameters()), list(same.parameters()), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_gradient_that_is_missing_on_some_steps_is_no_harm(mode):
     net = network()
