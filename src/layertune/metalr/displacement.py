@@ -77,6 +77,7 @@ class Displacement:
             sections: The section of each parameter, by group.
             scales: One factor for each section, or ``None`` to take the copies' values bit for bit.
         """
+        amounts = {} if scales is None else _by_dtype(self._unit * scales, groups)
         for number, index, parameter, copy in self._moving:
             theta, step = local(parameter.detach()), local(copy.detach())
             if scales is None:
@@ -84,7 +85,7 @@ class Displacement:
                 theta.copy_(step)
                 step.copy_(displacement)
             else:
-                _advance(theta, step.sub_(theta), self._unit * scales[sections[number][index]])
+                _advance(theta, step.sub_(theta), amounts[theta.dtype][sections[number][index]])
             group = groups[number]
             held = group.setdefault("meta_step", {"lr": _own(group["lr"]), "unit": self._unit, "displacement": {}})
             held["displacement"][index] = step
@@ -102,10 +103,11 @@ class Displacement:
             applied: The factor that D was applied with, for each section.
             corrected: The factor to apply it with, for each section.
         """
+        back, forth = _by_dtype(-applied, groups), _by_dtype(corrected, groups)
         for number, index, step in measured_steps(groups):
             theta, section = local(groups[number]["params"][index].detach()), sections[number][index]
-            _advance(theta, step, -applied[section])
-            _advance(theta, step, corrected[section])
+            _advance(theta, step, back[theta.dtype][section])
+            _advance(theta, step, forth[theta.dtype][section])
 
     def forget(self, groups: Groups) -> None:
         """Drop the measured step. Its memory serves the next one."""
@@ -159,12 +161,18 @@ def local(tensor: Tensor) -> Tensor:
     return shard
 
 
+def _by_dtype(amounts: Tensor, groups: Groups) -> dict[torch.dtype, Tensor]:
+    """Convert the amounts once for each dtype of the parameters. Those of few bits are moved in float32."""
+    dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
+    return {dtype: amounts.to(torch.float32 if dtype in LOW_PRECISION else dtype) for dtype in dtypes}
+
+
 def _advance(theta: Tensor, step: Tensor, amount: Tensor) -> None:
     """Add amount x step to theta, rounded once. Nothing waits for the device."""
-    if theta.dtype in LOW_PRECISION:  # in which the amount itself would be rounded
-        theta.copy_(torch.addcmul(theta.float(), step.float(), amount.float()))
+    if theta.dtype in LOW_PRECISION:
+        theta.copy_(torch.addcmul(theta.float(), step.float(), amount))
     else:
-        theta.addcmul_(step, amount.to(theta.dtype))
+        theta.addcmul_(step, amount)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
