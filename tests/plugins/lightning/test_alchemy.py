@@ -205,7 +205,7 @@ def test_without_an_identification_the_fit_starts_with_the_modification() -> Non
 def test_mistakes_are_answered_plainly() -> None:
     with pytest.raises(AlchemyError, match=r"give AlchemyCallback\(monitor=\.\.\.\)"):
         AlchemyCallback()
-    with pytest.raises(AlchemyError, match=r"identification ends by a layertune\.Convergence, .* and not by 3"):
+    with pytest.raises(AlchemyError, match=r"identification must be a layertune\.Convergence, .* not 3"):
         callback(identification=3)
     with pytest.raises(AlchemyError, match=r"quantile is a share between 0 and 1, not 2\.0"):
         callback(quantile=2.0)
