@@ -1,10 +1,9 @@
-"""Models Genesis' pretext task: restore a volume from a deformed one (Zhou et al. 2019).
+"""The pretext task of Models Genesis: restore a volume from a deformed one (Zhou et al. 2019).
 
-Four deformations, as MONAI transforms of one channel-first volume whose intensities lie in [0, 1], and
-`genesis_pretext`, which applies them with the published probabilities.
+The four deformations are MONAI transforms of one channel-first volume with intensities in [0, 1]. ``genesis_pretext``
+applies them with the published probabilities.
 """
 
-from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -35,24 +34,29 @@ __all__ = [
     "genesis_pretext",
 ]
 
-MARGIN = 3  # voxels between a painted box and the border, where the volume is large enough
-MOST_BOXES = 5
-ONE_MORE_BOX = 0.95
+MARGIN = 3
+"""The number of voxels between a painted box and the border, where the volume is large enough."""
+MAX_BOXES = 5
+NEXT_BOX_PROB = 0.95
+"""The probability that another box follows, up to ``MAX_BOXES``."""
 
 
 def genesis_pretext(*, image: str = "image", target: str = "target", windows: int = 10_000) -> Compose:
-    """Make a training pair of a volume: the deformed one, and what it should be restored to.
+    """Return the transform that makes a training pair of a volume: the deformed volume and the one to restore.
 
-    In this order: flips of both (0.4); local shuffling (0.5); a non-linear intensity (0.9); painting (0.9), of which
-    0.8 out-painting and 0.2 in-painting. The loss is the mean squared error; the published cubes are 64 x 64 x 32.
+    It applies, in this order: flips of both (probability 0.4), local shuffling (0.5), a non-linear map of the
+    intensities (0.9), and painting (0.9), of which 0.8 is out-painting and 0.2 in-painting. Train with the mean squared
+    error. The published cubes have 64 x 64 x 32 voxels.
 
     Args:
-        image: key of the volume, (1, x, y, z) with intensities in [0, 1]; it holds the deformed volume afterwards.
-        target: key under which the volume is kept.
-        windows: that are shuffled; fewer for volumes smaller than the published cubes, or they overlap more.
+        image: The key of the volume, of shape (1, x, y, z), with intensities in [0, 1]. It holds the deformed volume
+            afterwards.
+        target: The key under which the volume to restore is kept.
+        windows: The number of windows that are shuffled. Give fewer for volumes smaller than the published cubes, where
+            they overlap more.
 
     Returns:
-        A transform of a dictionary; ``set_random_state(seed)`` fixes its draws.
+        A transform of a dictionary. Its ``set_random_state(seed)`` fixes all random numbers.
 
     Example:
         >>> pretext = genesis_pretext().set_random_state(0)
@@ -73,12 +77,14 @@ def genesis_pretext(*, image: str = "image", target: str = "target", windows: in
 
 
 class RandFlipsd(Randomizable, MapTransform):
-    """Flip along up to three axes, drawn with repetition; each after another that was flipped.
+    """Flip volumes along randomly drawn axes. Each flip follows with a probability if the one before was made.
+
+    An axis may be drawn more than once.
 
     Args:
-        keys: of volumes that are flipped alike.
-        prob: of each flip.
-        most: flips.
+        keys: The keys of the volumes, which are all flipped alike.
+        prob: The probability of the next flip.
+        most: The largest number of flips.
     """
 
     def __init__(self, keys: Sequence[Hashable], prob: float = 0.4, most: int = 3) -> None:
@@ -87,31 +93,39 @@ class RandFlipsd(Randomizable, MapTransform):
         self.axes: list[int] = []
 
     def randomize(self, data: Any) -> None:
-        """Draw the axes, for a volume of that many dimensions."""
+        """Draw the axes.
+
+        Args:
+            data: The number of dimensions of the volume.
+        """
         self.axes = []
         while len(self.axes) < self.most and self.R.random_sample() < self.prob:
             self.axes.append(int(self.R.randint(1, data)))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Flip the volumes."""
-        found = dict(data)
-        self.randomize(found[self.keys[0]].ndim)
-        for key in self.key_iterator(found):
+        """Flip the volumes.
+
+        Args:
+            data: The dictionary that holds the volumes, which is left as it is.
+        """
+        flipped = dict(data)
+        self.randomize(flipped[self.keys[0]].ndim)
+        for key in self.key_iterator(flipped):
             for axis in self.axes:
-                found[key] = torch.flip(torch.as_tensor(found[key]), (axis,))
-        return found
+                flipped[key] = torch.flip(torch.as_tensor(flipped[key]), (axis,))
+        return flipped
 
 
 class RandLocalShuffle(RandCoarseTransform):
-    """Shuffle the voxels inside many small windows, each read from the volume as it was.
+    """Shuffle the voxels inside many small windows. Each window is read from the volume as it was.
 
-    MONAI's ``RandCoarseShuffle`` reads what earlier windows have written, so with overlapping windows voxels wander out
-    of their own; and its windows have one range of sizes, not one that follows the volume's.
+    MONAI's ``RandCoarseShuffle`` reads what earlier windows have written, so voxels leave their own windows where these
+    overlap. It also has one range of window sizes for all volumes.
 
     Args:
-        windows: how many.
-        part: the largest window has the volume's sides divided by this, at least 1.
-        prob: of shuffling at all.
+        windows: The number of windows.
+        part: The divisor of the volume's sides that gives the sides of the largest window, which are at least 1.
+        prob: The probability of shuffling at all.
     """
 
     def __init__(self, windows: int = 10_000, part: int = 10, prob: float = 0.5) -> None:
@@ -119,7 +133,11 @@ class RandLocalShuffle(RandCoarseTransform):
         self.part = part
 
     def randomize(self, img_size: Sequence[int]) -> None:
-        """Draw the windows."""
+        """Draw the windows.
+
+        Args:
+            img_size: The sides of the volume in voxels.
+        """
         self.max_spatial_size = tuple(max(1, side // self.part) for side in img_size)
         super().randomize(img_size)
 
@@ -134,13 +152,13 @@ class RandLocalShuffle(RandCoarseTransform):
 class RandBezierIntensity(RandomizableTransform):
     """Map intensities by a cubic Bézier curve from (0, 0) over two random points to (1, 1).
 
-    Half of the curves are rising; of the others only x is put in order while y runs the other way, so they turn the
-    contrast round and need not be monotone. MONAI's ``RandHistogramShift`` draws rising piecewise linear maps only,
-    over the volume's own range.
+    Half of the curves rise. The other half turns the contrast round: the x of the table is sorted and y runs backwards,
+    so such a curve need not be monotone. MONAI's ``RandHistogramShift`` draws rising, piecewise linear maps alone, over
+    the volume's own range.
 
     Args:
-        prob: of mapping at all.
-        points: of the curve's table.
+        prob: The probability of mapping at all.
+        points: The number of points in the table of the curve.
     """
 
     def __init__(self, prob: float = 0.9, points: int = 1000) -> None:
@@ -149,7 +167,11 @@ class RandBezierIntensity(RandomizableTransform):
         self.curve: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
 
     def randomize(self, data: Any = None) -> None:
-        """Draw the curve."""
+        """Draw the curve.
+
+        Args:
+            data: Not used; MONAI passes it.
+        """
         super().randomize(data)
         if self._do_transform:
             t = np.linspace(0.0, 1.0, self.points)
@@ -158,7 +180,11 @@ class RandBezierIntensity(RandomizableTransform):
             self.curve = (np.sort(x), y[::-1] if self.R.random_sample() < 0.5 else np.sort(y))
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Map the volume."""
+        """Map the intensities of a volume.
+
+        Args:
+            img: The volume, of any shape.
+        """
         self.randomize()
         if not self._do_transform or self.curve is None:
             return img
@@ -167,80 +193,97 @@ class RandBezierIntensity(RandomizableTransform):
 
 
 class _RandPainting(RandCoarseDropout):
-    """Noise in boxes or around them; boxes of a size that follows the volume's, some voxels away from the border.
+    """Fill random boxes, or all around them, with uniform noise.
 
-    MONAI's ``RandCoarseDropout`` draws the number of boxes evenly, lets them touch the border, and takes sizes in
-    voxels; the painting itself is its own.
+    MONAI's ``RandCoarseDropout`` does the painting. It draws the number of boxes evenly, lets them touch the border and
+    takes sizes in voxels; here the sizes follow the volume's, and boxes keep away from the border.
+
+    Args:
+        inside: Whether the noise fills the boxes, or else all around them.
+        smallest: The smallest painted share of a side, as a numerator and a denominator.
+        largest: The largest painted share of a side.
+        prob: The probability of painting at all.
     """
 
-    def __init__(self, *, inside: bool, prob: float) -> None:
+    def __init__(self, *, inside: bool, smallest: tuple[int, int], largest: tuple[int, int], prob: float) -> None:
         super().__init__(1, 1, dropout_holes=inside, fill_value=(0.0, 1.0), prob=prob)
+        self.smallest, self.largest = smallest, largest
 
     def randomize(self, img_size: Sequence[int]) -> None:
-        """Draw the boxes."""
+        """Draw the boxes.
+
+        Args:
+            img_size: The sides of the volume in voxels.
+        """
         RandomizableTransform.randomize(self, None)
         self.hole_coords = []
-        while self._do_transform and len(self.hole_coords) < MOST_BOXES:
-            if self.hole_coords and self.R.random_sample() >= ONE_MORE_BOX:
+        while self._do_transform and len(self.hole_coords) < MAX_BOXES:
+            if self.hole_coords and self.R.random_sample() >= NEXT_BOX_PROB:
                 break
             self.hole_coords.append((slice(None), *(self._edge(side) for side in img_size)))
 
     def _edge(self, side: int) -> slice:
-        length = max(1, self._length(side))
+        (low, low_of), (high, high_of) = self.smallest, self.largest
+        painted = int(self.R.randint(low * side // low_of, high * side // high_of + 1))
+        length = max(1, painted if self.dropout_holes else side - painted)
         margin = min(MARGIN, (side - length) // 2)
         start = int(self.R.randint(margin, side - length - margin + 1))
         return slice(start, start + length)
-
-    @abstractmethod
-    def _length(self, side: int) -> int:
-        """Voxels that a box is long, along a side of so many voxels."""
 
 
 class RandInPainting(_RandPainting):
     """Fill up to five boxes, of a sixth to a third of the volume's sides, with uniform noise.
 
     Args:
-        prob: of painting at all.
+        prob: The probability of painting at all.
     """
 
     def __init__(self, prob: float = 0.18) -> None:
-        super().__init__(inside=True, prob=prob)
-
-    def _length(self, side: int) -> int:
-        return int(self.R.randint(side // 6, side // 3 + 1))
+        super().__init__(inside=True, smallest=(1, 6), largest=(1, 3), prob=prob)
 
 
 class RandOutPainting(_RandPainting):
-    """Keep up to five boxes, of three to four sevenths of the volume's sides, and fill all else with uniform noise.
+    """Keep up to five boxes, of three to four sevenths of the volume's sides, and fill the rest with uniform noise.
 
     Args:
-        prob: of painting at all.
+        prob: The probability of painting at all.
     """
 
     def __init__(self, prob: float = 0.72) -> None:
-        super().__init__(inside=False, prob=prob)
-
-    def _length(self, side: int) -> int:
-        return side - int(self.R.randint(3 * side // 7, 4 * side // 7 + 1))
+        super().__init__(inside=False, smallest=(3, 7), largest=(4, 7), prob=prob)
 
 
 class OnKeyd(Randomizable, MapTransform):
-    """Apply a transform of a volume to one key, and hand on the random state."""
+    """Apply a transform of a volume to one key of a dictionary.
+
+    Args:
+        key: The key of the volume.
+        transform: The transform, which gets the random state of this one.
+    """
 
     def __init__(self, key: str, transform: Transform) -> None:
         MapTransform.__init__(self, key)
         self.transform = transform
 
     def set_random_state(self, seed: int | None = None, state: RandomState | None = None) -> "OnKeyd":
-        """Fix the draws."""
+        """Fix the random numbers of the transform.
+
+        Args:
+            seed: The seed.
+            state: A generator to use instead of a seed.
+        """
         super().set_random_state(seed, state)
         if isinstance(self.transform, Randomizable):
             self.transform.set_random_state(state=self.R)
         return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Transform the volume."""
-        found = dict(data)
-        for key in self.key_iterator(found):
-            found[key] = self.transform(found[key])
-        return found
+        """Transform the volume.
+
+        Args:
+            data: The dictionary that holds the volume, which is left as it is.
+        """
+        transformed = dict(data)
+        for key in self.key_iterator(transformed):
+            transformed[key] = self.transform(transformed[key])
+        return transformed

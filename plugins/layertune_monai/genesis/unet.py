@@ -8,16 +8,16 @@ __all__ = ["GenesisUNet"]
 
 
 class BatchStatisticsNorm(nn.BatchNorm3d):
-    """Batch normalisation that takes the batch's own statistics in training and in inference alike."""
+    """Normalise with the statistics of the batch, in training and in inference alike."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch names it so
-        """Normalise (B, C, x, y, z); the running statistics move along in training only."""
+        """Normalise a batch of shape (B, C, x, y, z). The running statistics follow in training only."""
         running = (self.running_mean, self.running_var) if self.training else (None, None)
         return batch_norm(input, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
 
 
 class Convolution(nn.Module):
-    """3x3x3 convolution with bias, norm, ReLU."""
+    """A 3x3x3 convolution with bias, a norm and a ReLU."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Convolution(nn.Module):
         self.bn1 = BatchStatisticsNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, x, y, z) to (B, out, x, y, z)."""
+        """Map (B, C, x, y, z) to (B, out, x, y, z)."""
         activated: Tensor = torch.relu(self.bn1(self.conv1(x)))
         return activated
 
@@ -38,7 +38,7 @@ class Down(nn.Module):
         self.ops = nn.Sequential(Convolution(channels, middle), Convolution(middle, out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, x, y, z) to (B, out, x, y, z)."""
+        """Map (B, C, x, y, z) to (B, out, x, y, z)."""
         features: Tensor = self.ops(x)
         return features
 
@@ -52,7 +52,7 @@ class Up(nn.Module):
         self.ops = nn.Sequential(Convolution(channels + skipped, out), Convolution(out, out))
 
     def forward(self, x: Tensor, skipped: Tensor) -> Tensor:
-        """(B, C, x, y, z) and (B, skipped, 2x, 2y, 2z) to (B, out, 2x, 2y, 2z)."""
+        """Map (B, C, x, y, z) and (B, skipped, 2x, 2y, 2z) to (B, out, 2x, 2y, 2z)."""
         features: Tensor = self.ops(torch.cat([self.up_conv(x), skipped], dim=1))
         return features
 
@@ -65,22 +65,24 @@ class Out(nn.Module):
         self.final_conv = nn.Conv3d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, x, y, z) to logits (B, out, x, y, z)."""
+        """Map (B, C, x, y, z) to logits (B, out, x, y, z)."""
         logits: Tensor = self.final_conv(x)
         return logits
 
 
 class GenesisUNet(nn.Module):
-    """The 3D U-Net of Models Genesis (Zhou et al. 2019), with its names of parameters.
+    """The 3D U-Net of Models Genesis (Zhou et al. 2019), with the same names of parameters.
 
-    ``layertune_monai.load_pretrained(GenesisUNet(out_channels=3), "Genesis_Chest_CT.pt")`` takes all but the head,
-    which restores images there and has one channel. Batch normalisation always uses the batch's statistics, as there.
-    The output is logits; the published network ends in a sigmoid, which a loss for segmentation brings itself.
+    ``layertune_monai.load_pretrained(GenesisUNet(out_channels=3), "Genesis_Chest_CT.pt")`` loads everything but the
+    head, which restores images in the published network and has one channel there. Batch normalisation always uses the
+    statistics of the batch, as there. The output is logits; the published network ends in a sigmoid, which a loss for
+    segmentation applies itself.
 
     Args:
-        in_channels: channels of an image; 1 for the published weights.
-        out_channels: classes.
-        width: channels of the first convolution, which all others are multiples of; 32 for the published weights.
+        in_channels: The number of channels of an image; 1 for the published weights.
+        out_channels: The number of classes.
+        width: The number of channels of the first convolution. All other numbers of channels are multiples of it. It is
+            32 for the published weights.
 
     Example:
         >>> net = GenesisUNet(in_channels=1, out_channels=2, width=4).eval()
@@ -101,13 +103,13 @@ class GenesisUNet(nn.Module):
         self.maxpool = nn.MaxPool3d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of an image.
+        """Return the logits of an image.
 
         Args:
-            x: (B, in_channels, x, y, z), each side a multiple of 8.
+            x: The image, of shape (B, in_channels, x, y, z). Each side is a multiple of 8.
 
         Returns:
-            (B, out_channels, x, y, z).
+            Logits of shape (B, out_channels, x, y, z).
         """
         features_64 = self.down_tr64(x)
         features_128 = self.down_tr128(self.maxpool(features_64))
