@@ -1,4 +1,4 @@
-"""A small task in the Decathlon's layout, made here: two half-ellipsoids in noise, in a geometry that is not RAS."""
+"""A small task in the layout of the Decathlon: two half-ellipsoids in noise, in an orientation other than RAS."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import numpy as np
 __all__ = ["AFFINE", "TASK", "make_task", "task_dir"]
 
 TASK = "Task04_Hippocampus"
-# Left and right swapped, another origin, and not quite 1 mm: what a prediction has to find its way back to.
+# Left and right are swapped, the origin is elsewhere, and a voxel is not 1 mm; a prediction has to return to this.
 AFFINE = np.array([[-1.0, 0, 0, 12], [0, 1.2, 0, -7], [0, 0, 1.0, 3], [0, 0, 0, 1]])
 
 
 def make_task(root: Path, *, cases: int = 5, size: tuple[int, int, int] = (18, 20, 16), task: str = TASK) -> Path:
-    """Write a task's folder below a root."""
+    """Write the folder of a task below a root, and return it."""
     folder = root / task
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, side) for side in size), indexing="ij"))
@@ -32,7 +32,7 @@ def make_task(root: Path, *, cases: int = 5, size: tuple[int, int, int] = (18, 2
             nib.save(nib.Nifti1Image(array, AFFINE), folder / name)
         entries.append(entry)
     content: dict[str, Any] = {
-        "name": "Made here",
+        "name": "Made by a test",
         "description": "two half-ellipsoids in noise",
         "reference": "none",
         "licence": "CC0",
@@ -48,7 +48,7 @@ def make_task(root: Path, *, cases: int = 5, size: tuple[int, int, int] = (18, 2
 
 
 def task_dir(root: Path) -> Path:
-    """The folder that holds the real task where it is at hand, or else one made below a root."""
+    """Return the folder that holds the real task, or else a folder with a small task, made below a root."""
     real = os.environ.get("LAYERTUNE_DATA")
     if real and (Path(real) / TASK / "dataset.json").is_file():
         return Path(real)

@@ -29,7 +29,7 @@ PHASES: dict[str, Any] = {"quantile": 0.3, "identification": Convergence(limit=1
 
 
 def plain_network() -> nn.Sequential:
-    """Without batch statistics, which depend on how a batch is spread over processes."""
+    """Build a network without batch statistics, which depend on how a batch is spread over processes."""
     net = network(dropout=0.0)
     net[1] = nn.Identity()
     return net
@@ -46,17 +46,17 @@ def run(kind: str, *, world: int = 1) -> dict[str, Any]:
     if settings.get("alchemy"):
         net[1] = nn.GroupNorm(2, 4)  # gammas, and no batch statistics
     optimizer = sgd(net)
-    # Processes begin from random states of their own.
+    # Each process starts from a random state of its own.
     seed = 3 + int(os.environ.get("RANK", "0"))
-    of_ddp = {"gradient_as_bucket_view": "views" in settings, "find_unused_parameters": "alchemy" in settings}
-    wrapped = DistributedDataParallel(net, **of_ddp) if world > 1 else net
+    ddp_options = {"gradient_as_bucket_view": "views" in settings, "find_unused_parameters": "alchemy" in settings}
+    wrapped = DistributedDataParallel(net, **ddp_options) if world > 1 else net
     data = items()
     sampler = DistributedSampler(data, shuffle=False) if world > 1 else None
     loader = DataLoader(data, batch_size=SIZE if world > 1 else SIZE * 2, sampler=sampler)
     meta = None
     if settings.get("meta"):
-        of_meta = DistributedSampler(items(1), shuffle=False) if world > 1 else None
-        meta = DataLoader(items(1), batch_size=SIZE if world > 1 else SIZE * 2, sampler=of_meta)
+        meta_sampler = DistributedSampler(items(1), shuffle=False) if world > 1 else None
+        meta = DataLoader(items(1), batch_size=SIZE if world > 1 else SIZE * 2, sampler=meta_sampler)
     handler = MetaLRHandler(optimizer, meta, hyper_lr=0.1, streaming=settings.get("streaming", False))
     phases = [AlchemyHandler(optimizer, **PHASES)] if settings.get("alchemy") else []
     train(wrapped, optimizer, *phases, handler, loader=loader, seed=seed)

@@ -1,4 +1,4 @@
-"""MONAI engines, data and loops that several tests share, and the loop that they are held against."""
+"""MONAI engines and data that several tests share, and the plain loop that these are compared with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +30,10 @@ def items(seed: int = 0, size: int = SIZE * STEPS) -> list[Batch]:
 
 
 def batches(seed: int = 0, size: int = SIZE * STEPS) -> list[Batch]:
-    """Batches of the items in order."""
-    of = items(seed, size)
+    """Return batches of the items in order."""
+    all_items = items(seed, size)
     return [
-        {key: torch.stack([item[key] for item in of[first : first + SIZE]]) for key in ("image", "label")}
+        {key: torch.stack([item[key] for item in all_items[first : first + SIZE]]) for key in ("image", "label")}
         for first in range(0, size, SIZE)
     ]
 
@@ -42,7 +42,7 @@ META = batches(seed=1, size=6)
 
 
 def network(dropout: float = 0.2) -> nn.Sequential:
-    """With dropout and running statistics, which a meta pass must leave alone."""
+    """Build a network with dropout and running statistics, which a meta pass must not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         first = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout)
@@ -50,12 +50,12 @@ def network(dropout: float = 0.2) -> nn.Sequential:
 
 
 def sgd(net: nn.Module) -> SGD:
-    """One group, as bundles write it."""
+    """Return an optimizer with one group, like those of most bundles."""
     return SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
 
 
 def augmented() -> DataLoader:
-    """Shuffled, with random transforms, which have generators of their own."""
+    """Return a shuffled loader with random transforms, which have generators of their own."""
     keys = ["image"]
     transform = Compose([RandFlipd(keys, prob=0.5), RandGaussianNoised(keys, prob=1.0, std=0.3)])
     return DataLoader(Dataset(items(), transform), batch_size=SIZE, shuffle=True)
@@ -97,7 +97,7 @@ def by_hand(
     seed: int = 3,
     **settings: Any,
 ) -> dict[str, float]:
-    """The loop that a user of MONAI does not write, with MetaLR in it."""
+    """Train in a plain loop with MetaLR, and return the learned rates."""
     torch.manual_seed(seed)
     places = {"0": "01", "4": "4", "6": "6"}
     layers = {
@@ -132,7 +132,7 @@ def weights(net: nn.Module) -> list[Tensor]:
 
 
 def assert_equal(one: nn.Module, other: nn.Module) -> None:
-    """Bit for bit, buffers included."""
+    """Compare the weights and buffers of two networks bit for bit."""
     torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
 
 

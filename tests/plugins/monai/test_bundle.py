@@ -1,4 +1,4 @@
-"""The bundle as files: what is in it, what MONAI's own checks say to it, and what its parts refuse."""
+"""The files of the bundle, MONAI's own checks of them, and the functions that its configurations name."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ from layertune_monai.bundle.label_check import CheckLabelsd
 from layertune_monai.commands import app
 from layertune_monai.errors import BundleError, LabelError, TaskError
 
-# MONAI says this of every configuration that it reads.
+# MONAI warns about every configuration that it runs.
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
 
 FILES = [
@@ -52,8 +52,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """MONAI sets up the root logger as a bundle's logging.conf says."""
+def _restore_logging() -> Iterator[None]:
+    """MONAI changes the root logger by a bundle's logging.conf."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -65,11 +65,11 @@ def metadata_of(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / "configs/metadata.json").read_text())
 
 
-def test_it_is_whole(bundle: Path) -> None:
+def test_it_has_all_files(bundle: Path) -> None:
     assert sorted(str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()) == FILES
 
 
-def test_its_weights_are_the_same_wherever_it_is_put(bundle: Path, tmp_path: Path) -> None:
+def test_its_weights_are_the_same_in_each_folder(bundle: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     other = write_bundle(tmp_path / "other")
@@ -90,7 +90,7 @@ def test_it_overwrites_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_the_command_puts_it_and_says_what_next(tmp_path: Path) -> None:
+def test_the_command_writes_it_and_says_how_to_train(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["bundle", str(tmp_path / "new")])
     assert done.exit_code == 0, done.output
     assert "python -m monai.bundle run --config_file configs/train.json" in done.output
@@ -99,7 +99,7 @@ def test_the_command_puts_it_and_says_what_next(tmp_path: Path) -> None:
 
 
 def test_its_metadata_fits_the_schema(bundle: Path, tmp_path: Path) -> None:
-    """`verify_metadata` takes a schema that lies where it would be downloaded to."""
+    """`verify_metadata` uses a schema that is already in the file that it would download to."""
     schema = tmp_path / "schema.json"
     schema.write_text(SCHEMA.read_text())
     known = {"filepath": str(schema), "hash_val": sha256(schema.read_bytes()).hexdigest(), "hash_type": "sha256"}
@@ -114,7 +114,7 @@ def test_its_metadata_fits_the_schema(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])
-def test_its_network_takes_and_gives_what_the_metadata_says(bundle: Path, config: str) -> None:
+def test_its_network_fits_the_metadata(bundle: Path, config: str) -> None:
     files = {"meta_file": str(bundle / "configs/metadata.json"), "config_file": str(bundle / f"configs/{config}.json")}
     verify_net_in_out("network_def", **files)
     with pytest.raises(ValueError, match="output channel number"):
@@ -122,14 +122,14 @@ def test_its_network_takes_and_gives_what_the_metadata_says(bundle: Path, config
 
 
 def test_monai_loads_it_without_data(bundle: Path) -> None:
-    held = torch.load(bundle / "models/model.pt", weights_only=True)
+    saved = torch.load(bundle / "models/model.pt", weights_only=True)
     for workflow in ("train", "inference"):
         network = load(bundle.name, bundle_dir=str(bundle.parent), workflow_type=workflow)
-        assert all(torch.equal(network.state_dict()[name], held[name]) for name in held)
+        assert all(torch.equal(network.state_dict()[name], saved[name]) for name in saved)
 
 
 def test_its_configurations_agree(bundle: Path) -> None:
-    """The network, the patches and the way of an image stand in two files each."""
+    """The network, the patches and the steps before it are written in two files each."""
     train, inference = (
         ConfigParser.load_config_file(bundle / f"configs/{name}.json") for name in ("train", "inference")
     )
@@ -142,7 +142,7 @@ def test_its_configurations_agree(bundle: Path) -> None:
     assert steps == [name for name in trained if "CheckLabels" not in name]
 
 
-def test_it_has_the_properties_that_workflows_are_checked_for(bundle: Path, tmp_path: Path) -> None:
+def test_it_has_the_properties_that_monai_checks(bundle: Path, tmp_path: Path) -> None:
     task = make_task(tmp_path)
     options = {"dataset_dir": str(task), "num_workers": 0, "bundle_root": str(bundle), "logging_file": False}
     for name, kind in (("train", "train"), ("inference", "infer")):
@@ -184,16 +184,16 @@ def test_the_metadata_follows_the_task(tmp_path: Path) -> None:
 def test_a_split_is_seeded_and_disjoint(tmp_path: Path) -> None:
     folder = make_task(tmp_path, cases=10)
     split = split_cases(folder, val_fraction=0.3, seed=1)
-    train, held = ({case["image"] for case in split[part]} for part in ("train", "validation"))
-    assert (len(train), len(held)) == (7, 3)
-    assert not train & held
+    train, validation = ({case["image"] for case in split[part]} for part in ("train", "validation"))
+    assert (len(train), len(validation)) == (7, 3)
+    assert not train & validation
     assert split == split_cases(folder, val_fraction=0.3, seed=1)
     assert split != split_cases(folder, val_fraction=0.3, seed=2)
     few = split_cases(folder, val_fraction=0.3, seed=1, train_cases=2, val_cases=1)
-    assert few == {"train": split["train"][:2], "validation": split["validation"][:1]}, "fewer of the same"
+    assert few == {"train": split["train"][:2], "validation": split["validation"][:1]}, "fewer cases of the same split"
 
 
-def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=rf"{TASK} does not exist; get the task from http://medicaldecathlon.com"):
         split_cases(tmp_path / TASK)
     (tmp_path / TASK).mkdir()
@@ -213,7 +213,7 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"labels": None}, "lacks labels"),
     ],
 )
-def test_a_dataset_json_that_will_not_do(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_a_broken_dataset_json_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     path = make_task(tmp_path) / "dataset.json"
     content = {key: value for key, value in (json.loads(path.read_text()) | change).items() if value is not None}
     path.write_text(json.dumps(content))
@@ -224,7 +224,7 @@ def test_a_dataset_json_that_will_not_do(tmp_path: Path, change: dict[str, Any],
         split_cases(path.parent)
 
 
-def test_more_cases_than_there_are(tmp_path: Path) -> None:
+def test_too_many_cases_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"gives 4 cases for train .* where 9 are asked for"):
         split_cases(make_task(tmp_path, cases=5), train_cases=9)
 
@@ -237,7 +237,7 @@ def test_labels_must_be_numbered_from_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [3, -1, 0.5])
-def test_a_label_that_no_class_has(wrong: float) -> None:
+def test_a_label_without_a_class_is_refused(wrong: float) -> None:
     check = CheckLabelsd("label", num_classes=3)
     label = torch.tensor([0.0, 1.0, 2.0])
     assert check({"label": label, "image": 1})["label"] is label
@@ -246,18 +246,18 @@ def test_a_label_that_no_class_has(wrong: float) -> None:
 
 
 def test_random_numbers_of_an_epoch_depend_on_the_epoch_alone() -> None:
-    def drawn(epochs: list[int]) -> dict[int, tuple[float, ...]]:
+    def random_numbers(epochs: list[int]) -> dict[int, tuple[float, ...]]:
         noise = RandGaussianNoise(prob=1.0)
-        seen = {}
+        numbers = {}
         engine = Engine(lambda *_: None)
         EpochSeeds(3, Dataset([1], noise)).attach(engine)
         for epoch in epochs:
             engine.state.epoch = epoch
             engine.fire_event(Events.EPOCH_STARTED)
-            seen[epoch] = (float(torch.rand(1)), float(np.random.rand()), float(noise.R.rand()))  # noqa: NPY002
-        return seen
+            numbers[epoch] = (float(torch.rand(1)), float(np.random.rand()), float(noise.R.rand()))  # noqa: NPY002
+        return numbers
 
-    once, again = drawn([1, 2, 3]), drawn([3])
+    once, again = random_numbers([1, 2, 3]), random_numbers([3])
     assert once[3] == again[3]
     assert len({value for values in once.values() for value in values}) == 9
 
@@ -269,15 +269,15 @@ def test_the_best_score_survives_a_restart(tmp_path: Path) -> None:
         engine = Engine(lambda *_: None)
         engine.state.key_metric_name = "dice"
         engine.state.best_metric, engine.state.best_metric_epoch = -1.0, -1
-        made = BestModelSaver(str(tmp_path), {"model": network})
-        made.attach(engine)
-        return made, engine
+        handler = BestModelSaver(str(tmp_path), {"model": network})
+        handler.attach(engine)
+        return handler, engine
 
-    def validate(made: BestModelSaver, engine: Engine, dice: float) -> None:
+    def validate(handler: BestModelSaver, engine: Engine, dice: float) -> None:
         with torch.no_grad():
             network.weight.fill_(dice)
         engine.state.metrics["dice"] = dice
-        made.metrics_completed(engine)
+        handler.metrics_completed(engine)
 
     first, engine = saver()
     engine.state.best_metric, engine.state.best_metric_epoch = 0.5, 4
@@ -302,6 +302,6 @@ def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path).endswith("checkpoint_epoch=2.pt")
 
 
-def test_what_is_absent_is_not_saved() -> None:
+def test_the_state_leaves_out_absent_parts() -> None:
     trainer = SimpleNamespace(network=1, optimizer=2)
     assert list(training_state(trainer, 3, best=None)) == ["network", "optimizer", "lr_scheduler", "trainer"]

@@ -1,4 +1,4 @@
-"""Network Alchemy by the bundle's switches: what trains, in which phase, resumed and in Python the same."""
+"""Network Alchemy by the bundle's switches: which weights train, resuming, and the Python workflow."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from layertune_monai.bundle.folder import write_bundle
 
 pytestmark = [
     pytest.mark.slow,
-    # MONAI says this of every configuration that it reads.
+    # MONAI warns about every configuration that it runs.
     pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"),
 ]
 
@@ -24,12 +24,12 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["alchemy"]["phase"] == other["alchemy"]["phase"]
 
 
-def learned(held: dict[str, Any]) -> set[float]:
-    return {float(group.get("meta_scale", 1.0)) for group in held["optimizer"]["param_groups"]}
+def factors(state: dict[str, Any]) -> set[float]:
+    return {float(group.get("meta_scale", 1.0)) for group in state["optimizer"]["param_groups"]}
 
 
 @pytest.mark.parametrize("train_head", [False, True])
-def test_norm_only_moves_the_norms_and_the_head_where_it_should(bundle: Path, data: Path, train_head: bool) -> None:
+def test_norm_only_trains_the_norms_and_the_head_if_asked(bundle: Path, data: Path, train_head: bool) -> None:
     run_config(bundle, data, method="all", epochs=1)
     before = saved_state(bundle, 1)["network"]
     torch.save(before, bundle / "start.pt")
@@ -42,7 +42,7 @@ def test_norm_only_moves_the_norms_and_the_head_where_it_should(bundle: Path, da
     assert trained == norms | ({"model.2.conv.weight", "model.2.conv.bias"} if train_head else set())
 
 
-def test_bnscale_asks_the_gammas_to_be_large(bundle: Path, data: Path) -> None:
+def test_bnscale_makes_the_gammas_larger(bundle: Path, data: Path) -> None:
     ends = {}
     for name, options in {"all": {}, "off": {"method": "bnscale", "penalty": 0.0}, "on": {"penalty": 50.0}}.items():
         run_config(bundle, data, **{"method": "all" if name == "all" else "bnscale", "epochs": 1, **options})
@@ -52,17 +52,17 @@ def test_bnscale_asks_the_gammas_to_be_large(bundle: Path, data: Path) -> None:
     assert mean["on"] > mean["all"] + 0.02
 
 
-def test_a_run_in_phases_goes_on_as_if_it_had_not_stopped(bundle: Path, data: Path, tmp_path: Path) -> None:
-    """Rates are learned from the maximisation on. MONAI's own epochs stop it, here in the identification."""
+def test_a_resumed_run_in_phases_ends_like_an_uninterrupted_one(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """Rates are learned in the maximisation. The first run ends after one epoch, in the identification."""
     options = {"method": "alchemy_metalr", "hyper_lr": 0.1, **PHASES, "lr_scheduler#epochs": 3}
     run_config(bundle, data, **options)
     end = saved_state(bundle, 3)
     assert end["alchemy"]["phase"] == "maximisation"
     assert len(end["alchemy"]["history"]) == 3
-    assert len(learned(end)) > 2
+    assert len(factors(end)) > 2
     other = write_bundle(tmp_path / "other")
     run_config(other, data, **options, **{"train#trainer#max_epochs": 1})
-    assert learned(saved_state(other, 1)) == {1.0}
+    assert factors(saved_state(other, 1)) == {1.0}
     run_config(other, data, **options, resume=True)
     assert_same(end, saved_state(other, 3))
 

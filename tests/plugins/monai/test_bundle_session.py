@@ -1,4 +1,4 @@
-"""A newcomer's session with the bundle, by the commands that its README names, and two processes by torchrun."""
+"""The bundle by the commands of its README: a whole session, and two processes by torchrun."""
 
 import json
 import subprocess
@@ -14,22 +14,22 @@ import torch
 from bundle_runs import as_arguments, monai, saved_state
 from decathlon_task import AFFINE, TASK, make_task, task_dir
 
-# Each command starts an interpreter that loads MONAI, which takes its time where others work on the machine too.
+# Each command starts an interpreter that imports MONAI, which takes long on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TRAIN = ("run", "--config_file", "configs/train.json")
-NETWORK = as_arguments()[as_arguments().index("--patch_size") :]  # what every command has to agree on
+NETWORK = as_arguments()[as_arguments().index("--patch_size") :]  # the same for every command
 EXPORT = ("network_def", "--ckpt_file", "models/model.pt", "--meta_file", "configs/metadata.json")
 
 
-def put(folder: Path) -> Path:
+def write_by_command(folder: Path) -> Path:
     command = "from layertune.cli import main; main()"
     subprocess.run([sys.executable, "-c", command, "monai", "bundle", str(folder)], check=True, timeout=300)
     return folder
 
 
-def killed_in_second_epoch(bundle: Path, *arguments: str) -> None:
-    """A training that is killed, as by the machine, in its third iteration of four."""
+def kill_in_second_epoch(bundle: Path, *arguments: str) -> None:
+    """Start a training whose process is killed in its third iteration of four."""
     kill = "engine.add_event_handler(ignite.engine.Events.ITERATION_COMPLETED(once=3), lambda: os.kill(os.getpid(), 9))"
     overlay = {
         "+imports": ["$import os", "$import ignite", "$import types"],
@@ -40,11 +40,11 @@ def killed_in_second_epoch(bundle: Path, *arguments: str) -> None:
     assert [path.name for path in (bundle / "models").glob("checkpoint*")] == ["checkpoint_epoch=1.pt"]
 
 
-def test_a_newcomers_session(tmp_path: Path) -> None:
+def test_a_session_of_a_new_user(tmp_path: Path) -> None:
     data = task_dir(tmp_path / "data")
-    bundle = put(tmp_path / "metalr_unet")
+    bundle = write_by_command(tmp_path / "metalr_unet")
     options = ["--data_dir", str(data), "--task", TASK]
-    killed_in_second_epoch(bundle, *options, *as_arguments())
+    kill_in_second_epoch(bundle, *options, *as_arguments())
     text = monai(bundle, *TRAIN, *options, *as_arguments(resume=True))
     assert "Restored all variables from models/checkpoint_epoch=1.pt" in text
     assert saved_state(bundle)["trainer"]["iteration"] == 4
@@ -95,11 +95,11 @@ def test_a_newcomers_session(tmp_path: Path) -> None:
 
 
 def test_two_processes_learn_the_same_rates(tmp_path: Path) -> None:
-    """By torchrun and gloo. Each process writes the rates that it has learned."""
+    """They run by torchrun and gloo. Each process writes the rates that it has learned."""
     data = make_task(tmp_path / "data", cases=8).parent
-    bundle = put(tmp_path / "metalr_unet")
-    # One more configuration, as a user would add one.
-    (bundle / "configs/tell.json").write_text(
+    bundle = write_by_command(tmp_path / "metalr_unet")
+    # One more configuration, like one that a user adds.
+    (bundle / "configs/report.json").write_text(
         json.dumps(
             {
                 "finalize": [
@@ -111,7 +111,7 @@ def test_two_processes_learn_the_same_rates(tmp_path: Path) -> None:
             }
         )
     )
-    files = "['configs/train.json','configs/multi_gpu_train.json','configs/tell.json']"
+    files = "['configs/train.json','configs/multi_gpu_train.json','configs/report.json']"
     arguments = as_arguments(data_dir=str(data), hyper_lr=0.1)
     text = monai(bundle, "run", "--config_file", files, *arguments, ranks=2)
     first, second = (json.loads((bundle / f"rates{rank}.json").read_text()) for rank in range(2))

@@ -1,4 +1,4 @@
-"""Files of weights in the layouts that are published for medical images, made here, and what goes where."""
+"""Pre-trained weights in the layouts that are published for medical images; the files are made by the tests."""
 
 from pathlib import Path
 
@@ -12,20 +12,20 @@ from layertune_monai import GenesisUNet, load_pretrained, param_groups
 from layertune_monai.weights import check_frozen_layers
 
 
-def saved(path: Path, content: object) -> Path:
+def save(path: Path, content: object) -> Path:
     torch.save(content, path)
     return path
 
 
-def randomised(network: nn.Module) -> dict[str, Tensor]:
-    """A state dict that no fresh network has."""
+def random_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A state dict with other values than any untrained network has."""
     return {
         name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor.clone()
         for name, tensor in network.state_dict().items()
     }
 
 
-def took(network: nn.Module, expected: dict[str, Tensor]) -> None:
+def assert_loaded(network: nn.Module, expected: dict[str, Tensor]) -> None:
     own = network.state_dict()
     assert expected
     for name, tensor in expected.items():
@@ -40,17 +40,17 @@ def test_no_file_leaves_the_network_alone() -> None:
     network = unet(2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert load_pretrained(network, None) is None
-    took(network, before)
+    assert_loaded(network, before)
 
 
 @pytest.mark.parametrize("holder", [None, "model", "state_dict", "network"])
 def test_the_model_zoo(tmp_path: Path, holder: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    weights = randomised(unet(2))
-    file = saved(tmp_path / "model.pt", weights if holder is None else {holder: weights, "epoch": 3})
+    weights = random_weights(unet(2))
+    file = save(tmp_path / "model.pt", weights if holder is None else {holder: weights, "epoch": 3})
     network = unet(2)
     with caplog.at_level("INFO"):
         loaded = load_pretrained(network, file)
-    took(network, weights)
+    assert_loaded(network, weights)
     assert not loaded.missing
     assert not loaded.unused
     assert f"{file}: {len(weights)} of {len(weights)} tensors loaded" in caplog.text
@@ -58,12 +58,12 @@ def test_the_model_zoo(tmp_path: Path, holder: str | None, caplog: pytest.LogCap
 
 
 def test_a_head_for_other_classes_stays_fresh_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    weights = randomised(unet(5))
+    weights = random_weights(unet(5))
     network = unet(2)
     fresh = {name: tensor.clone() for name, tensor in network.state_dict().items() if name.startswith("model.2.")}
-    loaded = load_pretrained(network, saved(tmp_path / "model.pt", weights))
-    took(network, fresh)
-    took(network, {name: tensor for name, tensor in weights.items() if not name.startswith("model.2.")})
+    loaded = load_pretrained(network, save(tmp_path / "model.pt", weights))
+    assert_loaded(network, fresh)
+    assert_loaded(network, {name: tensor for name, tensor in weights.items() if not name.startswith("model.2.")})
     assert loaded.missing["model.2.conv.bias"] == "shape (5,) against (2,)"
     assert "The head keeps its fresh initialisation: model.2.conv.bias, shape (5,) against (2,)." in caplog.text
 
@@ -71,11 +71,11 @@ def test_a_head_for_other_classes_stays_fresh_and_is_named(tmp_path: Path, caplo
 def test_medicalnet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """`resnet_10.pth`: the backbone of a DataParallel network under `state_dict`, without a classifier."""
     make = {"spatial_dims": 3, "n_input_channels": 1, "shortcut_type": "B", "bias_downsample": False}
-    weights = randomised(resnet10(**make, feed_forward=False))
-    file = saved(tmp_path / "resnet_10.pth", {"state_dict": {f"module.{name}": t for name, t in weights.items()}})
+    weights = random_weights(resnet10(**make, feed_forward=False))
+    file = save(tmp_path / "resnet_10.pth", {"state_dict": {f"module.{name}": t for name, t in weights.items()}})
     network = resnet10(**make, num_classes=4)
     loaded = load_pretrained(network, file)
-    took(network, weights)
+    assert_loaded(network, weights)
     assert loaded.missing == {"fc.weight": "not in the file", "fc.bias": "not in the file"}
     assert "The head keeps its fresh initialisation: fc.bias, not in the file." in caplog.text
 
@@ -112,13 +112,13 @@ def test_models_genesis(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         "out_tr.final_conv.weight": (3, 64, 1, 1, 1),
     }
     assert {name: tuple(network.state_dict()[name].shape) for name in shapes} == shapes
-    weights = randomised(GenesisUNet(out_channels=1))
-    file = saved(
+    weights = random_weights(GenesisUNet(out_channels=1))
+    file = save(
         tmp_path / "Genesis_Chest_CT.pt",
         {"epoch": 1, "state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}},
     )
     loaded = load_pretrained(network, file)
-    took(network, {name: tensor for name, tensor in weights.items() if not name.startswith("out_tr.")})
+    assert_loaded(network, {name: tensor for name, tensor in weights.items() if not name.startswith("out_tr.")})
     assert set(loaded.missing) == {"out_tr.final_conv.weight", "out_tr.final_conv.bias"}
     assert "The head keeps its fresh initialisation" in caplog.text
 
@@ -129,7 +129,7 @@ def test_genesis_norms_take_the_batch_in_inference_too() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.no_grad():
         given = network(image)
-        took(network, before)
+        assert_loaded(network, before)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.running_mean += 3  # which a network that used them would notice
@@ -146,15 +146,15 @@ def swin(out_channels: int = 3) -> SwinUNETR:
 
 
 def test_swin_by_contrastive_pretraining_as_monai_itself_loads_it(tmp_path: Path) -> None:
-    """`model_swinvit.pt`: compared with `SwinUNETR.load_from`, which tells nothing and needs every name."""
+    """`model_swinvit.pt`: compared with `SwinUNETR.load_from`, which reports nothing and needs every name."""
     source = {
         name: t
-        for name, t in randomised(swin()).items()
+        for name, t in random_weights(swin()).items()
         if name.startswith("swinViT.layers1.") or "patch_embed" in name
     }
     source |= {
         name: t
-        for name, t in randomised(swin()).items()
+        for name, t in random_weights(swin()).items()
         if name.startswith(tuple(f"swinViT.layers{n}." for n in (2, 3, 4)))
     }
     theirs = {
@@ -162,13 +162,13 @@ def test_swin_by_contrastive_pretraining_as_monai_itself_loads_it(tmp_path: Path
         for name, tensor in source.items()
     }
     heads = {"module.rotation_head.weight": torch.rand(4, 96), "module.contrastive_head.weight": torch.rand(8, 96)}
-    file = saved(tmp_path / "model_swinvit.pt", {"state_dict": theirs | heads})
+    file = save(tmp_path / "model_swinvit.pt", {"state_dict": theirs | heads})
     ours, monai = swin(), swin()
     monai.load_state_dict(ours.state_dict())
     loaded = load_pretrained(ours, file)
     monai.load_from({"state_dict": theirs})
-    took(ours, monai.state_dict())
-    took(ours, source)
+    assert_loaded(ours, monai.state_dict())
+    assert_loaded(ours, source)
     assert set(loaded.matched) == set(source)
     assert set(loaded.unused) == {"rotation_head.weight", "contrastive_head.weight"}
     assert "out.conv.conv.weight" in loaded.missing
@@ -176,32 +176,32 @@ def test_swin_by_contrastive_pretraining_as_monai_itself_loads_it(tmp_path: Path
 
 def test_swin_by_a_disruptive_autoencoder(tmp_path: Path) -> None:
     """`ssl_pretrained_weights.pth`, whose stages hold one more list, as MONAI's `filter_swinunetr` reads it."""
-    source = {name: tensor for name, tensor in randomised(swin()).items() if name.startswith("swinViT.")}
+    source = {name: tensor for name, tensor in random_weights(swin()).items() if name.startswith("swinViT.")}
     theirs = {}
     for name, tensor in source.items():
         stage, _, rest = name.removeprefix("swinViT.").partition(".0.")
         theirs[f"encoder.{stage}.0.0.{rest}" if rest else f"encoder.{stage}"] = tensor
     theirs |= {"encoder.norm.weight": torch.rand(192), "out.conv.conv.weight": torch.rand(1, 12, 1, 1, 1)}
     network = swin()
-    loaded = load_pretrained(network, saved(tmp_path / "ssl_pretrained_weights.pth", {"model": theirs}))
-    took(network, source)
+    loaded = load_pretrained(network, save(tmp_path / "ssl_pretrained_weights.pth", {"model": theirs}))
+    assert_loaded(network, source)
     assert set(loaded.unused) == {"encoder.norm.weight", "out.conv.conv.weight"}
 
 
 def test_swin_of_the_model_zoo_needs_no_renaming(tmp_path: Path) -> None:
-    weights = randomised(swin())
+    weights = random_weights(swin())
     network = swin()
-    assert not load_pretrained(network, saved(tmp_path / "model.pt", weights)).missing
-    took(network, weights)
+    assert not load_pretrained(network, save(tmp_path / "model.pt", weights)).missing
+    assert_loaded(network, weights)
 
 
-def test_a_layer_that_stays_fresh_must_not_be_frozen(tmp_path: Path) -> None:
+def test_a_layer_that_stays_random_must_not_be_frozen(tmp_path: Path) -> None:
     """With residual units two layers depend on the number of classes, and the head is but one of them."""
 
     def residual(classes: int) -> UNet:
         return UNet(3, 1, classes, channels=(4, 8), strides=(2,), num_res_units=1, norm="batch")
 
-    file = saved(tmp_path / "model.pt", randomised(residual(5)))
+    file = save(tmp_path / "model.pt", random_weights(residual(5)))
     for policy, fits in (("last", False), ("layer_wise", True), ("all", True)):
         network = residual(2)
         loaded = load_pretrained(network, file)
@@ -216,10 +216,10 @@ def test_a_layer_that_stays_fresh_must_not_be_frozen(tmp_path: Path) -> None:
         )
 
 
-def test_files_that_will_not_do(tmp_path: Path) -> None:
+def test_unusable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is not there"):
         load_pretrained(unet(2), tmp_path / "nowhere.pt")
-    other = saved(tmp_path / "other.pt", nn.LSTM(7, 5).state_dict())
+    other = save(tmp_path / "other.pt", nn.LSTM(7, 5).state_dict())
     with pytest.raises(WeightsError, match="another architecture"):
         load_pretrained(unet(2), other)
 

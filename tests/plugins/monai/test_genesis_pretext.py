@@ -1,4 +1,4 @@
-"""The four deformations of Models Genesis, each held against its description."""
+"""The four deformations of Models Genesis, each compared with its published description."""
 
 from collections import Counter
 from itertools import pairwise
@@ -26,7 +26,7 @@ def volume(seed: int = 0) -> Tensor:
     return torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_pair_keeps_its_target_and_is_fixed_by_the_seed() -> None:
+def test_a_pair_holds_the_flipped_target_and_depends_on_the_seed() -> None:
     x = volume()
     first = genesis_pretext().set_random_state(3)({"image": x.clone()})
     second = genesis_pretext().set_random_state(3)({"image": x.clone()})
@@ -47,7 +47,7 @@ def test_other_keys_and_a_callers_volume_are_left_alone() -> None:
     assert torch.equal(x, before)
 
 
-def test_each_deformation_comes_as_often_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_deformation_has_its_published_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     done: Counter[str] = Counter()
 
     def counting(kind: Any, name: str) -> None:
@@ -71,7 +71,7 @@ def test_each_deformation_comes_as_often_as_published(monkeypatch: pytest.Monkey
         assert done[name] / 400 == pytest.approx(share, abs=0.06), name
 
 
-def test_flips_are_alike_in_both_and_stop_with_the_first_that_fails() -> None:
+def test_both_volumes_are_flipped_alike_and_each_flip_needs_the_one_before() -> None:
     flips = RandFlipsd(["a", "b"]).set_random_state(0)
     counts: Counter[int] = Counter()
     for _ in range(1000):
@@ -101,7 +101,7 @@ def test_a_window_of_one_voxel_changes_nothing() -> None:
 
 
 def bezier(points: list[tuple[float, float]], t: float) -> tuple[float, float]:
-    """De Casteljau's construction."""
+    """Return a point of a Bézier curve by de Casteljau's construction."""
     while len(points) > 1:
         points = [((1 - t) * a + t * c, (1 - t) * b + t * d) for (a, b), (c, d) in pairwise(points)]
     return points[0]
@@ -125,7 +125,7 @@ def test_intensities_follow_a_bezier_curve(seed: int) -> None:
         assert (mapped.diff() >= 0).all()
 
 
-def test_half_of_the_curves_turn_the_contrast_round() -> None:
+def test_half_of_the_curves_invert_the_contrast() -> None:
     transform = RandBezierIntensity(prob=1.0).set_random_state(0)
     levels = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
     turned = [bool(transform(levels.clone()).flatten()[0] > 0.5) for _ in range(300)]
@@ -166,7 +166,7 @@ def test_out_painting_keeps_boxes(seed: int) -> None:
             assert side - 4 * side // 7 <= edge.stop - edge.start <= side - 3 * side // 7
 
 
-def test_one_more_box_is_likely_and_five_are_most() -> None:
+def test_further_boxes_are_likely_up_to_five() -> None:
     transform = RandInPainting(prob=1.0).set_random_state(0)
     counts: Counter[int] = Counter()
     for _ in range(500):
@@ -183,6 +183,6 @@ def test_small_volumes_have_smaller_margins() -> None:
             assert transform.set_random_state(0)(x.clone()).shape == x.shape
 
 
-def test_two_dimensions_too() -> None:
+def test_images_of_two_dimensions_work_too() -> None:
     pair = genesis_pretext().set_random_state(1)({"image": torch.rand(1, 32, 32)})
     assert pair["image"].shape == (1, 32, 32)

@@ -1,4 +1,4 @@
-"""The core's maps of MONAI's networks, drawn by hand: path and level of each layer."""
+"""The layers of MONAI's networks, compared with maps that were drawn by hand."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from layertune import map_layers, trace
 
 WIDTHS = (4, 8, 16, 32)
 
-# Layers as 'name role level', the role by its first letter.
+# Each layer is written as 'name role level', with the first letter of its role; then follow the depths by I2.
 DRAWN: dict[str, tuple[Callable[[], nn.Module], str, list[int]]] = {
     "UNet": (
         lambda: nets.UNet(3, 1, 2, WIDTHS, (2, 2, 2)),
@@ -157,7 +157,7 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name fo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_u_as_a_person_draws_it(name: str):
+def test_the_map_is_the_one_that_was_drawn(name: str):
     build, drawing, levels_first = DRAWN[name]
     net, image = build(), torch.empty(2, 1, 64, 64, 64)
     layers = map_layers(net, image)
@@ -171,7 +171,7 @@ def test_the_u_as_a_person_draws_it(name: str):
     assert [layer.depth for layer in by_level] == levels_first
 
 
-def test_residual_dynunet_has_the_plain_ones_layers():
+def test_a_residual_dynunet_has_the_layers_of_a_plain_one():
     net = nets.DynUNet(3, 1, 3, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[4] * 4, res_block=True)
     layers = map_layers(net, torch.empty(2, 1, 32, 32, 32))
     assert [layer.name for layer in layers] == [
@@ -181,7 +181,7 @@ def test_residual_dynunet_has_the_plain_ones_layers():
 
 
 @pytest.mark.slow
-def test_checkpointing_changes_nothing():
+def test_activation_checkpointing_does_not_change_the_map():
     image = torch.empty(1, 1, 64, 64, 64)
     plain, checkpointed = (nets.SwinUNETR(1, 2, feature_size=12, use_checkpoint=use) for use in (False, True))
     assert map_layers(checkpointed, image) == map_layers(plain, image)
@@ -200,8 +200,8 @@ def test_norms_after_their_convolutions_are_paired():
     assert all(operation == f"{norm.removesuffix('.adn.N')}.conv" for norm, operation in norms.items())
 
 
-def test_layers_say_who_reads_them():
+def test_layers_name_the_layers_that_read_them():
     plain = map_layers(nets.UNet(3, 1, 2, WIDTHS, (2, 2, 2)), torch.empty(1, 1, 32, 32, 32))
     depth = {layer.name: layer.depth for layer in plain}
-    # As the weights say: the decoder's layers take 8 + 8, 16 + 16 and 32 + 16 channels.
+    # The shapes of the weights show it: the decoder's layers take 8 + 8, 16 + 16 and 32 + 16 channels.
     assert [[depth[name] for name in layer.feeds] for layer in plain] == [[2, 7], [3, 6], [4, 5], [5], [6], [7], []]
