@@ -77,10 +77,16 @@ class Method:
         if self.method == "all_layers":
             return []
         if self.method.startswith("metalr"):
-            learned: dict[str, Any] = {"hyper_lr": self.hyper_lr, "rule": self.rule, "every": self.every}
-            given = {name: value for name, value in learned.items() if value is not None}
-            streaming = self.method == "metalr_streaming"
-            return [MetaLRHandler(optimizer, streaming=streaming, output_dir=output_dir, **given)]
+            return [
+                MetaLRHandler(
+                    optimizer,
+                    output_dir=output_dir,
+                    streaming=self.method == "metalr_streaming",
+                    hyper_lr=self.hyper_lr,
+                    rule=self.rule,
+                    every=self.every,
+                )
+            ]
         policy = scheme(self.method, m=self.m, n=self.n, first=self.first)
         return [LayerFreezeHandler(policy, depth="I2" if self.depth == "I2" else "I1")]
 

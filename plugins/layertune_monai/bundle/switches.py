@@ -23,6 +23,7 @@ METHODS_OF_SWITCH: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "quantile": PHASED,
         "whole_layers": PHASED,
         "train_head": (*PHASED, "norm_only"),
+        "penalty": (*PHASED, "bnscale"),
     }
 )
 """Each switch that only some methods read, with the names of these methods."""

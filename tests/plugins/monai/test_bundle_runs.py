@@ -245,7 +245,7 @@ def test_a_meta_batch_without_a_label_is_named(bundle: Path, data: Path) -> None
     transforms = "$@meta#deterministic_transforms + @meta#patch_transforms + [monai.transforms.DeleteItemsd('label')]"
     with pytest.raises(RuntimeError) as caught:
         run_config(bundle, data, **{"meta#preprocessing#transforms": transforms})
-    assert "cannot make a loss of the meta batch" in str(own_error(caught.value))
+    assert "fails on the meta batch" in str(own_error(caught.value))
 
 
 def test_names_that_an_overlay_adds_are_accepted(bundle: Path, data: Path) -> None:
@@ -266,7 +266,8 @@ def python_workflow(bundle: Path, data: Path, **options: Any) -> None:
     [
         ({"metod": "last"}, "nothing in this configuration reads metod; did you mean method?"),
         ({"optimizer#momentum": 0.5}, "Training does not read optimizer#momentum, because it builds that part"),
-        ({"method": "last", "penalty": 0.1}, "Training does not read penalty"),
+        ({"method": "last", "penalty": 0.1}, "penalty=0.1 belongs to the method alchemy"),
+        ({"method": "last", "meta#dataloader#batch_size": 1}, "Training does not read meta#dataloader#batch_size"),
         ({"method": "last", "every": 2}, "every=2 belongs to the method metalr"),
         ({"dataset_dir": "DIR"}, "Training does not read data_dir"),
     ],
