@@ -102,7 +102,8 @@ def _adaptation(found: TrainConfig, method: Method, weights: str | None) -> dict
         "handlers": _own_handlers(found, save_dir),
     }
     if weights is not None:
-        section["weights"] = weights if Path(weights).is_absolute() else f"{root}{weights}'"
+        file = weights if Path(weights).is_absolute() else f"{root}{weights}'"
+        section |= {"weights": file, "prefix": None, "allow_partial": False}
     return {
         SECTION: section,
         **_initialize(found, trainer, loads=weights is not None),
@@ -131,6 +132,8 @@ def _initialize(found: TrainConfig, trainer: str, *, loads: bool) -> dict[str, A
         "_target_": "layertune_monai.load_pretrained",
         "network": f"@{trainer}#network",
         "file": f"@{SECTION}#weights",
+        "prefix": f"@{SECTION}#prefix",
+        "allow_partial": f"@{SECTION}#allow_partial",
     }
     steps = [check, load] if loads else [check]
     before = found.parser.get("initialize")

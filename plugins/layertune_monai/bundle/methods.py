@@ -17,6 +17,7 @@ from layertune_monai.handlers.metalr import MetaLRHandler
 
 __all__ = ["Method", "method_handlers"]
 
+LOADING = ("weights", "prefix", "allow_partial")
 FREEZING = ("bidirectional", "layer_wise", "last_layer")
 
 
@@ -96,7 +97,6 @@ def method_handlers(
     optimizer: Optimizer,
     handlers: Iterable[Any] | None = None,
     output_dir: str | Path | None = None,
-    weights: str | Path | None = None,  # noqa: ARG001 - `load_pretrained` reads it in the same configuration
     **settings: Any,
 ) -> list[Any]:
     """Return the handlers of a method, followed by the trainer's own.
@@ -109,8 +109,8 @@ def method_handlers(
         handlers: The trainer's own handlers. They come last, because bundles for several GPUs drop the last handlers in
             all processes but the first.
         output_dir: The folder for the learned rates.
-        weights: The file of pre-trained weights, which another part of the configuration loads.
-        **settings: The method and its settings; see ``Method``.
+        **settings: The method and its settings; see ``Method``. ``weights``, ``prefix`` and ``allow_partial`` are
+            allowed too: ``load_pretrained`` reads these switches in the same configuration.
 
     Raises:
         BundleError: A setting is unknown, out of range, or does not belong to the method.
@@ -124,15 +124,15 @@ def method_handlers(
         Traceback (most recent call last):
         layertune_monai.errors.BundleError: layertune has no switch metod; its switches are method, depth, m, n, ...
     """
-    known = [field.name for field in fields(Method)]
+    known = [*(field.name for field in fields(Method)), *LOADING]
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise BundleError(
-            f"layertune has no switch {', '.join(unknown)}; its switches are {', '.join([*known, 'weights'])}, as in "
+            f"layertune has no switch {', '.join(unknown)}; its switches are {', '.join(known)}, as in "
             "--layertune#method last_layer"
         )
     try:
-        method = Method(**settings)
+        method = Method(**{name: value for name, value in settings.items() if name not in LOADING})
     except LayertuneError as error:
         raise BundleError(
             f"{error} (to take back a setting that configs/layertune.json holds, run `layertune monai adapt` again)"

@@ -103,7 +103,7 @@ class Training(BundleWorkflow):
     def get_network(self) -> nn.Module:
         """Load pre-trained weights, freeze layers by the method, and move the network to its device."""
         network: nn.Module = self.network_def
-        loaded = load_pretrained(network, self.value("pretrained"))
+        loaded = load_pretrained(network, self.value("pretrained"), **self.values("prefix", "allow_partial"))
         return check_frozen_layers(network, loaded, self.groups).to(self.device)
 
     def get_layers(self) -> LayerMap:

@@ -177,6 +177,17 @@ def test_the_handler_comes_before_the_trainers_own(style: str, tmp_path: Path) -
     assert handlers[2].save_dir.endswith("models/layertune")
 
 
+def test_one_of_several_networks_in_the_file_is_chosen_by_a_switch(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle", "zoo")
+    adapt(bundle, Method())
+    weights = torch.load(bundle / "models/model.pt", weights_only=True)
+    copies = {"student": {name: tensor + 1 for name, tensor in weights.items()}, "teacher": weights}
+    torch.save(copies, bundle / "models/copies.pt")
+    overrides = {"layertune#weights": str(bundle / "models/copies.pt"), "layertune#prefix": "teacher"}
+    network = adapted_workflow(bundle, **overrides).network_def
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
 def test_all_that_saves_checkpoints_saves_elsewhere(tmp_path: Path) -> None:
     best = {
         "_target_": "layertune_monai.BestModelSaver",  # a class that derives from MONAI's, with another name

@@ -226,19 +226,19 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_hardly_matches_is_refused_and_not_only_logged(tmp_path: Path) -> None:
     """Of two U-Nets of other widths nothing but the activations' slopes and the counters of the norms fits."""
-    network, file = unet(2), saved(tmp_path / "model.pt", UNet(3, 1, 2, (8, 16, 16), (2, 2), norm="batch").state_dict())
+    network, file = unet(2), save(tmp_path / "model.pt", UNet(3, 1, 2, (8, 16, 16), (2, 2), norm="batch").state_dict())
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(WeightsError, match=r"only \d+ of \d+ tensors match, 0\.\d+ % of the network's parameters"):
         load_pretrained(network, file)
-    took(network, before)
+    assert_loaded(network, before)
     assert load_pretrained(network, file, allow_partial=True).matched
 
 
 def test_one_of_several_copies_is_chosen(tmp_path: Path) -> None:
-    copies = {"student": randomised(swin()), "teacher": randomised(swin())}
-    file = saved(tmp_path / "model.pt", copies)
+    copies = {"student": random_weights(swin()), "teacher": random_weights(swin())}
+    file = save(tmp_path / "model.pt", copies)
     with pytest.raises(WeightsError, match="2 copies of the network that differ, at 'student', 'teacher'"):
         load_pretrained(swin(), file)
     network = swin()
     load_pretrained(network, file, prefix="teacher")
-    took(network, copies["teacher"])
+    assert_loaded(network, copies["teacher"])
