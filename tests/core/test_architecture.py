@@ -4,6 +4,7 @@ import ast
 import inspect
 import itertools
 import json
+import runpy
 import subprocess
 import sys
 import typing
@@ -14,7 +15,7 @@ import pytest
 
 import layertune
 from house_rules import HOSTS, broken_rules
-from import_graph import circles, floors, read_source
+from import_graph import circles, floors, reachable, read_source
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT / "src/layertune", ROOT / "src/layertune_studies", *sorted((ROOT / "plugins").glob("layertune_*"))]
@@ -249,6 +250,31 @@ def test_a_sixteenth_module_in_a_folder_is_found(tmp_path: Path) -> None:
 def test_a_file_of_301_lines_is_found(tmp_path: Path) -> None:
     files = {**SOUND, "layertune/layers/a.py": "\n" * 301, "layertune/layers/b.py": "\n" * 300}
     assert broken_in(tmp_path, files) == {"layertune.layers.a": "a file has at most 300 lines"}
+
+
+def test_the_figure_of_the_house_shows_the_imports() -> None:
+    """An arrow for each import that no chain of other arrows stands for; the file is what the script draws."""
+    house = runpy.run_path(str(ROOT / "docs" / "house.py"))
+    rooms: dict[str, set[str]] = {name: set() for name in house["BOXES"]}
+    for importer, modules in read_source(*PACKAGES).imports.items():
+        rooms[box_of(importer)] |= {box_of(module) for module in modules}
+    graph = {room: frozenset(others) - {room} for room, others in rooms.items()}
+    arrows = {
+        (room, other)
+        for room, others in graph.items()
+        for other in others
+        if not any(other in reachable(between, graph) for between in others - {other})
+    }
+    assert arrows == set(house["ARROWS"]), "draw the rooms in docs/house.py as they are"
+    assert house["FILE"].read_text(encoding="utf-8") == house["draw"](), "run python docs/house.py"
+
+
+def box_of(module: str) -> str:
+    package, _, rest = module.partition(".")
+    if package != "layertune":
+        return "studies" if package == "layertune_studies" else "plug-ins"
+    room = rest.partition(".")[0]
+    return "ground" if room in {"errors", "files", "restoring", "old_paths"} else room or "layertune"
 
 
 def test_floors_and_circles_of_a_small_graph() -> None:

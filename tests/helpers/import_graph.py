@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-__all__ = ["Graph", "Source", "circles", "floors", "read_source"]
+__all__ = ["Graph", "Source", "circles", "floors", "reachable", "read_source"]
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -128,12 +128,13 @@ def _is_assembled(node: ast.AST, files: Collection[str]) -> bool:
 
 def circles(imports: Graph) -> list[list[str]]:
     """Return the groups of modules that import each other in a circle, directly or through others."""
-    reached = {module: _reachable(module, imports) for module in imports}
+    reached = {module: reachable(module, imports) for module in imports}
     groups = {tuple(sorted(other for other in reached[module] if module in reached[other])) for module in imports}
     return [list(group) for group in sorted(groups) if group]
 
 
-def _reachable(module: str, imports: Graph) -> set[str]:
+def reachable(module: str, imports: Graph) -> set[str]:
+    """Return all modules that a module imports, directly or through others."""
     seen: set[str] = set()
     pending = [module]
     while pending:

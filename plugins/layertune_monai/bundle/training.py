@@ -48,8 +48,7 @@ class Training(BundleWorkflow):
     line of ``monai.bundle run``. The same seed gives the same weights as the configuration, bit for bit. To change a
     part, derive a class and override its ``get_<part>``; the command takes any class that can be imported.
 
-    Args:
-        **options: The arguments of ``BundleWorkflow``: ``bundle_root``, and values of the configuration by name.
+    It takes the arguments of ``BundleWorkflow``: ``bundle_root``, and values of the configuration by name.
 
     Example:
         >>> import tempfile
