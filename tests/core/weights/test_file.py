@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import random
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +118,80 @@ def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "model.pt")
 
 
-def damaged(content: bytes, keep: float) -> bytes:
-    return content[: int(len(content) * keep)]
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
 def test_a_file_that_is_cut_short_is_named(suffix: str, keep: float, tmp_path: Path) -> None:
     file = tmp_path / f"weights{suffix}"
     (torch.save if suffix == ".pth" else save_file)({"weight": torch.zeros(1000)}, file)
-    file.write_bytes(damaged(file.read_bytes(), keep))
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(WeightsError, match=r"weights\.\w+ is damaged"):
         read_weights(file)
+
+
+def test_changed_numbers_in_a_file_are_noticed_by_its_checksums(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save({"weight": torch.zeros(1000)}, file)
+    content = bytearray(file.read_bytes())
+    content[content.index(bytes(4000)) + 100] = 1
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.pth is damaged.*Bad CRC-32"):
+        read_weights(file)
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(TENSORS, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert set(read_weights(tmp_path / "weights.pth")) == set(TENSORS)
+
+
+DAMAGES: dict[str, Callable[[bytearray, int, random.Random], None]] = {
+    "a flipped bit": lambda content, at, draw: content.__setitem__(at, content[at] ^ 1 << draw.randrange(8)),
+    "another byte": lambda content, at, draw: content.__setitem__(at, draw.randrange(256)),
+    "cut short": lambda content, at, _: content.__delitem__(slice(at, None)),
+    "a hole": lambda content, at, draw: content.__delitem__(slice(at, at + draw.randrange(1, 20))),
+    "bytes between": lambda content, at, draw: content.__setitem__(
+        slice(at, at), draw.randbytes(draw.randrange(1, 20))
+    ),
+    "zeros": lambda content, at, _: content.__setitem__(slice(at, at + 16), bytes(len(content[at : at + 16]))),
+}
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "legacy.pt": lambda file: torch.save(FILES["Lightning"], file, _use_new_zipfile_serialization=False),
+    "zip.pt": lambda file: torch.save(FILES["Lightning"], file),
+    "numbers.safetensors": lambda file: save_file(TENSORS, file),
+    "script.ts": lambda file: torch.jit.save(torch.jit.script(torch.nn.Conv2d(1, 2, 3)), str(file)),
+}
+
+
+def error_of(file: Path) -> str | None:
+    try:
+        read_weights(file)
+    except WeightsError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", WRITERS)
+def test_damaged_files_give_one_clear_error_or_are_read(name: str, tmp_path: Path) -> None:
+    """3,000 files in all four formats."""
+    draw = random.Random(name)
+    file = tmp_path / name
+    WRITERS[name](file)
+    whole = file.read_bytes()
+    for _ in range(750):
+        content, kind = bytearray(whole), draw.choice(list(DAMAGES))
+        for _ in range(draw.choice([1, 1, 1, 2, 5])):
+            if content:
+                DAMAGES[kind](content, draw.randrange(len(content)), draw)
+        file.write_bytes(content)
+        message = error_of(file)
+        assert message is None or message.startswith(str(file))
+        assert "\n" not in (message or "")
 
 
 @pytest.mark.parametrize("content", [b"not weights", b"PK\x03\x04", b"\x80\x02}q\x00", b"{}", b"\x80\x02]q\x00."])
@@ -143,9 +208,34 @@ def test_missing_and_empty_files_and_folders_are_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "nowhere.pth")
     with pytest.raises(WeightsError, match="is not a file"):
         read_weights(tmp_path)
+    with pytest.raises(WeightsError, match=r"cannot be read \(File name too long\)"):
+        read_weights(tmp_path / ("long" * 100))
     (tmp_path / "empty.pth").touch()
     with pytest.raises(WeightsError, match=r"empty\.pth is empty"):
         read_weights(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("method", ["stat", "open"])
+def test_a_folder_or_file_that_may_not_be_read_is_named(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in, since tests may run as a user who may read everything."""
+    file = tmp_path / "weights.pt"
+    torch.save(TENSORS, file)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(WeightsError, match=r"weights\.pt cannot be read \(Permission denied\); give a file"):
+        read_weights(file)
+
+
+def test_a_zip_file_of_another_program_is_described(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "program.pt2", "w") as archive:
+        archive.writestr("program/archive_format", "pt2")
+    with pytest.raises(WeightsError, match=r"torch.save has not written \(it holds program/archive_format\)"):
+        read_weights(tmp_path / "program.pt2")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 1}, [torch.zeros(1)], {"state_dict": {}}])
