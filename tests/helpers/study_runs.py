@@ -52,6 +52,26 @@ def study_of(**changes: Any) -> dict[str, Any]:
     return study | changes
 
 
+def nnunet_study(**changes: Any) -> dict[str, Any]:
+    """A study by nnU-Net on the cases of ``volumes``; changes replace whole sections."""
+    study: dict[str, Any] = {
+        "loop": "nnunet",
+        "data": {
+            "set": "volumes",
+            "classes": 2,
+            "patch": [8, 8, 8],
+            "labelled": [2],
+            "split": {"counts": [4, 1, 2]},
+        },
+        "network": {"name": "nnunet", "arguments": {"narrower": 2}},
+        "pretraining": {"task": "inverted", "cases": 2, "steps": 1, "lr": 1e-3},
+        "optimizer": {"name": "adamw"},
+        "budget": {"unit": "steps", "amount": 2, "batch": 2, "epoch": 1},
+        "metrics": ["dice", "dice_1"],
+    }
+    return study_of(**(study | changes))
+
+
 def write_study(path: Path, **changes: Any) -> Path:
     """The file of such a study."""
     path.write_text(yaml.safe_dump(study_of(**changes)), encoding="utf-8")
@@ -65,13 +85,13 @@ def write_volume(root: Path, name: str, image: np.ndarray, label: np.ndarray) ->
         nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), root / folder / f"{name}.nii.gz")
 
 
-def volumes(root: Path, count: int = 6, **change: Any) -> Path:
+def volumes(root: Path, count: int = 6, side: int = 8, **change: Any) -> Path:
     """A folder of small volumes with a bright box, the first of which may be another."""
     rng = np.random.RandomState(0)
     for number in range(count):
-        label = np.zeros((8, 8, 8))
+        label = np.zeros((side,) * 3)
         label[2:5, 2:5, 2 : 4 + number % 2] = 1
-        write_volume(root / "volumes", f"case{number}", label + 0.1 * rng.randn(8, 8, 8), label)
+        write_volume(root / "volumes", f"case{number}", label + 0.1 * rng.randn(*label.shape), label)
     if change:
         write_volume(root / "volumes", "case0", **change)
     return root

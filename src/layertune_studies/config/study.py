@@ -14,6 +14,7 @@ from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
 from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest, new_key
+from layertune_studies.config.sets import SETS
 from layertune_studies.config.spelling import KINDS, spell_names, stored_kinds
 from layertune_studies.errors import StudyError
 
@@ -67,11 +68,14 @@ class Budget(Section):
             steps and AutoLR pays for its rejected trials; ``"steps"``: as many optimizer steps.
         amount: of them.
         batch: cases in a batch.
+        epoch: Steps of an epoch of nnU-Net; by default its own 250. The steps of a training are divided into epochs of
+            at least this length, if there are as many.
     """
 
     unit: Literal["passes", "steps"] = "passes"
     amount: Count
     batch: Count = 16
+    epoch: Count | None = new_key(None)
 
 
 class Loss(Section):
@@ -150,13 +154,24 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _nnunet_has_its_own(self) -> "Study":
+        if (self.loop == "nnunet") != (self.network.name == "nnunet"):
+            raise ValueError("network.name nnunet, the network that nnU-Net plans, goes with loop nnunet, and no other")
+        if self.loop != "nnunet":
+            return self
+        for section, keys in NNUNETS_OWN.items():
+            given = sorted(getattr(self, section).model_fields_set & set(keys))
+            if given:
+                raise ValueError(f"with loop nnunet, {section}.{given[0]} is nnU-Net's own; leave it out")
+        _require_nnunets(self)
+        return self
+
+    @model_validator(mode="after")
     def _names_agree(self) -> "Study":
         names = [method.name for method in self.methods]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two methods are called {', '.join(doubled)}; give one of them a title of its own")
-        if self.curve is not None and self.loop != "torch":
-            raise ValueError(f"curve is for the loop torch, and this is {self.loop}; leave it out")
         unknown = sorted(set(self.compare or ()) - set(names))
         if unknown:
             raise ValueError(f"compare names no method: {', '.join(unknown)}; the methods are {', '.join(names)}")
@@ -212,6 +227,36 @@ def _require_known(owner: str, given: Iterable[str], known: Iterable[str]) -> No
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f"{owner} names {unknown[0]}, and there are {', '.join(known) or 'none'}")
+
+
+# What nnU-Net decides itself, by section.
+NNUNETS_OWN = {
+    "data": ("size", "resample", "spacing", "window", "percentiles", "holdout", "augment", "binary"),
+    "pretraining": ("weights", "data", "batch", "optimizer", "schedule", "cycle", "early", "head"),
+    "optimizer": ("momentum", "nesterov", "weight_decay", "head_factor", "schedule"),
+}
+
+
+def _require_nnunets(study: Study) -> None:
+    """Refuse what nnU-Net cannot do.
+
+    Raises:
+        ValueError: The message says what, and what to write.
+    """
+    if SETS[study.data.set].kind not in ("decathlon", "volumes"):
+        raise ValueError(f"loop nnunet reads files of volumes, and {study.data.set} has none; take another data set")
+    if len(study.data.labelled) > 1:
+        raise ValueError("loop nnunet plans one network, for one number of labelled cases; give one in data.labelled")
+    if study.pretraining.task not in (None, "inverted"):
+        raise ValueError(f"loop nnunet cannot pre-train by {study.pretraining.task}; take the task inverted, or none")
+    if study.optimizer.name == "adam":
+        raise ValueError("loop nnunet has nnU-Net's trainers with sgd and adamw; take one of them in optimizer.name")
+    others = sorted(study.model_fields_set & {"keep_networks", "loss", "seed", "curve", "checkpoints", "clip"})
+    if others or any(method.after for method in study.methods):
+        raise ValueError(f"{(*others, 'after')[0]} is for the loops torch and lightning; leave it out with loop nnunet")
+    unknown = sorted(set(study.network.arguments) - {"narrower"})
+    if unknown:
+        raise ValueError(f"network.arguments.{unknown[0]} is unknown with loop nnunet, which knows narrower")
 
 
 def load_study(path: Path) -> Study:

@@ -35,6 +35,7 @@ class Cases:
         classes: how many.
         task: ``"classification"``: labels are whole numbers; ``"segmentation"``: maps of the image's size.
         shape: of an image as the network sees it in training, channels first.
+        paths: The file of each case, by its number; made cases have none.
     """
 
     train: Sequence[Case]
@@ -43,6 +44,7 @@ class Cases:
     classes: int
     task: Task
     shape: tuple[int, ...]
+    paths: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,19 @@ class LazyCases(Sequence[Case]):
 
     def __init__(self, read: Callable[[int], Case], numbers: Sequence[int]) -> None:
         self._read = read
-        self._numbers = list(numbers)
+        self.numbers = list(numbers)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return LazyCases(self._read, self._numbers[index])
-        return self._read(self._numbers[index])
+            return LazyCases(self._read, self.numbers[index])
+        return self._read(self.numbers[index])
 
     def chosen(self, indices: Sequence[int]) -> "LazyCases":
         """Some of the cases, in the order given."""
-        return LazyCases(self._read, [self._numbers[index] for index in indices])
+        return LazyCases(self._read, [self.numbers[index] for index in indices])
 
 
 def load_cases(data: Data, root: Path | None) -> Cases:
@@ -121,6 +123,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         classes,
         "segmentation" if found.volumes else "classification",
         (first.image.shape[0], *(data.patch or first.image.shape[1:])),
+        paths,
     )
 
 

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from layertune import LayerMap
+from layertune.layers.layer import Depth
 from layertune_studies.config.methods import Flat
 from layertune_studies.config.study import Study
 from layertune_studies.data.cases import Cases
 from layertune_studies.engine.held_data import study_cases
 from layertune_studies.engine.search import better, rounds
 from layertune_studies.engine.store import StudyStore
-from layertune_studies.engine.trial import Trial, all_trials, data_identity, ranking, study_layers
+from layertune_studies.engine.trial import Start, Trial, all_trials, data_identity, ranking, study_layers
 from layertune_studies.errors import StudyError
 from layertune_studies.training.metrics import CLASSIFICATION, SEGMENTATION
 from layertune_studies.training.network import make_network
@@ -65,16 +66,36 @@ class StudyContext:
         """
         cases = study_cases(self.study, self.root)
         known = CLASSIFICATION if cases.task == "classification" else SEGMENTATION
-        extra = [f"sensitivity_{number}" for number in range(cases.classes)] if known is CLASSIFICATION else []
+        extra = [f"dice_{number}" for number in range(1, cases.classes)]
+        if known is CLASSIFICATION:
+            extra = [f"sensitivity_{number}" for number in range(cases.classes)]
         unknown = [metric for metric in self.study.metrics if metric not in (*known, *extra)]
         if unknown:
             raise StudyError(f"metrics: {unknown[0]} is none of {', '.join((*known, *extra))}, which {cases.task} has")
         return cases
 
-    @cached_property
+    @property
     def layers(self) -> LayerMap:
-        """The network's layers."""
-        return study_layers(self.study, self.cases)
+        """The layers of the network, with depths as the study reads them."""
+        return self.layers_with(self.study.network.depth)
+
+    def layers_with(self, depth: Depth) -> LayerMap:
+        """Return the layers of the network, with depths read in one of the two ways."""
+        if self.study.loop != "nnunet":
+            return study_layers(self.study, self.cases, depth)
+        from layertune_studies.training.nnunet import planned_layers
+
+        return planned_layers(self.study, self.nnunet_folder, depth)
+
+    @cached_property
+    def nnunet_folder(self) -> Path:
+        """The folder of nnU-Net's data, with the network planned and the cases preprocessed."""
+        from layertune_studies.data.nnunet import prepare
+
+        folder = self.store.folder / nnunet_name(self.study)
+        self.tell("preparing for nnU-Net", 0)
+        prepare(self.study, self.cases, folder)
+        return folder.resolve()
 
     @cached_property
     def depths(self) -> Depths:
@@ -86,9 +107,18 @@ class StudyContext:
             self.store.save(name, held)
         return Depths(**held)
 
+    def pretrain(self) -> None:
+        """Make what the trials start from, unless it is there."""
+        if self.study.loop != "nnunet":
+            _ = self.weights
+            return
+        from layertune_studies.training.nnunet import pretrain as pretrain_by_nnunet
+
+        pretrain_by_nnunet(self.study, self.nnunet_folder, lambda step: self.tell("pre-training", step))
+
     @cached_property
     def weights(self) -> Mapping[str, Tensor] | None:
-        """What trials start from; made once, and kept in the folder where it was made here."""
+        """The pre-trained weights; they are made once, and kept in the folder of results if they were made here."""
         if self.study.pretraining.task is None:
             return pretrain(self.study, self.cases, self.root, lambda _: None)
         name = pretraining_name(self.study)
@@ -113,7 +143,11 @@ class StudyContext:
             name: StudyContext(study, self.root, self.store, self.tell) for name, study in self.study.parts().items()
         }
 
-    def start(self, trial: Trial) -> Mapping[str, Tensor] | None:
+    def start(self, trial: Trial) -> Start:
+        """Return the weights that a trial starts from, None for random ones, or the folder of nnU-Net's data."""
+        return self.nnunet_folder if self.study.loop == "nnunet" else self.weights_before(trial)
+
+    def weights_before(self, trial: Trial) -> Mapping[str, Tensor] | None:
         """Return the weights that a trial starts from, or None for random ones."""
         if trial.after is None:
             return self.weights
@@ -211,6 +245,13 @@ def pretraining_name(study: Study) -> str:
     parts = study.model_dump(mode="json", include={"network", "pretraining"})
     parts["data"] = data_identity(study.data, "holdout", "validation", "test")
     return f"pretraining_{_digest(json.dumps(parts, sort_keys=True))}"
+
+
+def nnunet_name(study: Study) -> str:
+    """Return the name of the folder of nnU-Net's data."""
+    parts = study.model_dump(mode="json", include={"network", "pretraining", "data", "optimizer"})
+    parts |= {"batch": study.budget.batch, "epoch": study.budget.epoch}
+    return f"nnunet_{_digest(json.dumps(parts, sort_keys=True))}"
 
 
 def _digest(text: str) -> str:

@@ -59,6 +59,8 @@ class OnRay:
             LayertuneError: as ``run_trial`` raises it.
             StudyError: a trial's worker was lost again and again.
         """
+        if context.study.loop == "nnunet":
+            raise StudyError("loop nnunet trains in one process on this machine; leave out --ray")
         starts = {trial.after: trial for trial in trials}
         weights = {after: ray.put(context.start(trial)) for after, trial in starts.items()}
         task: Any = ray.remote(run_trial)

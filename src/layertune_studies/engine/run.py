@@ -13,11 +13,7 @@ from layertune_studies.engine.context import Executor, Result, StudyContext
 from layertune_studies.engine.progress import Meter, study_progress
 from layertune_studies.engine.search import better, is_searched, rounds, survivors
 from layertune_studies.engine.store import StudyStore
-from layertune_studies.engine.trial import (
-    Trial,
-    run_trial,
-    study_layers,
-)
+from layertune_studies.engine.trial import Trial, depth_of, run_trial
 from layertune_studies.training.pretraining import reserved_cases
 from layertune_studies.training.settings import policy_of
 
@@ -68,7 +64,7 @@ def run_study(
 
 def _run(context: StudyContext, executor: Executor, meter: Meter) -> None:
     searched, plain = _parted(context.trials)
-    _ = context.weights  # before any trial, and where they are missing, before any work
+    context.pretrain()  # before any trial, and where weights are missing, before any work
     first = [one for one in plain if one.method.after is None]
     stages = (
         [one for one in first if one.lr is not None],
@@ -109,7 +105,7 @@ def _require_fitting(context: StudyContext) -> None:
             disjoint=study.data.draw == "disjoint",
         )
     for method, setting in {(trial.method, trial.setting): None for trial in context.trials}:
-        policy_of(setting)(study_layers(study, context.cases, method))
+        policy_of(setting)(context.layers_with(depth_of(study, method)))
 
 
 def _run_stage(context: StudyContext, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:

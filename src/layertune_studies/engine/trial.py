@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune import LayerMap
+from layertune.layers.layer import Depth
 from layertune_studies.config.methods import Method, Scratch
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Study
@@ -23,18 +23,19 @@ from layertune_studies.data.case import Batch
 from layertune_studies.data.cases import Cases
 from layertune_studies.engine.held_data import study_cases, trial_batches
 from layertune_studies.errors import StudyError
-from layertune_studies.training.loop import Task, Training
+from layertune_studies.training.loop import Task, Trained, Training
 from layertune_studies.training.loss import make_loss
 from layertune_studies.training.methods import train
 from layertune_studies.training.metrics import evaluate
-from layertune_studies.training.network import adopt_weights, make_network, network_layers
+from layertune_studies.training.network import adopt_weights, device, make_network, network_layers
 from layertune_studies.training.settings import Depths, Setting, settings_of
 
 __all__ = [
+    "Start",
     "Trial",
     "all_trials",
     "data_identity",
-    "device",
+    "depth_of",
     "ranking",
     "run_trial",
     "study_layers",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 Weights = Mapping[str, Tensor]
+Start = Weights | Path | None
 TIE = 1e-4  # below one case of ten thousand
 PARTS = {"network", "pretraining", "optimizer", "budget", "report", "loop", "loss", "seed"}
 
@@ -141,14 +143,14 @@ def ranking(study: Study, scores: Mapping[str, float]) -> float:
     return first + TIE * sum(others)
 
 
-def device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def depth_of(study: Study, method: Method) -> Depth:
+    """Return how a method reads depths: its own way, or else the study's."""
+    depth: Depth = getattr(method, "depth", None) or study.network.depth
+    return depth
 
 
-def study_layers(study: Study, cases: Cases, method: Method | None = None) -> LayerMap:
-    """Return the layers of the study's network, with depths as the study reads them, or as a method does."""
-    depth = getattr(method, "depth", None) or study.network.depth
+def study_layers(study: Study, cases: Cases, depth: Depth) -> LayerMap:
+    """Return the layers of the study's network, with depths read in one of the two ways."""
     network = study.network.model_copy(update={"depth": depth})
     return network_layers(network, classes=cases.classes, shape=cases.shape)
 
@@ -157,7 +159,7 @@ def run_trial(
     study: Study,
     trial: Trial,
     root: Path | None,
-    weights: Weights | None,
+    start: Start,
     tell: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Train and measure.
@@ -166,7 +168,7 @@ def run_trial(
         study: as its file says.
         trial: what to do; its rate is known.
         root: the folder of all data.
-        weights: what it starts from, if anything.
+        start: The weights that it starts from, None for random weights, or the folder of nnU-Net's data.
         tell: told the steps done.
 
     Returns:
@@ -177,19 +179,20 @@ def run_trial(
     Raises:
         DataError: the cases are not there, or cannot be used.
     """
-    training = training_of(study, trial, root, weights, tell)
-    network = training.network
-    start = time.process_time()
     with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
         warnings.simplefilter("always", RuntimeWarning)
-        trained = train(training, trial.method, trial.setting)
-    seconds = time.process_time() - start
+        if isinstance(start, Path):
+            trained, scores, network = *_trained_by_nnunet(study, trial, start, tell), None
+        else:
+            training = training_of(study, trial, root, start, tell)
+            trained, network = train(training, trial.method, trial.setting), training.network
+            scores = _scores(study, study_cases(study, root), network)
     result = {
         "identity": trial.identity(study),
-        **_scores(study, study_cases(study, root), network),
+        **scores,
         "steps": trained.steps,
         "passes": trained.passes,
-        "seconds": round(seconds, 3),
+        "seconds": round(trained.cpu_seconds, 3),
         "lrs": trained.lrs,
         "profile": trained.profile,
         "trials": trained.trials,
@@ -200,9 +203,21 @@ def run_trial(
         end = (trained.steps, result["validation"][study.metrics[0]])
         points = [*trained.curve, end]
         result["curve"] = {"validation": points, "losses": trained.losses, "seconds": trained.seconds}
-    if study.keep_networks:
+    if study.keep_networks and network is not None:
         result["network"] = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
     return result
+
+
+def _trained_by_nnunet(
+    study: Study, trial: Trial, folder: Path, tell: Callable[[int], object]
+) -> tuple[Trained, dict[str, Any]]:
+    from layertune_studies.training.nnunet import train_and_score
+
+    assert trial.lr is not None
+    name = trial.name(study)
+    return train_and_score(
+        study, trial.method, trial.setting, lr=trial.lr, seed=trial.seed, folder=folder, name=name, tell=tell
+    )
 
 
 def training_of(
@@ -224,7 +239,7 @@ def training_of(
     torch.manual_seed(trial.seed)
     scratch = isinstance(trial.method, Scratch)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
-    layers = study_layers(study, cases, trial.method)
+    layers = study_layers(study, cases, depth_of(study, trial.method))
     if weights is not None and not scratch:
         adopt_weights(network, weights)
     network.to(device())

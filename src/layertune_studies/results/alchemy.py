@@ -167,7 +167,7 @@ def _gammas_of(one: Chosen) -> dict[str, Tensor]:
 
 def _gammas_before(one: Chosen) -> dict[str, Tensor]:
     """Return the gammas that a trial started from."""
-    cases, weights = one.context.cases, one.context.start(one.trial)
+    cases, weights = one.context.cases, one.context.weights_before(one.trial)
     network = make_network(one.context.study.network, classes=cases.classes, shape=cases.shape)
     if weights is not None:
         adopt_weights(network, weights)

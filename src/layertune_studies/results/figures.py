@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from layertune import LRProfile
+from layertune import LayerMap, LRProfile
 from layertune.errors import LayertuneError
+from layertune.layers.layer import Depth
 from layertune.plots.network import plot_network
 from layertune.plots.rates import plot_lrs_over_depth, plot_lrs_over_time
 from layertune.plots.saving import save_figure
@@ -21,7 +22,6 @@ from layertune_studies.engine.trial import Trial
 from layertune_studies.errors import StudyError
 from layertune_studies.results.alchemy import ALCHEMY_FIGURES
 from layertune_studies.results.table import Chosen, chosen_trials, labelled_of, rows_by_start
-from layertune_studies.training.network import network_layers
 
 __all__ = ["FIGURES", "plot_study"]
 
@@ -92,11 +92,10 @@ def rates_over_time(context: StudyContext, labelled: int | str) -> Figure:
 def network(context: StudyContext, labelled: int | str) -> Figure:
     """Draw the network coloured by the first MetaLR method's rates; of a U-Net in both readings of its depth."""
     profile = next(iter(_profiles(context, labelled).values()))
-    readings = {}
-    for depth in ("I1", "I2"):
-        config = context.study.network.model_copy(update={"depth": depth})
+    readings: dict[str, LayerMap] = {}
+    for depth in get_args(Depth):
         try:
-            readings[depth] = network_layers(config, classes=context.cases.classes, shape=context.cases.shape)
+            readings[depth] = context.layers_with(depth)
         except LayertuneError:  # a network without an expanding path has no depth I2
             continue
     figure = Figure(figsize=(3.6 * len(readings), 2.6), layout="constrained")

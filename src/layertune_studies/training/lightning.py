@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_studies.config.methods import MetaLRMethod
 from layertune_studies.data.case import Batch
-from layertune_studies.training.loop import Part, Run, Trained
+from layertune_studies.training.loop import Part, Run, Trained, Training
 
 __all__ = ["LightningPart", "StudyModule", "quiet", "quiet_trainer"]
 
@@ -65,7 +66,7 @@ class LightningPart(Part):
     def take_steps(self, run: Run, trained: Trained) -> None:
         """Fit for one epoch of as many batches as there are steps."""
         self.learner = self._learner()
-        callbacks = [_Record(trained, self.training.tell), *self._freezes(), *([self.learner] if self.learner else [])]
+        callbacks = [_Record(self.training, trained), *self._freezes(), *([self.learner] if self.learner else [])]
         trainer = quiet_trainer(accelerator="auto", max_epochs=1, limit_val_batches=0, callbacks=callbacks)
         module = StudyModule(run, self.training.loss_of).to(next(run.network.parameters()).device)
         trainer.fit(module, _Batches(self.training.task.batch, range(self.steps)))
@@ -108,14 +109,21 @@ class _Batches:
 class _Record(pl.Callback):
     """Records steps and losses, and ends the fit where the loss is not finite any more."""
 
-    def __init__(self, trained: Trained, tell: Callable[[int], object]) -> None:
+    def __init__(self, training: Training, trained: Trained) -> None:
+        self.training = training
         self.trained = trained
-        self.tell = tell
+        self.start = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ARG002
+        self.training.measure(self.trained)
+        pl_module.train()  # measuring leaves the network in eval mode
+        self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ARG002
+        self.trained.seconds.append(time.perf_counter() - self.start)
         self.trained.steps += 1
         self.trained.losses.append(float(outputs["loss"]))
-        self.tell(self.trained.steps)
+        self.training.tell(self.trained.steps)
         if not math.isfinite(self.trained.losses[-1]):
             trainer.should_stop = True
 

@@ -96,6 +96,7 @@ class Trained:
         losses: Training loss of each step.
         profile: Fields of the learned ``LRProfile``, or None if no rates were learned.
         lrs: Learning rate of each layer at the end, or None if the method does not adjust them.
+        cpu_seconds: Processor time of the training in seconds.
         trials: AutoLR's trials as tuples (epoch, trial, quality, accepted), or None for other methods.
         redundant: The number of kernels that Network Alchemy gave a fresh start, or None for other methods.
         curve: Pairs of a step and the score on the validation cases before it, if the study wants a learning curve.
@@ -107,10 +108,11 @@ class Trained:
     losses: list[float] = field(default_factory=list)
     profile: dict[str, Any] | None = None
     lrs: dict[str, float] | None = None
+    cpu_seconds: float = field(default=0.0, compare=False)
     trials: list[tuple[int, int, float, bool]] | None = None
     redundant: int | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list, compare=False)
 
     def set_profile(self, lrs: dict[str, float], profile: LRProfile | None) -> None:
         """Record the learned rates.
@@ -175,6 +177,11 @@ class Training:
             case _:
                 return None
 
+    def measure(self, trained: Trained) -> None:
+        """Add a point to the learning curve, where one is due before the next step."""
+        if self.study.curve and trained.steps % self.study.curve == 0:
+            trained.curve.append((trained.steps, self.score()))
+
 
 def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
     """Take one step of an ordinary loop, followed by the meta pass where MetaLR needs one."""
@@ -201,8 +208,7 @@ def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
 def train_steps(training: Training, run: Run, steps: int, trained: Trained) -> None:
     """Take a number of further steps; stop early where the loss is not finite any more."""
     for _ in range(steps):
-        if training.study.curve and trained.steps % training.study.curve == 0:
-            trained.curve.append((trained.steps, training.score()))
+        training.measure(trained)
         train_step(run, training.task, training.loss_of, trained.steps)
         trained.steps += 1
         trained.losses.append(run.log.losses[-1])

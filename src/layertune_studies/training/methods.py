@@ -1,5 +1,6 @@
 """How each method trains within its budget: one training, which asks the method for what differs."""
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -47,12 +48,14 @@ def train(training: Training, method: Method, setting: Setting) -> Trained:
         setting: The setting of the method, which says which layers are trained.
     """
     trained = Trained()
+    start = time.process_time()
     for part in _parts(training, method, setting):
         optimizer = part.optimizer()
         run = Run(training.network, optimizer, training.schedule(optimizer, part.steps))
         with part.restricted(run):
             part.take_steps(run, trained)
             part.report(run, trained)
+    trained.cpu_seconds = time.process_time() - start
     trained.passes = round(trained.steps * passes_of_step(method), 6)
     return trained
 

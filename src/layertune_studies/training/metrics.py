@@ -106,7 +106,7 @@ def _auc(shares: Tensor, labels: Tensor) -> float:
 def _segmentation_scores(
     network: nn.Module, cases: Sequence[Case], classes: int, patch: tuple[int, ...] | None, device: torch.device
 ) -> Scores:
-    dice = DiceMetric(include_background=False)
+    dice: Any = DiceMetric(include_background=False)
     counts = ConfusionMatrixMetric(
         include_background=False, metric_name=("precision", "sensitivity"), compute_sample=True
     )
@@ -120,4 +120,8 @@ def _segmentation_scores(
             counts(*pair)
     ppv, sensitivity = counts.aggregate()
     means = (torch.as_tensor(value).nan_to_num(0.0).item() for value in (dice.aggregate(), ppv, sensitivity))
-    return dict(zip(SEGMENTATION, means, strict=True))
+    by_class = dice.get_buffer().nanmean(0).nan_to_num(0.0).tolist()
+    return {
+        **dict(zip(SEGMENTATION, means, strict=True)),
+        **{f"dice_{number}": value for number, value in enumerate(by_class, 1)},
+    }

@@ -15,7 +15,7 @@ from layertune.hosts.networks import import_factory, named_network
 from layertune_studies.config.study import Network
 from layertune_studies.errors import DataError, StudyError
 
-__all__ = ["WEIGHTS", "make_network", "network_layers", "pretrained_weights"]
+__all__ = ["WEIGHTS", "device", "make_network", "network_layers", "pretrained_weights"]
 
 # Weights by name: the file below the folder of all data, and where it comes from.
 WEIGHTS: dict[str, tuple[str, str]] = {
@@ -36,6 +36,11 @@ WEIGHTS: dict[str, tuple[str, str]] = {
         "C2L's ResNet-18, pre-trained on chest X-rays: https://github.com/funnyzhou/C2L_MICCAI2020",
     ),
 }
+
+
+def device() -> torch.device:
+    """Return a GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretrained: bool = True) -> nn.Module:

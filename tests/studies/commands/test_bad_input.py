@@ -53,8 +53,8 @@ def pictures(root: Path, *folders: str, count: int = 4) -> Path:
         ({"set": "acdc", "spacing": [0, 0, 0]}, "data.spacing.0: Input should be greater than 0"),
         ({"set": "acdc", "spacing": [1, 1, float("inf")]}, "data.spacing.2: Input should be a finite number"),
         ({"set": "acdc", "size": [8, 8, 0]}, "data.size.2: Input should be greater than or equal to 1"),
-        ({"set": "acdc", "window": [1, 1]}, r"data: window is \[1.0, 1.0\]; give the lower intensity first"),
-        ({"set": "acdc", "window": [5, -5]}, r"data: window is \[5.0, -5.0\]; give the lower intensity first"),
+        ({"set": "acdc", "window": [1, 1]}, r"data: window is \[1.0, 1.0\]; give the lower number first"),
+        ({"set": "acdc", "window": [5, -5]}, r"data: window is \[5.0, -5.0\]; give the lower number first"),
         ({"set": "acdc", "window": [0, float("nan")]}, "data.window.1: Input should be a finite number"),
         (
             {"set": "acdc", "size": [8, 8, 8], "patch": [8, 9, 8]},

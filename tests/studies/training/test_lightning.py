@@ -59,6 +59,15 @@ def test_both_loops_train_alike(root: Path, method: dict[str, Any]) -> None:
         torch.testing.assert_close(other[name], weight, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.slow
+def test_both_loops_measure_the_same_learning_curve(root: Path) -> None:
+    changes = {"curve": 2, "optimizer": {"name": "sgd"}}
+    own, lightning = (trained_by(loop, {"kind": "flat"}, root, **changes)[0] for loop in ("torch", "lightning"))
+    assert [step for step, _ in own.curve] == [0, 2, 4]
+    assert lightning.curve == own.curve
+    assert len(lightning.seconds) == 5
+
+
 def test_a_fit_that_diverges_ends_as_the_studys_own_loop_does(root: Path) -> None:
     own, lightning = (trained_by(loop, {"kind": "flat"}, root, lr=1e30)[0] for loop in ("torch", "lightning"))
     assert own.steps < 5
