@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 import layertune_nnunet
+from layertune.alchemy.redundancy import THRESHOLD
 from layertune.cli.gammas import Figure, Threshold, report_gammas
 from layertune.cli.terminal import Json, hosts_to_stderr, print_json, print_table, show
 from layertune.hosts.plugin import import_host
@@ -143,7 +144,7 @@ def gammas(
     model: Annotated[
         Path, typer.Argument(help="A checkpoint of nnU-Net, or a folder that holds one checkpoint_final.pth.")
     ],
-    threshold: Threshold = 0.05,
+    threshold: Threshold = THRESHOLD,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from layertune.alchemy.kernels import pair_kernels
 from layertune.alchemy.norms import affine_norms, gammas, require_finite
+from layertune.alchemy.redundancy import THRESHOLD
 from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, show
 from layertune.errors import AlchemyError
 from layertune.hosts.networks import named_network, parse_arguments, parse_shape
@@ -34,7 +35,7 @@ def show_gammas(
     arg: Annotated[
         list[str] | None, typer.Option(help="An argument of the constructor, key=value, as JSON or a Python literal.")
     ] = None,
-    threshold: Threshold = 0.05,
+    threshold: Threshold = THRESHOLD,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
