@@ -1,4 +1,4 @@
-"""Learned rates in every Trainer of a process, by an environment variable."""
+"""Add learned rates to every Trainer of a process by an environment variable."""
 
 import os
 from collections.abc import Callable
@@ -15,16 +15,18 @@ VARIABLE = "LAYERTUNE_LIGHTNING"
 
 
 def callbacks() -> "list[Callback]":
-    """What Lightning adds to each Trainer, from its entry points ``pytorch_lightning.callbacks_factory``.
+    """Return the callbacks that Lightning adds to each Trainer.
 
-    The package ``lightning`` has the same under ``lightning.pytorch.callbacks_factory``.
+    Lightning calls this function through its entry points ``pytorch_lightning.callbacks_factory``, and the package
+    ``lightning`` through ``lightning.pytorch.callbacks_factory``.
 
     Returns:
-        Nothing, unless the environment variable ``LAYERTUNE_LIGHTNING`` holds settings of ``MetaLRCallback``, as in
-        ``LAYERTUNE_LIGHTNING="hyper_lr=0.1,rule=joint,streaming=true"``.
+        A ``MetaLRCallback`` if the environment variable ``LAYERTUNE_LIGHTNING`` holds settings for it, as in
+        ``LAYERTUNE_LIGHTNING="hyper_lr=0.1,rule=joint,streaming=true"``; an empty list otherwise.
 
     Raises:
-        SettingError: it holds something else.
+        SettingError: The variable cannot be read.
+        LayertuneError: A setting is out of range.
 
     Example:
         >>> os.environ.get(VARIABLE), callbacks()
@@ -40,10 +42,10 @@ def callbacks() -> "list[Callback]":
 
 
 def parse_settings(text: str) -> dict[str, Any]:
-    """Settings from ``name=value,name=value``.
+    """Read settings from ``name=value,name=value``.
 
     Raises:
-        SettingError: a part that is no pair, a name that is unknown or doubled, or a value of the wrong kind.
+        SettingError: A part is not of this form, a name is unknown or comes twice, or a value has the wrong type.
 
     Example:
         >>> parse_settings("hyper_lr=0.1, streaming=true")
@@ -52,17 +54,17 @@ def parse_settings(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or name not in _KINDS or name in settings:
+        if not equals or name not in _TYPES or name in settings:
             fault = "is given twice" if name in settings else "is not one of them"
             raise SettingError(
-                f"{VARIABLE} holds settings as in 'hyper_lr=0.1,streaming=true', of {', '.join(_KINDS)}; "
+                f"{VARIABLE} takes settings as in 'hyper_lr=0.1,streaming=true', of {', '.join(_TYPES)}; "
                 f"{part.strip()!r} {fault}"
             )
         try:
-            settings[name] = _KINDS[name](value)
+            settings[name] = _TYPES[name](value)
         except ValueError:
-            kind = _KINDS[name].__name__.strip("_").replace("_", " ")
-            raise SettingError(f"{VARIABLE}: {value!r} will not do for {name} ({kind})") from None
+            wanted = _TYPES[name].__name__.strip("_").replace("_", " ")
+            raise SettingError(f"{VARIABLE}: {name} takes a value of type {wanted}, not {value!r}") from None
     return settings
 
 
@@ -72,7 +74,7 @@ def _true_or_false(text: str) -> bool:
     return text.lower() == "true"
 
 
-_KINDS: dict[str, Callable[[str], Any]] = {
+_TYPES: dict[str, Callable[[str], Any]] = {
     "hyper_lr": float,
     "rule": str,
     "every": int,

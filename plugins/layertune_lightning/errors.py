@@ -1,4 +1,4 @@
-"""What a Lightning user can get wrong beside what the core's errors name."""
+"""The error of this plug-in, beside those of the core."""
 
 from layertune.errors import LayertuneError
 

@@ -1,7 +1,7 @@
-"""Lightning comes as two packages, ``pytorch_lightning`` and ``lightning.pytorch``, each with classes of its own.
+"""Serve both packages of Lightning, ``pytorch_lightning`` and ``lightning.pytorch``, which have classes of their own.
 
-A callback of this plug-in is one of both, so it does not matter whose Trainer it is given to, nor which is imported
-first. ``lightning`` brings ``pytorch-lightning`` with it, so the second is always there.
+A callback of this plug-in derives from the ``Callback`` of both packages, so the Trainer of either takes it, whichever
+package is imported first. The distribution ``lightning`` requires ``pytorch-lightning``, so that one is always there.
 """
 
 import importlib
@@ -21,14 +21,14 @@ NOTICES = "lightning_utilities.core.rank_zero"
 
 
 def _classes() -> list[type[Any]]:
-    """``Callback`` of each package that is installed."""
+    """Return the class ``Callback`` of each installed package."""
     loaded = {"pytorch_lightning", "lightning.pytorch"} & set(sys.modules)
     log = sys.modules[NOTICES].log if loaded else None
     classes = [import_host(PLUGIN).Callback]
     if _unified_is_installed():
         classes.append(importlib.import_module("lightning.pytorch").Callback)
     if loaded:
-        # Both packages give their notices to one logger, and the last that is imported takes it over.
+        # Both packages use one logger for their notices, and the package imported last would take it over.
         vars(sys.modules[NOTICES])["log"] = log
     return classes
 
@@ -57,6 +57,6 @@ else:
 
 
 def callbacks_of(trainer: "pl.Trainer") -> "list[pl.Callback]":
-    """All callbacks of a Trainer, whose class does not declare them."""
+    """Return all callbacks of a Trainer; Lightning's class does not declare the attribute."""
     found: list[pl.Callback] = getattr(trainer, "callbacks", [])
     return found

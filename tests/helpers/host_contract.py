@@ -42,6 +42,8 @@ class Host(ABC):
     package: ClassVar[str]
     preset: ClassVar[str] = "usual"
     """The name of MetaLR's defaults in this host."""
+    has_alchemy: ClassVar[bool] = True
+    """Whether the plug-in runs the phases of Network Alchemy."""
 
     @abstractmethod
     def train(self, folder: Path, *, hyper_lr: float | None, first: int = 0, last: int = 4) -> End:
@@ -57,6 +59,10 @@ class Host(ABC):
     @abstractmethod
     def make(self, folder: Path, **settings: Any) -> None:
         """Make what a user gives settings of MetaLR to, and do nothing else with it."""
+
+    def make_alchemy(self, folder: Path, **settings: Any) -> None:
+        """Make what a user gives settings of Network Alchemy to, with epochs in number, and do nothing else with it."""
+        raise NotImplementedError(f"{self.package} runs no phases")
 
     @abstractmethod
     def learn(self, folder: Path, **settings: Any) -> list[float]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from host_contract import End, Host
 from host_toy import EXAMPLE, META, RATE, TRAINING, loss_of, sgd, toy_network, train_steps
-from layertune import MetaLR, MetaLRSettings
+from layertune import Convergence, MetaLR, MetaLRSettings
 
 __all__ = ["HOSTS"]
 
@@ -21,6 +21,7 @@ class Timm(Host):
     """timm's factory and scheduler in a loop as in its train.py; the unit is a step."""
 
     package = "layertune_timm"
+    has_alchemy = False
 
     def train(self, folder: Path, *, hyper_lr: float | None, first: int = 0, last: int = 4) -> End:
         import timm
@@ -95,6 +96,11 @@ class Lightning(Host):
 
         MetaLRCallback(**settings)
 
+    def make_alchemy(self, folder: Path, **settings: Any) -> None:  # noqa: ARG002
+        from layertune_lightning import AlchemyCallback
+
+        AlchemyCallback(identification=Convergence(limit=2), **settings)
+
     def learn(self, folder: Path, **settings: Any) -> list[float]:  # noqa: ARG002
         import pytorch_lightning as pl
 
@@ -143,6 +149,11 @@ class Monai(Host):
 
         MetaLRHandler(sgd(toy_network()), **settings)
 
+    def make_alchemy(self, folder: Path, **settings: Any) -> None:  # noqa: ARG002
+        from layertune_monai import AlchemyHandler
+
+        AlchemyHandler(sgd(toy_network()), identification=Convergence(limit=2), **settings)
+
     def learn(self, folder: Path, **settings: Any) -> list[float]:  # noqa: ARG002
         from layertune_monai import MetaLRHandler
         from monai_runs import train
@@ -186,6 +197,13 @@ class NnUNet(Host):
 
         with preprocessed(folder):
             make(nnUNetTrainerMetaLR, **settings)
+
+    def make_alchemy(self, folder: Path, **settings: Any) -> None:
+        from layertune_nnunet import nnUNetTrainerAlchemy
+        from nnunet_runs import make, preprocessed
+
+        with preprocessed(folder):
+            make(nnUNetTrainerAlchemy, **settings)
 
     def learn(self, folder: Path, **settings: Any) -> list[float]:
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

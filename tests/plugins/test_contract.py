@@ -14,8 +14,9 @@ import torch
 from host_contract import SETTINGS, Host, left_behind, numbers_in_source, weights
 from host_runs import HOSTS
 from host_toy import RATE, rates_by_hand
-from layertune import MetaLRSettings, OptimizerError, Plugin, plugins
+from layertune import AlchemyError, MetaLRSettings, OptimizerError, Plugin, plugins
 from layertune.alchemy.convergence import USUAL
+from layertune.hosts.alchemy_settings import AlchemySettings
 from layertune.hosts.plugin import GROUP
 
 each_host = pytest.mark.parametrize("host", [pytest.param(host, id=host.package) for host in HOSTS])
@@ -127,6 +128,28 @@ def test_wrong_settings_give_one_error_when_they_are_given(
     assert str(raised.value).partition("; in a trainer's name:")[0] == str(expected.value)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 0.0},
+        {"quantile": 1.5},
+        {"threshold": 0.1, "quantile": 0.1},
+        {"alpha": float("nan")},
+        {"beta": -1.0},
+    ],
+    ids=lambda settings: " ".join(f"{name} {value}" for name, value in settings.items()),
+)
+@pytest.mark.parametrize("host", [pytest.param(host, id=host.package) for host in HOSTS if host.has_alchemy])
+def test_wrong_settings_of_alchemy_give_one_error_when_they_are_given(
+    host: Host, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(AlchemyError) as expected:
+        AlchemySettings.given(**settings)
+    with pytest.raises(AlchemyError) as raised:
+        host.make_alchemy(tmp_path, **settings)
+    assert str(raised.value).partition("; in a trainer's name:")[0] == str(expected.value)
+
+
 @each_host
 def test_it_names_no_number_of_its_own(host: Host) -> None:
     assert numbers_in_source(host.package) == []
@@ -137,7 +160,7 @@ def test_it_names_no_number_of_its_own(host: Host) -> None:
         given = {name: value for name, value in defaults.items() if name in SETTINGS and value is not None}
         numbers = {name: value for name, value in given.items() if type(value) in (int, float)}
         assert numbers == {}, public
-        assert given.get("identification") in (None, USUAL) or isinstance(given["identification"], property), public
+        assert given.get("identification") in (None, USUAL), public
 
 
 @each_host_in_training

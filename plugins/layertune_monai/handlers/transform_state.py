@@ -1,4 +1,4 @@
-"""Random state of MONAI's transforms, which have generators of their own."""
+"""Set and restore the random state of MONAI's transforms, which have their own generators."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ __all__ = ["kept_transforms", "random_transforms"]
 
 
 def random_transforms(data: Any) -> list[Randomizable]:
-    """All random transforms in a dataset, those inside other transforms and datasets too.
+    """Return all random transforms in a dataset, including those inside other transforms and datasets.
 
     Args:
-        data: a dataset, a transform, or lists of them; items of data are not looked into.
+        data: A dataset, a transform, or a list of them. The items of a dataset are not searched.
 
     Example:
         >>> from monai.data import Dataset
@@ -46,11 +46,11 @@ def _find(value: Any, found: list[Randomizable], seen: set[int]) -> None:
 
 @contextmanager
 def kept_transforms(transforms: list[Randomizable], seed: int) -> Iterator[None]:
-    """Draw from a seed inside the block; afterwards the transforms' generators stand where they stood.
+    """Let transforms draw from a seed inside the block, and restore their generators after the block.
 
     Args:
-        transforms: from ``random_transforms``.
-        seed: any whole number above 0.
+        transforms: The transforms, from ``random_transforms``.
+        seed: Seed of the generators, a whole number above 0.
 
     Example:
         >>> from monai.transforms import RandFlip
@@ -61,7 +61,7 @@ def kept_transforms(transforms: list[Randomizable], seed: int) -> Iterator[None]
         >>> flip.R.get_state()[2] == before
         True
     """
-    # `R` of the class, which all transforms share, until a transform is seeded on its own.
+    # All transforms share the generator `R` of the class, until a transform is seeded and gets its own.
     before = [(transform, vars(transform).get("R")) for transform in transforms]
     try:
         for number, transform in enumerate(transforms):

@@ -1,1 +1,1 @@
-"""What two or more hosts need: plug-ins, networks by name, meta batches."""
+"""The parts that two or more hosts share: learned rates, Network Alchemy, meta batches, reports, and plug-ins."""

@@ -1,4 +1,4 @@
-"""A dataset without end: in an order, with random numbers of each sample, that a seed and the place fix."""
+"""Draw from a dataset without end; a seed and the place in the stream fix order and random numbers."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from layertune.errors import MetaBatchError
 __all__ = ["ALONE", "EndlessSampler", "Keep", "Place", "PlacedData", "Share", "mixed", "over_same_data", "seed_all"]
 
 Keep = Callable[[int], AbstractContextManager[Any]]
-"""Sets random state beside the global generators from a seed, for the length of a block."""
+"""A function from a seed to a context manager that sets random state beside the global generators inside a block."""
 
 
 class Share(NamedTuple):
-    """Which of several processes this is."""
+    """One of several processes that share the data."""
 
     rank: int = 0
     world: int = 1
@@ -29,24 +29,24 @@ ALONE = Share()
 
 
 class Place(NamedTuple):
-    """A place in the stream."""
+    """A place in the stream of samples."""
 
     seed: int
-    """Of the sample's random numbers, another at every place."""
+    """Seed of the sample's random numbers, different at each place."""
     sample: int
-    """Its index."""
+    """Index of the sample."""
 
 
 class EndlessSampler(Sampler[Place]):
-    """One pass over the data after the other, a new order each; every process takes its share.
+    """Go over the data again and again, each time in a new order; every process takes its share.
 
-    Place j is a function of the seed and of j alone, so a position in the stream is one number.
+    Place j depends only on the seed and on j, so a position in the stream is one number.
 
     Args:
-        size: how many samples there are.
-        seed: fixes the order.
-        share: which of several processes this is.
-        shuffle: whether the order is random.
+        size: Number of samples.
+        seed: Seed of the order, the same in all processes.
+        share: Which of several processes this is.
+        shuffle: Whether the order is random.
 
     Example:
         >>> from itertools import islice
@@ -63,27 +63,27 @@ class EndlessSampler(Sampler[Place]):
         self.first = 0
 
     def __iter__(self) -> Iterator[Place]:
-        order, of_pass = list(range(self.size)), -1
+        order, shuffled_pass = list(range(self.size)), -1
         for index in count(self.first):
             position = index * self.share.world + self.share.rank
             number, place = divmod(position, self.size)
-            if self.shuffle and number != of_pass:
+            if self.shuffle and number != shuffled_pass:
                 generator = torch.Generator().manual_seed(mixed(self.seed, number))
-                order, of_pass = torch.randperm(self.size, generator=generator).tolist(), number
+                order, shuffled_pass = torch.randperm(self.size, generator=generator).tolist(), number
             yield Place(mixed(self.seed, "sample", position), order[place])
 
 
 class PlacedData(Dataset[Any]):
-    """The samples of a dataset, whose random numbers are set by their places in the stream.
+    """Load the samples of a dataset with random numbers that their places in the stream fix.
 
-    A worker process draws from generators that start with it, so a stream that starts again in its middle would go on
-    with other random numbers, and another number of workers would give others too.
+    A worker process draws from generators that start with it. Without this class, a stream that starts again in its
+    middle would go on with other random numbers, and so would a stream with another number of workers.
 
     Args:
-        data: with indices.
+        data: A dataset with indices.
 
     Attributes:
-        keep: for random state beside the global generators.
+        keep: Sets and restores random state beside the global generators. Default: nothing.
 
     Example:
         >>> class Noise(Dataset):
@@ -104,38 +104,38 @@ class PlacedData(Dataset[Any]):
 
 
 class _OwnData:
-    """Let what a user runs in a worker, or asks there, see the user's dataset."""
+    """Show a worker the user's dataset, and call the user's ``worker_init_fn``."""
 
     def __init__(self, own: Callable[[int], None] | None) -> None:
         self.own = own
 
     def __call__(self, worker: int) -> None:
         info: Any = get_worker_info()
-        object.__setattr__(info, "dataset", info.dataset.data)  # it takes no plain assignment
+        object.__setattr__(info, "dataset", info.dataset.data)  # torch's WorkerInfo refuses a plain assignment
         if self.own is not None:
             self.own(worker)
 
 
 def over_same_data(loader: Any, seed: int, share: Share, *, shuffle: bool = True) -> DataLoader[Any]:
-    """A loader over the data of another, with its batch size, collation and workers, and an order of its own.
+    """Make a loader over the data of another one, with its batch size, collation and workers, in another order.
 
     Args:
-        loader: a ``DataLoader`` over data that can be indexed. It is only looked at.
-        seed: fixes the order.
-        share: which of several processes this is.
-        shuffle: whether the order is random.
+        loader: A ``DataLoader`` over data with indices. It is not changed.
+        seed: Seed of the order, the same in all processes.
+        share: Which of several processes this is.
+        shuffle: Whether the order is random.
 
     Raises:
-        MetaBatchError: it is something else, or its data is empty.
+        MetaBatchError: The loader is something else, or its data is empty.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise MetaBatchError(
             "by default the meta batches come from the training data, which must then be one torch DataLoader over a "
-            f"dataset with indices, and is a {type(getattr(loader, 'dataset', loader)).__name__}; give a meta_loader"
+            f"dataset with indices, but is a {type(getattr(loader, 'dataset', loader)).__name__}; give a meta_loader"
         )
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     if loader.batch_sampler is not None and not isinstance(size, int):
-        raise MetaBatchError(f"{type(loader.batch_sampler).__name__} does not tell its batch size; give a meta_loader")
+        raise MetaBatchError(f"{type(loader.batch_sampler).__name__} has no batch_size; give a meta_loader")
     samples: Any = loader.dataset
     if len(samples) == 0:
         raise MetaBatchError("the data for the meta batches is empty: it has length 0; give a loader with data")
@@ -155,12 +155,12 @@ def over_same_data(loader: Any, seed: int, share: Share, *, shuffle: bool = True
 
 
 def seed_all(seed: int) -> None:
-    """Seed the global generators that data is drawn from: those of torch's CPU, Python and numpy."""
+    """Seed the global generators that datasets draw from: those of torch's CPU, Python and numpy."""
     torch.default_generator.manual_seed(seed)  # not `torch.manual_seed`, which seeds the devices too
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
 
 
 def mixed(*parts: int | str) -> int:
-    """A seed of 63 bits, another for other parts."""
+    """Return a seed of 63 bits that depends on all parts."""
     return random.Random(" ".join(map(str, parts))).getrandbits(63)  # noqa: S311 - seeds, not secrets

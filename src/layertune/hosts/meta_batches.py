@@ -1,4 +1,4 @@
-"""Meta batches without end, at a position that is saved and found again."""
+"""Draw meta batches without end, from a position that can be saved and found again."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,26 +16,26 @@ Loader = Iterable[Any]
 
 
 class MetaBatches(Iterator[Any]):
-    """Batches of a loader, again and again.
+    """Yield the batches of a loader again and again.
 
-    Random numbers that the loader draws in this process, for its order or for augmentation, come from a stream of
-    their own, fixed by the seed and the position: the global generators do not move. A plain ``DataLoader`` is read
-    through ``over_same_data``, so several processes see different batches, workers draw the same numbers wherever they
-    start, and a position is found without loading what lies before it; any other loader is gone through from the start
-    of its pass, whose number its sampler gets by ``set_epoch``, if it has that.
+    Random numbers that the loader draws in this process, for its order or for augmentation, depend only on the seed and
+    the position; the global generators are afterwards as before. A plain ``DataLoader`` is read through
+    ``over_same_data``. So several processes get different batches, workers draw the same numbers wherever they start,
+    and a position is found without loading the batches before it. Any other loader is read from the start of its pass;
+    if its sampler has a ``set_epoch``, that gets the number of the pass.
 
     Args:
-        loader: can be iterated over again and again.
-        seed: fixes the order and the augmentation.
-        share: which of several processes this is.
-        keep: for random state beside the global generators, as of transforms with generators of their own: sets it
-            from a seed for the length of a block, and puts it back.
+        loader: A loader of batches that can be iterated over again and again.
+        seed: Seed of order and augmentation, the same in all processes.
+        share: Which of several processes this is.
+        keep: Sets random state beside the global generators from a seed inside a block, and restores it after the
+            block. MONAI's transforms, for example, have generators of their own.
 
     Attributes:
-        drawn: how many batches were drawn.
+        drawn: The number of batches drawn so far.
 
     Raises:
-        MetaBatchError: the loader is none; later, when it yields nothing.
+        MetaBatchError: At once, if the loader cannot be iterated over; later, if it yields no batch.
 
     Example:
         >>> batches = MetaBatches([1, 2, 3], seed=0)
@@ -51,9 +51,9 @@ class MetaBatches(Iterator[Any]):
                 f"a meta loader yields batches in `for batch in loader`, and {type(loader).__name__} does not; give a "
                 "DataLoader, or a list of batches"
             )
-        plain = _is_plain(loader)
-        if plain is not None:
-            loader = over_same_data(loader, seed, share, shuffle=plain)
+        shuffles = _shuffles_if_plain(loader)
+        if shuffles is not None:
+            loader = over_same_data(loader, seed, share, shuffle=shuffles)
         if isinstance(data := getattr(loader, "dataset", None), PlacedData):
             data.keep = keep
         self._loader = loader
@@ -67,18 +67,18 @@ class MetaBatches(Iterator[Any]):
 
     @property
     def position(self) -> dict[str, int]:
-        """Where the stream stands, in plain numbers."""
+        """The position in the stream, in plain numbers."""
         return {"seed": self._seed, "drawn": self.drawn, "passes": self._passes, "batches": self._batches}
 
     def go_to(self, position: dict[str, int]) -> None:
-        """Go on from a position that was saved."""
+        """Go on from a saved position."""
         self._seed, self._passes, self._batches = (position[key] for key in ("seed", "passes", "batches"))
         self.drawn = position["drawn"]
         self._iterator = None
 
     def __next__(self) -> Any:
         if self._iterator is None:
-            self._iterator = self._resumed()
+            self._iterator = self._iterate_from_position()
         try:
             batch = self._draw(self._iterator, self._batches)
         except StopIteration:
@@ -87,12 +87,12 @@ class MetaBatches(Iterator[Any]):
         self.drawn += 1
         return batch
 
-    def _resumed(self) -> Iterator[Any]:
+    def _iterate_from_position(self) -> Iterator[Any]:
         if isinstance(getattr(self._loader, "dataset", None), PlacedData):
             loader: Any = self._loader
             loader.sampler.seed, loader.sampler.first = self._seed, self._batches * (loader.batch_size or 1)
-            return self._start()
-        iterator = self._start()
+            return self._iterate_from_start()
+        iterator = self._iterate_from_start()
         for number in range(self._batches):
             self._draw(iterator, number)
         return iterator
@@ -100,7 +100,7 @@ class MetaBatches(Iterator[Any]):
     def _first_of_next_pass(self) -> Any:
         if self._batches:
             self._passes, self._batches = self._passes + 1, 0
-        self._iterator = self._start()
+        self._iterator = self._iterate_from_start()
         try:
             return self._draw(self._iterator, 0)
         except StopIteration:
@@ -109,7 +109,7 @@ class MetaBatches(Iterator[Any]):
                 "with data, which can be iterated over again and again"
             ) from None
 
-    def _start(self) -> Iterator[Any]:
+    def _iterate_from_start(self) -> Iterator[Any]:
         set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self._passes)
@@ -122,7 +122,7 @@ class MetaBatches(Iterator[Any]):
 
     @contextmanager
     def _random_numbers(self, number: int) -> Iterator[None]:
-        """Random state set by the place in the stream inside, and as it was afterwards."""
+        """Set random state from the place in the stream inside the block, and restore it after the block."""
         seed = mixed(self._seed, self._passes, number, self._share.rank)
         with kept_random_state(), self._keep(seed):
             seed_all(seed)
@@ -130,7 +130,7 @@ class MetaBatches(Iterator[Any]):
 
 
 def structure(batch: Any) -> str:
-    """What a batch is made of, in words.
+    """Describe of which types a batch is made.
 
     Example:
         >>> import torch
@@ -145,10 +145,10 @@ def structure(batch: Any) -> str:
     return type(batch).__name__
 
 
-def _is_plain(loader: Loader) -> bool | None:
-    """Whether a plain loader shuffles; ``None`` for a loader with an order, an iteration or a stream of its own.
+def _shuffles_if_plain(loader: Loader) -> bool | None:
+    """Return whether a plain loader shuffles, or ``None`` for a loader with its own order, iteration or stream.
 
-    A plain loader goes once over its data, each process over its share, in order or shuffled.
+    A plain loader goes once over its data, in order or shuffled, each process over its share.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return None

@@ -55,7 +55,7 @@ class Stream(IterableDataset):
     [
         ([1, 2], "is a list; give a meta_loader"),
         (DataLoader(Stream()), "is a Stream; give a meta_loader"),
-        (DataLoader(Noisy(), batch_sampler=[[0], [1, 2]]), "list does not tell its batch size"),
+        (DataLoader(Noisy(), batch_sampler=[[0], [1, 2]]), "list has no batch_size"),
     ],
     ids=["list", "stream", "batches of its own"],
 )

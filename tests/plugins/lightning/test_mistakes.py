@@ -40,8 +40,8 @@ def test_a_second_callback_for_one_optimizer_is_refused_before_anything_runs(mon
         ("yes", "'yes' is not one of them"),
         ("hyper_lr=0.1,speed=3", "'speed=3' is not one of them"),
         ("every=1,every=2", "'every=2' is given twice"),
-        ("hyper_lr=fast", "'fast' will not do for hyper_lr"),
-        ("streaming=1", r"'1' will not do for streaming \(true or false\)"),
+        ("hyper_lr=fast", "hyper_lr takes a value of type float, not 'fast'"),
+        ("streaming=1", "streaming takes a value of type true or false, not '1'"),
     ],
 )
 def test_an_environment_variable_that_cannot_be_read_is_one_clear_error(text, message, monkeypatch) -> None:
