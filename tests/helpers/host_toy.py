@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from layertune import MetaLR, MetaLRSettings, map_layers, meta_pass
+from layertune import MetaLR, MetaLRSettings, map_layers
+from plain_loop import adapt_if_due
 
 __all__ = ["EXAMPLE", "META", "RATE", "TRAINING", "loss_of", "rates_by_hand", "sgd", "toy_network", "train_steps"]
 
@@ -54,12 +55,7 @@ def train_steps(network: nn.Module, optimizer: Optimizer, metalr: MetaLR) -> lis
         optimizer.zero_grad()
         loss_of(network(image), target).backward()
         optimizer.step()
-        if metalr.due and not metalr.streaming:
-            optimizer.zero_grad()
-            with meta_pass(network):
-                image, target = next(meta)
-                loss_of(network(image), target).backward()
-            metalr.adapt()
+        adapt_if_due(metalr, network, meta, lambda batch: loss_of(network(batch[0]), batch[1]))
     return list(metalr.lrs.values())
 
 

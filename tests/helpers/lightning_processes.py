@@ -1,6 +1,6 @@
 """Two processes that train one module under DDP; started by ``torch.distributed.run``.
 
-``lightning_processes.py FOLDER`` writes what each process ends with, for each kind of run, as ``KIND RANK.pt``.
+``lightning_processes.py FOLDER`` writes the results of each process, for each kind of run, to ``KIND RANK.pt``.
 """
 
 import os
@@ -23,7 +23,7 @@ PHASES: dict[str, Any] = {"quantile": 0.3, "identification": Convergence(limit=1
 
 
 class Numbered(Module):
-    """Without dropout and batch statistics, which depend on how a batch is spread over processes."""
+    """A module without dropout and batch statistics, which depend on how a batch is spread over processes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def run(kind: str, size: int = SIZE, **options: Any) -> dict[str, Any]:
     """Train for two epochs.
 
     Returns:
-        What the run ends with: rates, weights, and the numbers of the samples in the meta batches.
+        The rates and weights at the end of the run, and the numbers of the samples in the meta batches.
     """
     seen.clear()
     torch.manual_seed(3)

@@ -1,9 +1,12 @@
-"""Lightning modules, loaders and fits that several tests share, and the loop that they are held against."""
+"""Lightning modules, loaders and fits that several tests share, and the plain loop that they are compared with."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import cycle
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -11,7 +14,8 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from layertune import MetaLR, map_layers, meta_pass, param_groups
+from layertune import MetaLR, map_layers, param_groups
+from plain_loop import adapt_if_due
 
 Batch = Sequence[Tensor]
 SIZE, STEPS, EPOCHS = 4, 5, 2
@@ -23,12 +27,12 @@ def samples(seed: int = 0, size: int = SIZE * STEPS) -> TensorDataset:
 
 
 def batches(seed: int = 0, size: int = SIZE * STEPS) -> list[Batch]:
-    """Batches of the samples in order."""
+    """Return batches of the samples, in order."""
     return list(DataLoader(samples(seed, size), batch_size=SIZE))
 
 
 def network() -> nn.Sequential:
-    """With dropout and running statistics, which a meta pass must leave alone."""
+    """Make a network with dropout and running statistics, which a meta pass must not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         first = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2)
@@ -36,7 +40,7 @@ def network() -> nn.Sequential:
 
 
 class Module(pl.LightningModule):
-    """As a user writes one: one param group, unless ``groups`` says otherwise."""
+    """A module as a user writes one: with one param group, or with one per layer if ``groups`` is true."""
 
     def __init__(
         self, make: Callable[..., Optimizer] = SGD, schedule: str = "", groups: bool = False, **options: Any
@@ -67,7 +71,7 @@ class Module(pl.LightningModule):
 
 
 class Resumable(DataLoader):
-    """A loader that goes on where it stood, as Lightning asks of loaders for a resume in the middle of an epoch."""
+    """A loader that can go on within a pass, as Lightning requires for a resume in the middle of an epoch."""
 
     drawn = 0
 
@@ -86,7 +90,7 @@ class Resumable(DataLoader):
 
 
 def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    """A quiet one on the CPU."""
+    """Make a Trainer on the CPU that prints little."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     # As many logs as steps, so that Lightning does not warn.
     settings = quiet | {"max_epochs": EPOCHS, "log_every_n_steps": 1, "devices": 1} | options
@@ -119,7 +123,7 @@ def by_hand(
     seed: int = 3,
     **settings: Any,
 ) -> dict[str, float]:
-    """The loop that a user of Lightning does not write, with MetaLR in it."""
+    """Train in a plain loop with MetaLR, and return the learned rates."""
     torch.manual_seed(seed)
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
@@ -130,7 +134,7 @@ def by_hand(
     }
     metalr = MetaLR(optimizer, **settings, layers=None if module._groups else layers)
     module.train()
-    drawn = 0
+    meta_batches = cycle(meta)
 
     def loss_of(batch: Batch) -> Tensor:
         with precision():
@@ -145,12 +149,7 @@ def by_hand(
                 continue
             clip(list(module.parameters()))
             optimizer.step()
-            if metalr.due and not metalr.streaming:
-                optimizer.zero_grad()
-                with meta_pass(module):
-                    loss_of(meta[drawn % len(meta)]).backward()
-                metalr.adapt()
-                drawn += 1
+            adapt_if_due(metalr, module, meta_batches, loss_of)
             if module._schedule == "step":
                 made["lr_scheduler"]["scheduler"].step()
             after(module)
@@ -164,12 +163,12 @@ def weights(module: nn.Module) -> list[Tensor]:
 
 
 def assert_equal(one: nn.Module, other: nn.Module) -> None:
-    """Bit for bit, buffers included."""
+    """Compare all parameters and buffers bit for bit."""
     torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
 
 
 class Augmented(Dataset):
-    """Draws from the global generator."""
+    """A dataset whose samples draw from the global generator."""
 
     def __init__(self) -> None:
         self.samples = samples()
@@ -183,7 +182,7 @@ class Augmented(Dataset):
 
 
 class Adversarial(pl.LightningModule):
-    """Two networks, two optimizers, optimisation by hand, and gradients that wait while the other one steps."""
+    """Two networks with an optimizer each, optimised by hand; the gradients of one wait while the other steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,6 +214,18 @@ class AdversarialWithStep(Adversarial):
 def adversarial(kind: type[Adversarial] = AdversarialWithStep) -> Adversarial:
     torch.manual_seed(5)
     return kind()
+
+
+def set_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the command line of a ``LightningCLI`` that trains one epoch with a ``MetaLRCallback``."""
+    quiet = ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"]
+    arguments = [f"--trainer.{name}=false" for name in quiet]
+    arguments += ["--trainer.callbacks+=layertune_lightning.MetaLRCallback", "--trainer.callbacks.hyper_lr=0.3"]
+    arguments += ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", *arguments])
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # Lightning writes them
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # about how Lightning calls it
 
 
 LEARN: dict[str, Any] = {"hyper_lr": 0.3, "rule": "proportional"}

@@ -1,6 +1,6 @@
 """Two processes that train one network under DDP in MONAI's engine; started by ``torch.distributed.run``.
 
-``monai_processes.py FOLDER`` writes what each process ends with, for each kind of run, as ``KIND RANK.pt``.
+``monai_processes.py FOLDER`` writes the results of each process, for each kind of run, to ``KIND RANK.pt``.
 """
 
 import os
@@ -39,7 +39,7 @@ def run(kind: str, *, world: int = 1) -> dict[str, Any]:
     """Train for two epochs.
 
     Returns:
-        What the run ends with.
+        The rates and weights at the end of the run.
     """
     settings = KINDS[kind]
     net: Any = plain_network()

@@ -1,6 +1,7 @@
 """MONAI engines and data that several tests share, and the plain loop that these are compared with."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from layertune import MetaLR, meta_pass
+from layertune import MetaLR
 from layertune_monai import MetaLRHandler
+from plain_loop import adapt_if_due
 
 SIZE, STEPS = 2, 4
 LEARN: dict[str, Any] = {"hyper_lr": 0.3, "rule": "proportional"}
@@ -105,7 +107,7 @@ def by_hand(
     }
     metalr = MetaLR(optimizer, **settings, layers=layers)
     net.train()
-    drawn = 0
+    meta_batches = cycle(meta)
 
     def loss_of(batch: Batch) -> Tensor:
         return cross_entropy(net(batch["image"]), batch["label"])
@@ -118,12 +120,7 @@ def by_hand(
             if (number + 1) % accumulate and number + 1 < STEPS:
                 continue
             optimizer.step()
-            if metalr.due and not metalr.streaming:
-                optimizer.zero_grad()
-                with meta_pass(net):
-                    loss_of(meta[drawn % len(meta)]).backward()
-                metalr.adapt()
-                drawn += 1
+            adapt_if_due(metalr, net, meta_batches, loss_of)
     return metalr.lrs
 
 
@@ -144,7 +141,11 @@ def saved_run(
     last: int = 4,
     loader: Any = None,
 ) -> tuple[nn.Module, Optimizer, MetaLRHandler | None]:
-    """Train to an epoch with MONAI's own checkpoints, from the one in the folder if ``first`` is above 0."""
+    """Train to an epoch with MONAI's own checkpoints, from the one in the folder if ``first`` is above 0.
+
+    Returns:
+        Network, optimizer and handler.
+    """
     net = network(dropout=0.0)  # MONAI does not save the random state that dropout draws from
     optimizer = sgd(net)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)

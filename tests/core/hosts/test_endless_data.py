@@ -1,4 +1,4 @@
-"""A dataset without end: its order, its share for each process, and what it leaves to the loader it was made from."""
+"""A dataset without end: its order, its share for each process, and the workers of the loader it was made from."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -23,7 +23,7 @@ def test_processes_share_the_samples_of_every_pass() -> None:
 
 
 class Opened(Dataset):
-    """Its workers open something for it, as a file."""
+    """A dataset for which each worker opens something, for example a file."""
 
     opened = 0
 
@@ -40,7 +40,7 @@ def open_it(worker: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a single core
-def test_what_a_worker_does_to_its_dataset_is_done_to_the_users() -> None:
+def test_a_worker_init_fn_sees_the_users_dataset() -> None:
     loader = over_same_data(DataLoader(Opened(), num_workers=2, worker_init_fn=open_it), 0, Share(), shuffle=False)
     assert [batch.tolist() for batch in islice(loader, 3)] == [[[0, 1]], [[1, 2]], [[2, 1]]]
 
@@ -59,6 +59,6 @@ class Stream(IterableDataset):
     ],
     ids=["list", "stream", "batches of its own"],
 )
-def test_training_data_without_an_order_to_change_asks_for_a_meta_loader(loader: Any, message: str) -> None:
+def test_training_data_without_indices_or_batch_size_asks_for_a_meta_loader(loader: Any, message: str) -> None:
     with pytest.raises(MetaBatchError, match=message):
         over_same_data(loader, 0, Share())

@@ -1,4 +1,4 @@
-"""Meta batches: a stream without end that leaves the training's random numbers alone and is found again."""
+"""Meta batches: a stream without end that does not move the training's random numbers, at a position to save."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from noisy_data import SIZE, Noisy
 
 
 class Own(DataLoader):
-    """With an iteration of its own, so it is gone through."""
+    """A loader with an iteration of its own, so it is read from the start."""
 
     def __iter__(self) -> Any:
         return super().__iter__()
@@ -32,7 +32,7 @@ def numbers(batches: Iterator[Any], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", [DataLoader, Own])
-def test_a_position_is_found_again_and_the_global_generators_do_not_move(kind: type[DataLoader]) -> None:
+def test_a_stream_goes_on_from_its_position_and_the_global_generators_do_not_move(kind: type[DataLoader]) -> None:
     loader = kind(Noisy(), batch_size=3, shuffle=True)
     before = random_state()
     one = MetaBatches(loader, seed=1)
@@ -47,8 +47,8 @@ def test_a_position_is_found_again_and_the_global_generators_do_not_move(kind: t
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a single core
-def test_batches_do_not_depend_on_workers_nor_on_where_the_workers_began() -> None:
-    """A worker's generators start with it: the fourth batch is its second in one stream and its first in another."""
+def test_batches_depend_neither_on_the_number_of_workers_nor_on_their_start() -> None:
+    """A worker's generators start with it; the fourth batch may be a worker's second batch, or its first."""
     drawn = []
     for workers in (0, 2):
         batches = MetaBatches(DataLoader(Noisy(), batch_size=3, shuffle=True, num_workers=workers), seed=1)
@@ -79,7 +79,7 @@ def test_noise_is_new_in_each_pass() -> None:
     assert not torch.equal(one, two)
 
 
-def test_a_loader_that_is_shared_already_is_shared_once() -> None:
+def test_a_loader_with_a_distributed_sampler_is_not_shared_twice() -> None:
     parts = []
     for rank in range(2):
         sampler = DistributedSampler(Noisy(), num_replicas=2, rank=rank, seed=5)
@@ -88,7 +88,7 @@ def test_a_loader_that_is_shared_already_is_shared_once() -> None:
     assert sorted(parts[0] + parts[1]) == list(range(SIZE))
 
 
-def test_what_keep_sets_is_set_by_the_place_and_put_back() -> None:
+def test_keep_gets_a_seed_for_each_place_and_is_left_after_each_batch() -> None:
     seeds: list[int] = []
 
     class Kept:
@@ -128,12 +128,12 @@ def test_what_keep_sets_is_set_by_the_place_and_put_back() -> None:
     ],
     ids=["number", "data", "empty", "once", "empty data"],
 )
-def test_what_gives_no_batches_without_end_is_one_clear_error(loader: Any, message: str) -> None:
+def test_a_loader_that_cannot_serve_gives_one_clear_error(loader: Any, message: str) -> None:
     with pytest.raises(MetaBatchError, match=message):
         _ = [next(batches) for batches in [MetaBatches(loader, seed=0)] for _ in range(3)]
 
 
-def test_structure_tells_kinds_apart() -> None:
+def test_structure_names_the_types() -> None:
     x = torch.zeros(1)
     assert structure((x, x)) == "[Tensor, Tensor]"
     assert structure(["a", "b"]) == "[str]"

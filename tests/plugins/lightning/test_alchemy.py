@@ -1,4 +1,4 @@
-"""Network Alchemy in Lightning against a loop by hand: same weights, same phases, resumed in any of them."""
+"""Network Alchemy in Lightning compared with a plain loop: same weights, same phases, resumed in any of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ WEIGHT = 0.5
 
 
 class Validated(Module):
-    """Logs a validation loss; without dropout, whose random state Lightning does not save."""
+    """A module that logs a validation loss, without dropout, whose random state Lightning does not save."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -68,7 +68,7 @@ def by_hand(
     accumulate: int = 1,
     clip: Callable[[list[Tensor]], Any] = lambda _: None,
 ) -> Alchemy | None:
-    """The loop that a user of Lightning does not write; without phases the penalty alone."""
+    """Train in a plain loop, with the phases or with the penalty alone."""
     torch.manual_seed(3)
     optimizer = module.configure_optimizers()
     penalty: Any = GammaPenalty(module, weight=WEIGHT)
@@ -97,7 +97,7 @@ def callback(**settings: Any) -> AlchemyCallback:
     return AlchemyCallback(**{"monitor": "val_loss", "weight": WEIGHT, **PHASES, **settings})
 
 
-def test_the_penalty_is_that_of_a_loop_by_hand() -> None:
+def test_the_penalty_is_that_of_a_plain_loop() -> None:
     module, other = Validated(), Validated()
     fit(module, GammaPenaltyCallback(weight=WEIGHT))
     by_hand(other, EPOCHS, alchemy=False)
@@ -121,7 +121,7 @@ def test_a_weight_of_0_is_lightnings_own_fit() -> None:
     assert_equal(module, other)
 
 
-def test_the_phases_are_those_of_a_loop_by_hand() -> None:
+def test_the_phases_are_those_of_a_plain_loop() -> None:
     module, other = Validated(), Validated()
     learner = callback()
     run = fit(module, learner, max_epochs=9)
@@ -182,7 +182,7 @@ def test_nothing_is_left_behind() -> None:
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_epochs_are_validations_where_not_each_epoch_has_one() -> None:
+def test_only_epochs_with_a_validation_count() -> None:
     learner = callback(maximisation=None)
     fit(Validated(), learner, max_epochs=6, check_val_every_n_epoch=2)
     assert learner.alchemy is not None
@@ -202,7 +202,7 @@ def test_without_an_identification_the_fit_starts_with_the_modification() -> Non
     assert learner.alchemy.redundant.count == count > 0
 
 
-def test_mistakes_are_answered_plainly() -> None:
+def test_mistakes_give_one_clear_error() -> None:
     with pytest.raises(AlchemyError, match=r"give AlchemyCallback\(monitor=\.\.\.\)"):
         AlchemyCallback()
     with pytest.raises(AlchemyError, match=r"identification must be a layertune\.Convergence, .* not 3"):

@@ -1,7 +1,6 @@
-"""A fit with Lightning's callbacks: logs, figures, checkpoints, what is left, freezing, the command line."""
+"""A fit with Lightning's callbacks: logs, reports, checkpoints, clean-up, freezing, the command line."""
 
 import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from lightning_runs import (
     assert_equal,
     fit,
     samples,
+    set_command_line,
     trainer,
 )
 
@@ -109,7 +109,7 @@ def keys(optimizer: torch.optim.Optimizer) -> set[str]:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_after_a_fit_nothing_is_left_but_what_a_checkpoint_needs(streaming: bool, tmp_path: Path) -> None:
+def test_a_fit_detaches_and_a_later_checkpoint_still_holds_all(streaming: bool, tmp_path: Path) -> None:
     callback = MetaLRCallback(**LEARN, streaming=streaming)
     whole, half = Module(), Module()
     for module in (whole, half):
@@ -164,14 +164,7 @@ class Data(pl.LightningDataModule):
 
 
 def test_the_command_line_takes_the_callback_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet = ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"]
-    arguments = [f"--trainer.{name}=false" for name in quiet]
-    arguments += ["--trainer.callbacks+=layertune_lightning.MetaLRCallback", "--trainer.callbacks.hyper_lr=0.3"]
-    arguments += ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
-    monkeypatch.setattr(sys, "argv", ["train.py", "fit", *arguments])
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # written by Lightning
-        monkeypatch.setenv(name, "3")
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of how Lightning calls it
+    set_command_line(monkeypatch)
     cli = LightningCLI(CommandLineModule, Data, save_config_callback=None, seed_everything_default=3)
     (callback,) = (found for found in cli.trainer.callbacks if isinstance(found, MetaLRCallback))
     assert callback.settings.hyper_lr == 0.3
@@ -184,7 +177,7 @@ class CommandLineModule(Module):
 
 
 class ThawFirst(BaseFinetuning):
-    """Adds a param group in the second epoch, as Lightning's own ``BackboneFinetuning`` does."""
+    """A callback that adds a param group in the second epoch, as Lightning's ``BackboneFinetuning`` does."""
 
     def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
         self.freeze(pl_module.net[:2])
@@ -234,7 +227,7 @@ def test_example_inputs_may_be_named() -> None:
     assert list(callback.lrs) == ["net.0", "net.4", "net.6"]
 
 
-def test_frozen_layers_stay_and_are_thawed_afterwards() -> None:
+def test_frozen_layers_do_not_change_and_are_unfrozen_afterwards() -> None:
     module, callback = Module(), LayerFreezeCallback(BiDirectional(m=2, n=2))
     before = [p.detach().clone() for p in module.parameters()]
     fit(module, callback, loader=DataLoader(samples(), batch_size=4))
@@ -244,7 +237,7 @@ def test_frozen_layers_stay_and_are_thawed_afterwards() -> None:
     assert all(p.requires_grad for p in module.parameters())
 
 
-def test_frozen_layers_are_thawed_after_an_exception() -> None:
+def test_frozen_layers_are_unfrozen_after_an_exception() -> None:
     class Curious(Module):
         def configure_optimizers(self) -> Any:
             frozen.append([name for name, p in self.named_parameters() if not p.requires_grad])

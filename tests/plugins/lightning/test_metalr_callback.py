@@ -1,4 +1,4 @@
-"""Lightning's callbacks against the loop written by hand, and against Lightning without them."""
+"""Lightning's MetaLRCallback compared with a plain loop, and with Lightning without it."""
 
 from collections import deque
 from typing import Any
@@ -66,7 +66,7 @@ def bf16() -> Any:
         pytest.param({}, {}, {}, {"every": 3}, id="every"),
     ],
 )
-def test_equals_the_loop_written_by_hand(of_module, of_trainer, of_loop, settings, streaming) -> None:
+def test_it_learns_what_a_plain_loop_learns(of_module, of_trainer, of_loop, settings, streaming) -> None:
     settings = LEARN | settings | {"streaming": streaming}
     ours, theirs = Module(**of_module), Module(**of_module)
     callback = MetaLRCallback(**settings, meta_loader=None if streaming else META)
@@ -79,7 +79,7 @@ def test_equals_the_loop_written_by_hand(of_module, of_trainer, of_loop, setting
 
 
 class Busy(Module):
-    """Keeps and logs all that a module may."""
+    """A module that keeps and logs everything that a module may."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -131,7 +131,7 @@ def test_a_hyper_lr_of_0_changes_nothing(settings: dict[str, Any]) -> None:
     assert set(vars(with_it)) == set(vars(without))
 
 
-def test_by_default_the_meta_batches_are_the_training_data_in_an_order_of_their_own() -> None:
+def test_by_default_the_meta_batches_are_the_training_data_in_another_order() -> None:
     class Watched(Module):
         def meta_step(self, batch: Batch, batch_idx: int) -> Tensor:
             seen.append((batch_idx, batch[0]))
@@ -216,14 +216,14 @@ def test_an_optimizer_that_is_toggled_learns_alone() -> None:
     assert all(rate != 0.1 for rate in callback.lrs.values())
 
 
-def test_streaming_needs_no_step_of_its_own_in_optimisation_by_hand() -> None:
+def test_streaming_needs_no_meta_step_in_optimisation_by_hand() -> None:
     callback = MetaLRCallback(**LEARN, streaming=True)
     fit(adversarial(Adversarial), callback)
     assert all(rate != 0.1 for rate in callback.lrs.values())
 
 
 class Scaled(MixedPrecision):
-    """Lightning's own scaler, on the CPU, where Lightning does not offer it; in float32, so results stay the same."""
+    """Lightning's own scaler, on the CPU and in float32, so that results are the same."""
 
     def __init__(self) -> None:
         super().__init__("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4))
@@ -233,7 +233,7 @@ class Scaled(MixedPrecision):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_gradient_scaler_scales_the_meta_loss_and_is_left_alone(streaming: bool) -> None:
+def test_a_gradient_scaler_scales_the_meta_loss_and_does_not_change(streaming: bool) -> None:
     scales = []
     learning = LEARN | ({"streaming": True} if streaming else {"meta_loader": META})
     for settings in ([learning], []):
@@ -282,7 +282,7 @@ def test_moving_averages_hold_the_corrected_weights() -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_stochastic_weight_averaging_is_as_without_when_nothing_is_learned(streaming: bool) -> None:
+def test_a_hyper_lr_of_0_does_not_change_stochastic_weight_averaging(streaming: bool) -> None:
     with_it, without = Module(), Module()
     fit(with_it, StochasticWeightAveraging(0.02), MetaLRCallback(hyper_lr=0.0, streaming=streaming), max_epochs=3)
     fit(without, StochasticWeightAveraging(0.02), max_epochs=3)

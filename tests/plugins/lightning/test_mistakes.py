@@ -1,4 +1,4 @@
-"""What a Lightning user can get wrong, and runs of two processes."""
+"""The errors for what a Lightning user can get wrong, and runs of two processes."""
 
 import subprocess
 import sys
@@ -44,13 +44,13 @@ def test_a_second_callback_for_one_optimizer_is_refused_before_anything_runs(mon
         ("streaming=1", "streaming takes a value of type true or false, not '1'"),
     ],
 )
-def test_an_environment_variable_that_cannot_be_read_is_one_clear_error(text, message, monkeypatch) -> None:
+def test_an_environment_variable_that_cannot_be_read_gives_one_clear_error(text, message, monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(LayertuneError, match=message):
         callbacks()
 
 
-def test_meta_batches_that_nobody_would_draw_are_a_warning() -> None:
+def test_a_meta_loader_that_is_not_used_gives_a_warning() -> None:
     with pytest.warns(UserWarning, match="meta_loader has no effect with streaming=True"):
         MetaLRCallback(streaming=True, meta_loader=[])
 
@@ -109,7 +109,7 @@ class Unknown(Module):
     ],
 )
 @pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
-def test_what_will_not_do_is_one_clear_error(kind, settings, message) -> None:
+def test_mistakes_with_the_callback_give_one_clear_error(kind, settings, message) -> None:
     module, callback = kind(), MetaLRCallback(**(LEARN | settings))
     with pytest.raises(LayertuneError, match=message):
         fit(module, callback)
@@ -147,7 +147,7 @@ def layers_of_net(module: Any) -> Any:
     return map_layers(module.net, torch.zeros(2, 4))
 
 
-def test_layers_of_one_of_two_networks_alike_are_those_of_the_one_that_trains() -> None:
+def test_of_two_networks_alike_the_layers_are_those_of_the_one_that_trains() -> None:
     module = Twins(first_trains=False)
     before = [p.detach().clone() for p in module.net.parameters()]
     fit(module, LayerFreezeCallback(LastLayer(), layers=layers_of_net))
@@ -156,19 +156,19 @@ def test_layers_of_one_of_two_networks_alike_are_those_of_the_one_that_trains() 
 
 
 @pytest.mark.parametrize("callback", [MetaLRCallback, lambda **layers: LayerFreezeCallback(LastLayer(), **layers)])
-def test_layers_that_may_be_those_of_two_networks_are_one_clear_error(callback: Any) -> None:
+def test_layers_that_fit_two_networks_give_one_clear_error(callback: Any) -> None:
     with pytest.raises(LayertuneError, match="fit first and net in Twins"):
         fit(Twins(first_trains=True), callback(layers=layers_of_net))
 
 
 class Silent(Module):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Lightning takes it for a batch to be left out, and warns."""
+        """Return no loss: Lightning skips the batch, and warns."""
 
 
 @pytest.mark.parametrize("settings", [{}, {"streaming": True}], ids=["exact", "streaming"])
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
-def test_a_module_that_never_returns_a_loss_is_one_clear_error(settings: dict[str, Any]) -> None:
+def test_a_module_that_never_returns_a_loss_gives_one_clear_error(settings: dict[str, Any]) -> None:
     callback = MetaLRCallback(**LEARN, **settings)
     with pytest.raises(LayertuneError, match="training_step of Silent gave no loss"):
         fit(Silent(), callback)
@@ -184,7 +184,7 @@ def test_a_module_that_never_returns_a_loss_is_one_clear_error(settings: dict[st
     ],
     ids=["no layers", "policy", "no policy"],
 )
-def test_what_cannot_be_frozen_is_one_clear_error(kind: type[Module], policy: Any, message: str) -> None:
+def test_what_cannot_be_frozen_gives_one_clear_error(kind: type[Module], policy: Any, message: str) -> None:
     module = kind()
     with pytest.raises(LayertuneError, match=message):
         fit(module, LayerFreezeCallback(policy))
@@ -205,7 +205,7 @@ def test_training_data_without_indices_asks_for_a_meta_loader() -> None:
         fit(Module(), MetaLRCallback(**LEARN), loader=batches())
 
 
-def test_lightning_below_the_minimum_is_answered_with_the_line_that_upgrades(monkeypatch) -> None:
+def test_an_old_lightning_gives_the_line_that_upgrades_it(monkeypatch) -> None:
     monkeypatch.setattr(layertune.hosts.plugin, "_installed", lambda _: "2.5.0")
     monkeypatch.delitem(vars(layertune_lightning), "MetaLRCallback")  # found once, it is kept
     with pytest.raises(MissingPackageError, match=r"pip install --upgrade 'layertune\[lightning\]'"):
@@ -214,7 +214,7 @@ def test_lightning_below_the_minimum_is_answered_with_the_line_that_upgrades(mon
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What both ended with, for each kind of run."""
+    """Return the results of both processes, for each kind of run."""
     folder = tmp_path_factory.mktemp("processes")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = Path(lightning_processes.__file__)

@@ -21,7 +21,7 @@ import layertune_lightning.two_packages
 from layertune import LastLayer, MissingPackageError
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_lightning.environment import VARIABLE
-from lightning_runs import LEARN, META, network, samples, weights
+from lightning_runs import LEARN, META, network, samples, set_command_line, weights
 
 PACKAGES = [pytorch_lightning, lightning.pytorch]
 each_package = pytest.mark.parametrize("package", PACKAGES, ids=[package.__name__ for package in PACKAGES])
@@ -29,7 +29,7 @@ QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", 
 
 
 def module_of(package: ModuleType) -> type[Any]:
-    """A user's module on the classes of one package."""
+    """Make a user's module from the classes of one package."""
 
     class OfPackage(package.LightningModule):
         def __init__(self) -> None:
@@ -83,7 +83,7 @@ def test_frozen_layers_stay(package: ModuleType) -> None:
 
 
 @each_package
-def test_a_callback_is_one_of_the_package(package: ModuleType) -> None:
+def test_a_callback_is_an_instance_of_each_packages_class(package: ModuleType) -> None:
     assert isinstance(MetaLRCallback(), package.Callback)
     assert isinstance(LayerFreezeCallback(LastLayer()), package.Callback)
     callback = MetaLRCallback()
@@ -91,7 +91,7 @@ def test_a_callback_is_one_of_the_package(package: ModuleType) -> None:
 
 
 @each_package
-def test_each_asks_the_factory(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainers_of_each_package_ask_the_factory(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting, expected in (("", []), ("hyper_lr=0.3", [0.3])):
         monkeypatch.setenv(VARIABLE, setting)
         callbacks = package.Trainer(accelerator="cpu", **QUIET).callbacks
@@ -104,13 +104,7 @@ def test_the_command_line_of_the_unified_package_takes_the_callback(monkeypatch:
         def train_dataloader(self) -> Any:
             return DataLoader(samples(), batch_size=4)
 
-    arguments = [f"--trainer.{name}=false" for name in QUIET]
-    arguments += ["--trainer.callbacks+=layertune_lightning.MetaLRCallback", "--trainer.callbacks.hyper_lr=0.3"]
-    arguments += ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
-    monkeypatch.setattr(sys, "argv", ["train.py", "fit", *arguments])
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # written by Lightning
-        monkeypatch.setenv(name, "3")
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of how Lightning calls it
+    set_command_line(monkeypatch)
     cli = importlib.import_module("lightning.pytorch.cli").LightningCLI(
         module_of(lightning.pytorch), Data, save_config_callback=None, seed_everything_default=3
     )
@@ -119,7 +113,7 @@ def test_the_command_line_of_the_unified_package_takes_the_callback(monkeypatch:
     assert all(rate != 0.05 for rate in callback.lrs.values())
 
 
-def test_the_unified_package_below_the_minimum_is_answered_with_the_line_that_upgrades(
+def test_an_old_unified_package_gives_the_line_that_upgrades_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(layertune.hosts.plugin, "_installed", lambda _: "2.6.0")

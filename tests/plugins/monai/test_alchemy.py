@@ -1,4 +1,4 @@
-"""Network Alchemy in MONAI's engines against a loop by hand: same weights, same phases, resumed in any of them."""
+"""Network Alchemy in MONAI's engines compared with a plain loop: same weights, same phases, resumed in any of them."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ PHASES: dict[str, Any] = {
 
 
 def network() -> nn.Sequential:
-    """With uneven gammas, and without dropout, whose random state MONAI does not save."""
+    """Make a network with uneven gammas, and without dropout, whose random state MONAI does not save."""
     net = plain_network(dropout=0.0)
     nn.init.normal_(net[1].weight, 0.5, generator=torch.Generator().manual_seed(2))
     return net
@@ -46,7 +46,7 @@ def validation_loss(net: nn.Module) -> float:
 
 
 def by_hand(net: nn.Module, epochs: int, *, alchemy: bool = True, accumulate: int = 1) -> Alchemy | None:
-    """The loop that a user of MONAI does not write; without phases the penalty alone."""
+    """Train in a plain loop, with the phases or with the penalty alone."""
     optimizer, penalty = sgd(net), GammaPenalty(net, weight=WEIGHT)
     phases = Alchemy(net, optimizer, torch.empty(2, 1, 8, 8), penalty=penalty, **PHASES) if alchemy else None
     net.train()
@@ -71,7 +71,11 @@ def by_hand(net: nn.Module, epochs: int, *, alchemy: bool = True, accumulate: in
 def run(
     epochs: int, folder: Path | None = None, *, load: bool = False, learn: bool = False, **settings: Any
 ) -> tuple[Any, Any, Any]:
-    """An engine with a validation and the handler; the handler stands first in the list, and that does no harm."""
+    """Run an engine with a validation and the handler, which comes first in the list.
+
+    Returns:
+        The network, the handler (of MetaLR, if that learns), and the engine.
+    """
     net = network()
     optimizer, judge = sgd(net), evaluator(net)
     handler = AlchemyHandler(optimizer, **{"evaluator": judge, "weight": WEIGHT, **PHASES, **settings})
@@ -98,7 +102,7 @@ def run(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_penalty_is_that_of_a_loop_by_hand(accumulate: int) -> None:
+def test_the_penalty_is_that_of_a_plain_loop(accumulate: int) -> None:
     net, other, plain = network(), network(), network()
     optimizer = sgd(net)
     handler = GammaPenaltyHandler(optimizer, weight=WEIGHT)
@@ -121,7 +125,7 @@ def test_a_weight_of_0_is_monais_own_run() -> None:
     assert_equal(net, other)
 
 
-def test_the_phases_are_those_of_a_loop_by_hand() -> None:
+def test_the_phases_are_those_of_a_plain_loop() -> None:
     net, handler, engine = run(9)
     other = network()
     phases = by_hand(other, 9)
@@ -172,7 +176,7 @@ def test_without_an_identification_the_run_starts_with_the_modification() -> Non
     assert handler.alchemy.redundant.count > 0
 
 
-def test_mistakes_are_answered_plainly() -> None:
+def test_mistakes_give_one_clear_error() -> None:
     with pytest.raises(AlchemyError, match=r"give AlchemyHandler\(evaluator=\.\.\.\)"):
         AlchemyHandler(sgd(network()))
     with pytest.raises(AlchemyError, match=r"metric='val_dice'\) names no metric .*which has: val_loss"):

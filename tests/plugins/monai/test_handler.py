@@ -1,4 +1,4 @@
-"""MONAI's handler against the loop written by hand, and against engines without it."""
+"""MONAI's MetaLRHandler compared with a plain loop, and with engines without it."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from monai_runs import (
         pytest.param({"decollate": True}, {}, {"rule": "cosine", "hyper_lr": 0.1}, id="cosine"),
     ],
 )
-def test_equals_the_loop_written_by_hand(of_engine, of_loop, settings, streaming: bool) -> None:
+def test_it_learns_what_a_plain_loop_learns(of_engine, of_loop, settings, streaming: bool) -> None:
     settings = LEARN | settings | {"streaming": streaming}
     ours, theirs = network(), network()
     mine = sgd(ours)
@@ -59,7 +59,7 @@ def test_equals_the_loop_written_by_hand(of_engine, of_loop, settings, streaming
 
 
 def stepping(engine: Any, batch: Any) -> dict[str, Any]:
-    """An iteration of a user's own, which fires none of MONAI's events."""
+    """Train an iteration as a user may write it, without MONAI's events."""
     inputs, targets = engine.prepare_batch(batch, engine.state.device)
     engine.network.train()
     engine.optimizer.zero_grad()
@@ -75,7 +75,7 @@ class OwnTrainer(SupervisedTrainer):
 
 
 @pytest.mark.parametrize("of_engine", [{"iteration_update": stepping}, {"kind": OwnTrainer}], ids=["update", "class"])
-def test_an_iteration_of_the_users_own(of_engine: dict[str, Any]) -> None:
+def test_a_users_own_iteration_is_learned_from(of_engine: dict[str, Any]) -> None:
     ours, theirs = network(), network()
     mine = sgd(ours)
     handler = MetaLRHandler(mine, META, **LEARN)
@@ -84,7 +84,7 @@ def test_an_iteration_of_the_users_own(of_engine: dict[str, Any]) -> None:
     assert_equal(ours, theirs)
 
 
-def test_a_meta_loss_of_the_users_own() -> None:
+def test_a_users_own_meta_loss_is_used() -> None:
     def twice(engine: Any, batch: Any) -> Tensor:
         seen.append(engine.state.iteration)
         return 2 * cross_entropy(engine.network(batch["image"]), batch["label"])
@@ -146,8 +146,8 @@ def test_a_hyper_lr_of_0_changes_nothing(settings: dict[str, Any], loader: Any) 
     assert run.state.output[0]["loss"] == other.state.output[0]["loss"]
 
 
-def test_transforms_that_both_loaders_share_stay_where_they_were() -> None:
-    """As in bundles, where one object of transforms serves two datasets."""
+def test_random_state_of_transforms_that_both_loaders_share_is_restored() -> None:
+    """In bundles one object of transforms serves two datasets."""
     drawn: list[list[Tensor]] = []
     for settings in ({"hyper_lr": 0.0}, None):
         torch.manual_seed(5)
@@ -169,16 +169,24 @@ def test_transforms_that_both_loaders_share_stay_where_they_were() -> None:
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
 
 
-def test_by_default_the_meta_batches_are_the_training_data_in_an_order_of_their_own() -> None:
-    def noted(engine: Any, batch: Any) -> Tensor:
-        seen.append(batch["image"])
+class Recording:
+    """A meta loss that keeps the images of the meta batches."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+
+    def __call__(self, engine: Any, batch: Any) -> Tensor:
+        self.images.append(batch["image"])
         return cross_entropy(engine.network(batch["image"]), batch["label"])
 
-    seen: list[Tensor] = []
+
+def test_by_default_the_meta_batches_are_the_training_data_in_another_order() -> None:
+    recording = Recording()
     net = network()
     optimizer = sgd(net)
     loader = DataLoader(items(), batch_size=SIZE)
-    train(net, optimizer, MetaLRHandler(optimizer, meta_loss=noted), loader=loader)
+    train(net, optimizer, MetaLRHandler(optimizer, meta_loss=recording), loader=loader)
+    seen = recording.images
     whole = torch.stack([item["image"] for item in items()])
     for passes in (seen[:STEPS], seen[STEPS:]):
         rows = torch.cat(passes)
@@ -187,19 +195,15 @@ def test_by_default_the_meta_batches_are_the_training_data_in_an_order_of_their_
     assert not torch.equal(seen[0], seen[STEPS])
 
 
-def test_a_distributed_sampler_is_dealt_out_again_in_every_pass() -> None:
-    def noted(engine: Any, batch: Any) -> Tensor:
-        seen.append(batch["image"])
-        return cross_entropy(engine.network(batch["image"]), batch["label"])
-
-    seen: list[Tensor] = []
+def test_a_distributed_sampler_gives_another_order_in_each_pass() -> None:
+    recording = Recording()
     net = network()
     optimizer = sgd(net)
     data = items(1)
     sampler = MonaiDistributedSampler(data, shuffle=True, num_replicas=1, rank=0)
     meta = DataLoader(data, batch_size=SIZE, sampler=sampler)
-    train(net, optimizer, MetaLRHandler(optimizer, meta, meta_loss=noted))
-    one, two = torch.cat(seen[:STEPS]), torch.cat(seen[STEPS:])
+    train(net, optimizer, MetaLRHandler(optimizer, meta, meta_loss=recording))
+    one, two = torch.cat(recording.images[:STEPS]), torch.cat(recording.images[STEPS:])
     assert not torch.equal(one, two)
     torch.testing.assert_close(one.flatten().sort().values, two.flatten().sort().values)
     assert sampler.epoch == 0
@@ -208,8 +212,8 @@ def test_a_distributed_sampler_is_dealt_out_again_in_every_pass() -> None:
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'", "ignore:CUDA is not available or torch_xla")
 @pytest.mark.filterwarnings("ignore:.torch.cuda.amp.GradScaler.args.... is deprecated")
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_gradient_scaler_scales_the_meta_loss_and_is_left_alone(streaming: bool, monkeypatch) -> None:
-    """The scaler of the CPU in the place of that of CUDA: results stay those of float32."""
+def test_a_gradient_scaler_scales_the_meta_loss_and_does_not_change(streaming: bool, monkeypatch) -> None:
+    """The test takes the CPU's scaler in place of CUDA's, so that results are those of float32."""
     monkeypatch.setattr(
         torch.cuda.amp, "GradScaler", lambda: torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
     )
@@ -289,7 +293,7 @@ def test_a_second_run_goes_on() -> None:
     assert_equal(whole, half)
 
 
-def test_after_detach_nothing_is_left(tmp_path: Path) -> None:
+def test_detaching_leaves_nothing_on_the_optimizer_and_keeps_the_rates(tmp_path: Path) -> None:
     net = network()
     optimizer = sgd(net)
     handler = MetaLRHandler(optimizer, META, **LEARN, output_dir=tmp_path / "results")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What both ended with, for each kind of run."""
+    """Return the results of both processes, for each kind of run."""
     folder = tmp_path_factory.mktemp("processes")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*launch, Path(monai_processes.__file__), folder], check=True, timeout=500)

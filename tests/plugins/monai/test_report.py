@@ -1,4 +1,4 @@
-"""What MONAI users see of learned rates, and what they can get wrong."""
+"""What MONAI users see of learned rates, and the errors for what they can get wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ OTHER_MAP = map_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)
         pytest.param({"layers": lambda _: OTHER_MAP}, {}, "no network in Sequential has exactly the 4", id="map"),
     ],
 )
-def test_what_will_not_do_is_one_clear_error(of_handler, of_engine, message: str) -> None:
+def test_mistakes_with_the_handler_give_one_clear_error(of_handler, of_engine, message: str) -> None:
     net = network()
     optimizer = sgd(net)
     settings = {"meta_loader": META} | of_handler
@@ -124,7 +124,7 @@ def test_what_will_not_do_is_one_clear_error(of_handler, of_engine, message: str
 
 
 @pytest.mark.parametrize("make", [lambda of: MetaLRHandler(of, META), lambda _: LayerFreezeHandler("last")])
-def test_a_handler_that_comes_after_the_run_began_is_one_clear_error(make: Any) -> None:
+def test_a_handler_attached_after_the_run_began_gives_one_clear_error(make: Any) -> None:
     net = network()
     optimizer = sgd(net)
     engine = train(net, optimizer, epochs=1)
@@ -142,14 +142,14 @@ def test_a_loss_that_fails_on_its_own_keeps_its_error() -> None:
         train(net, optimizer, MetaLRHandler(optimizer, META, meta_loss=failing))
 
 
-def test_monai_below_the_minimum_is_answered_with_the_line_that_upgrades(monkeypatch) -> None:
+def test_an_old_monai_gives_the_line_that_upgrades_it(monkeypatch) -> None:
     monkeypatch.setattr(layertune.hosts.plugin, "_installed", lambda _: "1.3.0")
     monkeypatch.delitem(vars(layertune_monai), "MetaLRHandler")
     with pytest.raises(MissingPackageError, match=r"pip install --upgrade 'layertune\[monai\]'"):
         _ = layertune_monai.MetaLRHandler
 
 
-def test_freezing_in_an_engine_is_training_the_other_layers_alone() -> None:
+def test_frozen_layers_train_as_a_network_in_which_only_the_others_train() -> None:
     ours, theirs = network(), network()
     one = sgd(ours)
     two = sgd(theirs[6])
@@ -207,12 +207,12 @@ def test_every_method_trains_the_head(method: str) -> None:
         ({"method": "all", "first": 1}, "first=1 belongs to the method 'layer_wise'"),
     ],
 )
-def test_a_method_that_is_not_known_or_has_others_numbers_is_refused(settings, message: str) -> None:
+def test_an_unknown_method_or_another_methods_number_is_refused(settings, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         scheme(**settings)
 
 
-def test_a_loader_of_items_is_what_monai_users_give() -> None:
+def test_a_loader_of_items_gives_meta_batches() -> None:
     net = network()
     optimizer = sgd(net)
     handler = MetaLRHandler(optimizer, **LEARN)
@@ -223,7 +223,7 @@ def test_a_loader_of_items_is_what_monai_users_give() -> None:
 
 @pytest.mark.parametrize("by_handler", [False, True])
 def test_the_log_says_which_layers_train(caplog: pytest.LogCaptureFixture, by_handler: bool) -> None:
-    """MONAI's residual U-Net goes down in its first block: depth 2 of 4 by levels, and not frozen for it."""
+    """MONAI's residual U-Net goes down in its first block, so that block has depth 2 of 4 by levels and is frozen."""
     net = UNet(2, 1, 2, (4, 4, 4), (2, 2), num_res_units=2, norm="batch")
     with caplog.at_level("INFO", logger="layertune_monai"):
         if by_handler:
@@ -245,6 +245,6 @@ def test_the_norms_alone_train_and_the_log_says_so(caplog: pytest.LogCaptureFixt
     assert "18 of 206 parameters train, in 1, 6; the others are frozen" in caplog.text
 
 
-def test_a_meta_loader_that_nobody_draws_from_is_warned_of() -> None:
+def test_a_meta_loader_that_is_not_used_gives_a_warning() -> None:
     with pytest.warns(UserWarning, match="meta_loader has no effect with streaming=True"):
         MetaLRHandler(sgd(network()), META, streaming=True)
