@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -20,6 +20,9 @@ from layertune.hosts.plugin import import_host
 from layertune_nnunet.errors import PathsError
 from layertune_nnunet.plugin import PLUGIN
 from layertune_nnunet.tools.trainer_path import VARIABLE, trainer_path
+
+if TYPE_CHECKING:
+    from layertune_nnunet.tools.import_weights import Imported
 
 __all__ = ["app"]
 
@@ -110,14 +113,19 @@ def import_(
     if as_json:
         print_json(imported.as_dict())
         return
+    _show_import(imported, f"{weights} in {configuration}")
+
+
+def _show_import(imported: "Imported", title: str) -> None:
     loaded = imported.loaded
     rows = [[own, file, "loaded"] for own, file in loaded.matched.items()]
     rows += [[own, "", f"fresh: {why}"] for own, why in loaded.missing.items()]
     rows += [["", file, f"not used: {why}"] for file, why in loaded.unused.items()]
-    print_table(f"{weights} in {configuration}", ["Network", "File", "Outcome"], rows, left=3)
+    print_table(title, ["Network", "File", "Outcome"], rows, left=3)
     show(Text(loaded.summary()))
     if imported.fresh:
-        show(Text(f"{len(imported.fresh)} tensors of {out} are initial weights (seed {seed}), not pre-trained ones."))
+        count, seed = len(imported.fresh), imported.seed
+        show(Text(f"{count} tensors of {imported.out} are initial weights (seed {seed}), not pre-trained ones."))
     show(Text("nnU-Net always starts with fresh segmentation layers, whatever the file holds."))
 
 

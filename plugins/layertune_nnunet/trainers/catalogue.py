@@ -1,7 +1,7 @@
-"""The trainers, by the names that ``nnUNetv2_train -tr`` takes; those with values in their names are made when asked.
+"""The trainers by the names that ``nnUNetv2_train -tr`` takes.
 
-A name such as ``nnUNetTrainerMetaLR_hlr0p05_20epochs`` is a class of this module like any other: the same at each
-look-up, and found again when it is unpickled.
+A class with settings in its name, as ``nnUNetTrainerMetaLR_hlr0p05_20epochs``, is made when it is first asked
+for. It is the same class each time and can be pickled, like the classes that are defined here.
 """
 
 from functools import cache
@@ -31,55 +31,57 @@ __all__ = [
 
 
 class nnUNetTrainerNormOnly(NormOnlyMixin, nnUNetTrainer):
-    """nnU-Net that trains the norms' own parameters alone."""
+    """Train the parameters of the norms only."""
 
 
 class nnUNetTrainerBNScale(BNScaleMixin, nnUNetTrainer):
-    """nnU-Net with a penalty that asks gammas to be large and alike."""
+    """Train all layers with a penalty that makes the norms' gammas large and equal."""
 
 
 class nnUNetTrainerAlchemy(AlchemyMixin, nnUNetTrainer):
-    """nnU-Net that finds redundant kernels, lets them start afresh, and then trains all."""
+    """Identify redundant kernels, initialize them anew, then train all layers."""
 
 
-# MetaLR comes first, so that its meta batches have nnU-Net's own loss, without the penalty of a training step.
+# MetaLR comes first, so that its meta batches use nnU-Net's own loss, without the penalty of a training step.
 class nnUNetTrainerAlchemyMetaLR(MetaLRMixin, AlchemyMixin, nnUNetTrainer):
-    """nnU-Net with Network Alchemy, and one learned learning rate a layer from its maximisation on."""
+    """Run Network Alchemy, and learn one rate per layer from meta batches in its last phase."""
 
 
 class nnUNetTrainerAlchemyMetaLRStreaming(MetaLRStreamingMixin, AlchemyMixin, nnUNetTrainer):
-    """nnU-Net with Network Alchemy, and learned rates from the training batches themselves in its maximisation."""
+    """Run Network Alchemy, and learn one rate per layer from the training batches in its last phase."""
 
 
 class nnUNetTrainerMetaLR(MetaLRMixin, nnUNetTrainer):
-    """nnU-Net with one learned learning rate a layer, from meta batches."""
+    """Train all layers, and learn one rate per layer from meta batches."""
 
 
 class nnUNetTrainerMetaLRStreaming(MetaLRStreamingMixin, nnUNetTrainer):
-    """nnU-Net with one learned learning rate a layer, from the training batches themselves."""
+    """Train all layers, and learn one rate per layer from the training batches."""
 
 
 class nnUNetTrainerBiDirectional(BiDirectionalMixin, nnUNetTrainer):
-    """nnU-Net that freezes depths m to n."""
+    """Freeze the layers of depths m to n, and train the others."""
 
 
 class nnUNetTrainerLayerWise(LayerWiseMixin, nnUNetTrainer):
-    """nnU-Net that freezes all depths before one."""
+    """Freeze the layers before one depth, and train the others."""
 
 
 class nnUNetTrainerLastLayer(LastLayerMixin, nnUNetTrainer):
-    """nnU-Net that tunes its segmentation layers alone."""
+    """Train the segmentation layers only."""
 
 
 def __getattr__(name: str) -> Any:
     trainer, underscore, _ = name.partition("_")
     if not underscore or trainer not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _with_values(globals()[trainer], name)
+    return _with_settings(globals()[trainer], name)
 
 
 @cache
-def _with_values(trainer: type, name: str) -> type:
-    """A trainer with the values that its name holds."""
+def _with_settings(trainer: type, name: str) -> type:
+    """Make the class of a trainer with the settings in its name."""
     values = read_suffixes(name, suffixes_of(trainer))
-    return type(name, (trainer,), {**values, "__module__": __name__, "__doc__": f"{trainer.__doc__} Here: {values}."})
+    return type(
+        name, (trainer,), {**values, "__module__": __name__, "__doc__": f"{trainer.__doc__} Settings: {values}."}
+    )
