@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from layertune.metalr.rules import RULES
 from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.by_name import method_name
-from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, new_key
+from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, nearest, new_key
 
 __all__ = [
     "METHOD_KINDS",
@@ -234,13 +235,19 @@ class AlchemyMethod(Method):
         return self
 
 
+def _known_rule(rule: str) -> str:
+    if rule not in RULES:
+        raise ValueError(f"{rule!r} is no rule{nearest(rule, RULES)}; there are {', '.join(RULES)}")
+    return rule
+
+
 class MetaLRMethod(Method):
     """Learned rates.
 
     Attributes:
         mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
         every: for the mode of that name.
-        rule: ``"additive"``, ``"proportional"``, ``"cosine"`` or ``"joint"``.
+        rule: How a rate follows its meta gradient, a rule of ``layertune.MetaLR``.
         hyper_lr: step size of the learning rates; by default what suits the rule.
         min_lr: floor.
         max_lr: ceiling, above the floor.
@@ -251,7 +258,7 @@ class MetaLRMethod(Method):
     kind: Literal["metalr"]
     mode: Literal["exact", "every", "streaming"] = "exact"
     every: Annotated[int, Field(ge=2)] = 10
-    rule: Literal["additive", "proportional", "cosine", "joint"] = "joint"
+    rule: Annotated[str, AfterValidator(_known_rule)] = "joint"
     hyper_lr: Annotated[float, Field(ge=0)]
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     max_lr: Positive | None = None

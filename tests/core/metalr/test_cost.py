@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layertune import MetaLR
 from layertune.metalr.history import History
+from layertune.metalr.rules import RULES
 from small_runs import Plain, assert_same, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
-RULES = ["additive", "proportional", "cosine", "joint"]
 
 
 @pytest.mark.parametrize("mode", MODES)
