@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import run
+from monai.bundle import create_workflow, run
 
 from layertune import LayertuneError
 
-__all__ = ["SMALL", "as_arguments", "command", "monai", "own_error", "run_config", "saved_state"]
+__all__ = ["SMALL", "adapted_workflow", "as_arguments", "command", "monai", "own_error", "run_config", "saved_state"]
 
 SMALL: dict[str, Any] = {
     "num_workers": 0,
@@ -37,6 +37,12 @@ def saved_state(bundle: Path, epoch: int = 2) -> dict[str, Any]:
     """Return the checkpoint of an epoch."""
     state: dict[str, Any] = torch.load(bundle / f"models/checkpoint_epoch={epoch}.pt", weights_only=True)
     return state
+
+
+def adapted_workflow(bundle: Path, *, suffix: str = "json", **overrides: Any) -> Any:
+    """Return MONAI's workflow of an adapted bundle, after ``initialize``."""
+    files = [str(bundle / "configs" / name) for name in (f"train.{suffix}", "layertune.json")]
+    return create_workflow(config_file=files, logging_file=False, **{"bundle_root": str(bundle), **overrides})
 
 
 def own_error(error: BaseException) -> LayertuneError:

@@ -127,6 +127,7 @@ def _initialize(found: TrainConfig, trainer: str, *, loads: bool) -> dict[str, A
         "_target_": "layertune_monai.check_overrides",
         "bundle_root": "@bundle_root" if "bundle_root" in found.parser else ".",
         "files": list(found.files),
+        "handlers": [SECTION],
     }
     load = {
         "_target_": "layertune_monai.load_pretrained",

@@ -22,7 +22,11 @@ EVALUATED = ("$", "@", "%")
 """First characters of the strings that MONAI evaluates or replaces."""
 
 
-def check_overrides(bundle_root: str | Path = ".", files: Sequence[str] = ()) -> None:
+TRACKING = {"experiment_name", "run_name", "save_execute_config", "tracking_uri"}
+"""Names that MONAI's ``--tracking`` adds, whether or not it finds a trainer whose handlers read them."""
+
+
+def check_overrides(bundle_root: str | Path = ".", files: Sequence[str] = (), *, handlers: Sequence[str] = ()) -> None:
     """Refuse an override that nothing in the running configuration reads.
 
     Call it from a configuration. A name is known if a file in ``configs/`` holds it. Any other name has to be read by
@@ -32,9 +36,12 @@ def check_overrides(bundle_root: str | Path = ".", files: Sequence[str] = ()) ->
     Args:
         bundle_root: The root of the bundle.
         files: Configurations outside of ``configs/``, relative to the root.
+        handlers: The ids of handlers that the configuration has to use. MONAI's ``--tracking`` replaces the handlers of
+            a trainer that does not read them from ``train#handlers``.
 
     Raises:
-        BundleError: A plain value has an unknown name that nothing refers to, or the root holds no configuration.
+        BundleError: A plain value has an unknown name that nothing refers to, the handlers are not used, or the root
+            holds no configuration.
     """
     parser = _calling_parser()
     if parser is None:
@@ -45,6 +52,12 @@ def check_overrides(bundle_root: str | Path = ".", files: Sequence[str] = ()) ->
     unread = [name for name in _added_values(content, known) if not _is_read(name, references)]
     if unread:
         raise unknown_names(unread, content)
+    unused = [name for name in handlers if name not in references]
+    if unused:
+        raise BundleError(
+            f"the trainer does not use the handlers @{', @'.join(unused)} any more, because an override or --tracking "
+            "has replaced them; leave it out, or let the trainer read its handlers from train#handlers"
+        )
 
 
 def unknown_names(names: Sequence[str], content: Mapping[str, Any]) -> BundleError:
@@ -94,7 +107,7 @@ def _known_ids(root: Path, files: Sequence[str]) -> set[str]:
             f"there is no configuration of a bundle in {root.resolve()}; run in the bundle's folder, or name that "
             "folder: --bundle_root DIR"
         )
-    return known
+    return known | TRACKING
 
 
 def _ids(content: Any, place: str = "") -> Iterator[str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, create_workflow
+from monai.bundle import ConfigParser
 from typer.testing import CliRunner
 
 from bundle_examples import NETWORK, STYLES, trainer, write_bundle
-from bundle_runs import own_error
+from bundle_runs import adapted_workflow
 from layertune import LayertuneError, LRProfile
 from layertune.cli.app import app
 from layertune_monai.bundle.adapt import adapt
@@ -36,12 +36,6 @@ def run_bundle(bundle: Path, files: str, *overrides: str) -> str:
     done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
-
-
-def adapted_workflow(bundle: Path, *, suffix: str = "json", **overrides: Any) -> Any:
-    """MONAI's workflow of an adapted bundle, after ``initialize``."""
-    files = [str(bundle / "configs" / name) for name in (f"train.{suffix}", "layertune.json")]
-    return create_workflow(config_file=files, logging_file=False, **{"bundle_root": str(bundle), **overrides})
 
 
 def moved_weights(bundle: Path) -> tuple[set[str], set[str]]:
@@ -99,64 +93,6 @@ def test_the_method_can_be_changed_by_its_switch(tmp_path: Path) -> None:
     assert trained
     assert all(name.startswith("model.2.") for name in trained)
     assert any(not name.startswith("model.2.") for name in names)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"layertune#metod": "last"}, "layertune has no switch metod; its switches are method, depth, m, n, first"),
-        ({"metod": "last"}, r"reads metod; did you mean layertune#method\? Known names: bundle_root"),
-        ({"method": "last"}, r"reads method; did you mean layertune#method\?"),
-        ({"layertune#method": "magic"}, "method is one of metalr, .* not 'magic'"),
-        ({"layertune#m": 2}, "m=2 belongs to the method 'bidirectional', not to 'metalr'"),
-        ({"layertune#depth": "I2"}, "depth=I2 belongs to the method bidirectional or layer_wise or last"),
-        (
-            {"layertune#method": "last", "layertune#rule": "cosine"},
-            "rule=cosine .* not to 'last_layer'.* again",
-        ),
-        ({"train#extra": {"size": [1, 2]}}, "nothing in this configuration reads train#extra; Known names"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
-)
-def test_a_switch_without_effect_is_an_error(overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", "zoo")
-    adapt(bundle, Method(method="metalr"))
-    with pytest.raises(RuntimeError) as caught:
-        adapted_workflow(bundle, **overrides).run()
-    with pytest.raises(LayertuneError, match=message):
-        raise own_error(caught.value)
-    assert not list(bundle.glob("models/layertune/*")), "nothing was trained"
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"optimizer#lr": 0.1, "train#trainer#max_epochs": 1},
-        {"own": 0.02, "optimizer#lr": "@own"},
-        {"own": {"lr": 0.02}, "optimizer#lr": "$@own#lr / 2"},
-        {"own": {"_target_": "builtins.print"}},
-        {"own": "$print('a')"},
-        {"dataset_dir": "elsewhere"},
-    ],
-    ids=" ".join,
-)
-def test_overrides_with_an_effect_are_accepted(overrides: dict[str, Any], tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "bundle", "zoo")
-    adapt(bundle, Method(method="metalr"))
-    assert adapted_workflow(bundle, **overrides).trainer
-
-
-def test_a_bundle_without_a_root_is_checked_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = write_bundle(tmp_path / "bundle", "inline")
-    adapt(bundle, Method(method="metalr"))
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    files = [str(bundle / "configs" / name) for name in ("train.yml", "layertune.json")]
-    with pytest.raises(RuntimeError) as caught:
-        create_workflow(config_file=files, logging_file=False)
-    assert "there is no configuration of a bundle in" in str(own_error(caught.value))
-    monkeypatch.chdir(bundle)
-    assert create_workflow(config_file=files, logging_file=False).trainer
 
 
 @pytest.mark.parametrize("style", STYLES)
