@@ -1,6 +1,5 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,11 +7,9 @@ from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
 from layertune.metalr import attached
-from layertune.metalr.adaptation import Skipped, adaptation
-from layertune.metalr.displacement import Displacement, exponent_for
-from layertune.metalr.history import History
+from layertune.metalr.learner import Learner
 from layertune.metalr.requirements import check_layers, check_meta_gradient, check_optimizer, refuse_copy
-from layertune.metalr.sections import Layers, Sections
+from layertune.metalr.sections import Layers
 from layertune.metalr.settings import MetaLRSettings
 from layertune.rates.attachment import LRMultiplier
 from layertune.rates.profile import LRProfile
@@ -20,27 +17,26 @@ from layertune.rates.stand_in import StandIn
 
 __all__ = ["MetaLR"]
 
-KEYS = ("meta_scale", "meta_layers", "meta_steps", "meta_step", "meta_history", attached.META_PASSES)
-
 
 class MetaLR(LRMultiplier):
     """Learn one factor on the learning rate of each layer while the host trains (MetaLR, algorithm 1).
 
-    With u_j the optimizer's update direction per unit of learning rate, g_j the gradient of the meta loss::
+    With u_j the optimizer's update direction per unit of learning rate and g_j the gradient of the meta loss::
 
         look ahead      theta^_j = theta_j - alpha_j u_j                             (eq. 2)
         learn           h_j = dL_meta(theta^)/dalpha_j = -<g_j, u_j>
                         alpha'_j = max(alpha_j - eta h_j, 1e-6)                       (eq. 3)
         step            theta'_j = theta_j - alpha'_j u_j                             (eq. 4)
 
-    u does not depend on alpha, so h is exact with first-order passes only. Hooks on the optimizer's ``step`` do it:
-    the schedule keeps owning ``lr``, and what is learned is a factor on it, ``group["meta_scale"]``, which travels
-    with the optimizer's own ``state_dict`` together with all else that resuming needs.
+    u does not depend on alpha, so h is exact with first-order passes only. MetaLR works by hooks on the optimizer's
+    ``step``. The schedule keeps ``lr``. What is learned is a factor on it, ``group["meta_scale"]``, which is saved with
+    the optimizer's own ``state_dict``, together with all else that a resumed run needs.
 
-    Groups of one ``"layer"`` share a factor; a group without that key goes by its ``"name"``, or is a layer of its own.
+    Groups with the same ``"layer"`` share a factor. A group without that key goes by its ``"name"``, or is a layer of
+    its own.
 
     Args:
-        optimizer: the host's optimizer; its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
+        optimizer: The host's optimizer. Its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
         hyper_lr: The step size eta of the learning rates, >= 0. 0 changes nothing, bit for bit. Default: 0.1, and 0.05
             for the rule ``"cosine"``; the rule ``"additive"`` has no default.
         rule: ``"joint"`` (default), ``"cosine"`` (alpha' = alpha exp(eta cos(-g, -u))), ``"proportional"`` (alpha' =
@@ -55,11 +51,15 @@ class MetaLR(LRMultiplier):
         streaming: Take the next training batch's gradient as the meta gradient, at no extra pass; then attaching is all
             that a training loop needs. Default: ``False``.
         settings: All settings above in one record, in place of single ones.
-        layers: the parameters of each layer, as ``LayerMap.parameters_of(model)`` gives them, for an optimizer whose
-            groups must stay as they are; the groups' own layers if none are given.
+        layers: The parameters of each layer, as ``LayerMap.parameters_of(model)`` gives them, for an optimizer whose
+            groups must stay as they are. Default: the layers that the groups name.
+
+    Attributes:
+        settings: All settings, in one record.
 
     Raises:
-        OptimizerError: A setting is out of range, the optimizer has a single layer, or its step is not linear.
+        OptimizerError: A setting is out of range, the optimizer has a single layer or a state of other layers, or its
+            step is not linear.
 
     Example:
         >>> import torch
@@ -98,29 +98,16 @@ class MetaLR(LRMultiplier):
         settings: MetaLRSettings | None = None,
         layers: Layers | None = None,
     ) -> None:
-        self.settings = _one_record(
-            settings,
-            hyper_lr=hyper_lr,
-            rule=rule,
-            min_lr=min_lr,
-            max_lr=max_lr,
-            max_change=max_change,
-            every=every,
-            streaming=streaming,
-        )
-        self._layers = layers
-        self._sections = Sections.of(optimizer, layers)
-        check_layers(self._sections.names)
+        single = {"hyper_lr": hyper_lr, "rule": rule, "min_lr": min_lr, "max_lr": max_lr}
+        single |= {"max_change": max_change, "every": every, "streaming": streaming}
+        self.settings = MetaLRSettings.one_of(settings, **single)
+        self._learner = Learner(optimizer, layers)
+        check_layers(self._learner.sections.names)
         check_optimizer(optimizer)
-        self._sections.check_learned(optimizer.param_groups)
-        self._displacement = Displacement()
-        self._displacement.adopt(optimizer.param_groups)
-        self._skipped = Skipped(self._sections.members.device)
-        self._history = History.of(optimizer)
         super().__init__(optimizer)
         self._hooks += [
-            optimizer.register_state_dict_pre_hook(self._before_saving),
-            optimizer.register_load_state_dict_post_hook(self._after_loading),
+            optimizer.register_state_dict_pre_hook(lambda _: self._learner.write_state()),
+            optimizer.register_load_state_dict_post_hook(lambda _: self._learner.read_state()),
         ]
         attached.attach(optimizer)
         vars(optimizer)["__deepcopy__"] = refuse_copy
@@ -137,52 +124,52 @@ class MetaLR(LRMultiplier):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps since the start of the run, resumed ones included."""
-        return int(self.optimizer.param_groups[0].get("meta_steps", 0))
+        """Number of optimizer steps since the start of the run, resumed ones included."""
+        return self._learner.steps
 
     @property
     def due(self) -> bool:
         """Whether a step waits for a meta pass and ``adapt()``."""
-        return any("meta_step" in group for group in self.optimizer.param_groups)
+        return self._learner.due
 
     @property
     def lrs(self) -> dict[str, float]:
         """The present learning rate of each layer: the schedule's times the learned factor."""
-        self._skipped.warn(self.steps)
-        groups, sections = self.optimizer.param_groups, self._current_sections()
+        self._learner.skipped.warn(self.steps)
+        groups, sections = self.optimizer.param_groups, self._learner.sections
         scales = sections.read_scales(groups).tolist()
         rates = [float(groups[group]["lr"]) for group in sections.leading_groups(groups)]
         return {name: rate * scale for name, rate, scale in zip(sections.names, rates, scales, strict=True)}
 
     @property
     def skipped(self) -> int:
-        """Adaptations that a meta gradient that was not finite left out."""
-        return self._skipped.count
+        """Number of adaptations that were left out because the meta gradient was not finite."""
+        return self._learner.skipped.count
 
     @property
     def history(self) -> list[tuple[int, dict[str, float]]]:
-        """The learned rates over time: (step, rate of each layer); long runs are thinned evenly."""
-        self._skipped.warn(self.steps)
-        return self._history.lrs_over_time(self._current_sections().names)
+        """The learned rates over time: pairs of the step and the rate of each layer. Long runs are thinned evenly."""
+        self._learner.skipped.warn(self.steps)
+        return self._learner.history.lrs_over_time(self._learner.sections.names)
 
     def profile(self) -> LRProfile:
-        """What was learned over time, to save, plot, or replay without meta passes.
+        """Return what was learned over time, to save, plot, or replay without meta passes.
 
         Raises:
-            OptimizerError: nothing was learned yet.
+            OptimizerError: Nothing was learned yet.
         """
-        self._skipped.warn(self.steps)
-        sections = self._current_sections()
-        return self._history.profile(sections.names, sections.depths(self.optimizer.param_groups))
+        self._learner.skipped.warn(self.steps)
+        sections = self._learner.sections
+        return self._learner.history.profile(sections.names, sections.depths(self.optimizer.param_groups))
 
     @torch.no_grad()
     def adapt(self, grad_scale: float | Tensor = 1.0) -> None:
         """Learn from the meta gradient in ``.grad``, correct the last step, and clear the gradients.
 
-        Call it after ``optimizer.step()``, ``optimizer.zero_grad()`` and the backward pass of the meta loss; with
-        ``streaming=True`` it is called for you. Where no step waits (``due`` is false: a step that AMP skipped, an
-        accumulating iteration, a step between the k-th ones) nothing happens and the gradients stay, so a loop that
-        may meet those spares the meta pass, and the gradients that it accumulates, by asking first::
+        Call it after ``optimizer.step()``, ``optimizer.zero_grad()`` and the backward pass of the meta loss. With
+        ``streaming=True`` MetaLR does this by itself. If no step waits (``due`` is false, after a step that AMP
+        skipped, in an accumulating iteration, or between the steps of ``every``), nothing happens and the gradients
+        stay. A loop in which that occurs asks first, which saves the meta pass and the accumulated gradients::
 
             scaler.step(optimizer)
             scaler.update()
@@ -195,10 +182,10 @@ class MetaLR(LRMultiplier):
                 metalr.adapt(scaler.get_scale())
 
         Args:
-            grad_scale: what the meta loss was multiplied by: ``scaler.get_scale()`` under a ``GradScaler``.
+            grad_scale: The factor that the meta loss was multiplied by: ``scaler.get_scale()`` under a ``GradScaler``.
 
         Raises:
-            OptimizerError: no step was ever taken, or no parameter has a gradient; nothing is changed then.
+            OptimizerError: No step was ever made, or no parameter has a gradient. Nothing is changed then.
         """
         if not self.due:
             if not self.steps:
@@ -208,7 +195,7 @@ class MetaLR(LRMultiplier):
                 )
             return
         check_meta_gradient(self.optimizer)
-        self._learn(grad_scale)
+        self._learner.learn(self.settings, grad_scale)
         self.optimizer.zero_grad()
 
     def detach(self) -> None:
@@ -216,95 +203,17 @@ class MetaLR(LRMultiplier):
         super().detach()
         attached.detach(self.optimizer)
         vars(self.optimizer).pop("__deepcopy__", None)
-        self._remove_keys()
-        self._displacement = Displacement()
-
-    def _remove_keys(self) -> None:
-        for group in self.optimizer.param_groups:
-            for key in KEYS:
-                group.pop(key, None)
-
-    def _current_sections(self) -> Sections:
-        if not self._sections.fits(self.optimizer):
-            self._sections = Sections.of(self.optimizer, self._layers)
-        return self._sections
-
-    def _before_saving(self, _: Optimizer) -> None:
-        sections = self._current_sections()
-        sections.write_names(self.optimizer.param_groups)
-        self._history.write(self.optimizer, sections.names)
-
-    def _after_loading(self, _: Optimizer) -> None:
-        self._sections = Sections.of(self.optimizer, self._layers)
-        try:
-            self._sections.check_learned(self.optimizer.param_groups)
-            self._displacement.adopt(self.optimizer.param_groups)
-        except OptimizerError:
-            self._remove_keys()  # whoever goes on all the same learns anew
-            raise
-        finally:
-            self._history = History.of(self.optimizer)
+        self._learner.remove_state()
 
     @torch.no_grad()
     def _prepare_step(self, stand_in: StandIn) -> None:
         attached.require_latest(self.optimizer)
-        groups, sections = self.optimizer.param_groups, self._current_sections()
         if self.streaming and self.due:
             # A GradScaler leaves these two on an optimizer whose fused step unscales by itself.
             scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
-            self._learn(1.0 if scale is None else scale, found_inf)
-        self._displacement.forget(groups)
-        if not self._learns_next and self._has_numbers:
-            stand_in.multiply_lrs(sections.group_scales(groups))
-        else:
-            exponent = 0 if self._changes_nothing else exponent_for(groups)
-            self._displacement.start(groups, stand_in, exponent=exponent)
+            self._learner.learn(self.settings, 1.0 if scale is None else scale, found_inf)
+        self._learner.start_step(stand_in, self.settings)
 
     @torch.no_grad()
     def _finish_step(self) -> None:
-        groups, sections = self.optimizer.param_groups, self._current_sections()
-        scales = None if self._changes_nothing else sections.spread(sections.read_scales(groups))
-        self._displacement.finish(groups, sections.of_parameter, scales)
-        if not self._learns_next:
-            self._displacement.forget(groups)
-        steps = self.steps + 1
-        for group in groups:
-            group["meta_steps"] = steps
-
-    @property
-    def _learns_next(self) -> bool:
-        """Whether MetaLR learns from the next step, so that it has to be measured."""
-        return (self.steps + 1) % self.settings.every == 0
-
-    @property
-    def _has_numbers(self) -> bool:
-        """Whether the factor of each group is at hand as a number, without waiting for a device."""
-        return self._sections.whole and self._sections.members.device.type == "cpu"
-
-    @property
-    def _changes_nothing(self) -> bool:
-        """Whether nothing is learned and nothing was learned before, so that steps stay as they are bit for bit."""
-        return self.hyper_lr == 0 and not any("meta_scale" in group for group in self.optimizer.param_groups)
-
-    def _learn(self, grad_scale: float | Tensor, found_inf: Tensor | None = None) -> None:
-        """Apply equations 3 and 4 to the last step. Nothing is learned where AMP has found an overflow."""
-        groups, sections = self.optimizer.param_groups, self._current_sections()
-        learned = adaptation(groups, sections, self.settings, grad_scale=grad_scale, found_inf=found_inf)
-        self._skipped.add(learned.overflowed)
-        if self.hyper_lr:
-            corrected = learned.applied * sections.spread(learned.ratio)
-            self._displacement.correct(groups, sections.of_parameter, learned.applied, corrected)
-            sections.write_scales(groups, learned.scales)
-        self._history.record(self.steps, sections.names, learned.scales, learned.lrs)
-        self._displacement.forget(groups)
-        if sections.members.device.type == "cpu":
-            self._skipped.warn(self.steps)
-
-
-def _one_record(settings: MetaLRSettings | None, **single: Any) -> MetaLRSettings:
-    given = [name for name, value in single.items() if value is not None]
-    if settings is not None and given:
-        raise OptimizerError(
-            f"MetaLR takes settings= or single settings, not both; put {', '.join(given)} into settings="
-        )
-    return MetaLRSettings.given(**single) if settings is None else settings
+        self._learner.finish_step(self.settings)

@@ -105,6 +105,22 @@ class MetaLRSettings:
             raise OptimizerError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
         return cls(**{**PRESETS[preset], **{name: value for name, value in values.items() if value is not None}})
 
+    @classmethod
+    def one_of(cls, settings: Self | None, **single: Any) -> Self:
+        """Return the given record, or build one from single settings where there is none.
+
+        Raises:
+            OptimizerError: Both were given.
+        """
+        given = [name for name, value in single.items() if value is not None]
+        if settings is None:
+            return cls.given(**single)
+        if given:
+            raise OptimizerError(
+                f"MetaLR takes settings= or single settings, not both; put {', '.join(given)} into settings="
+            )
+        return settings
+
 
 def _default_hyper_lr(rule: str) -> float:
     if rule not in HYPER_LR:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layertune import MetaLR
 from layertune.metalr.history import History
+from layertune.metalr.learner import Learner
 from layertune.metalr.rules import RULES
 from small_runs import Plain, assert_same, data, layer_groups, network, run, train
 
@@ -78,7 +79,7 @@ def test_a_long_run_does_not_grow_and_keeps_an_even_history(monkeypatch):
     for step in range(1, 601):
         optimizer.step()
         if step in (100, 600):
-            counts.append(len(live_tensors()) - len(metalr._history.records))
+            counts.append(len(live_tensors()) - len(metalr._learner.history.records))
     assert counts[0] == counts[1]
     steps = [step for step, _ in metalr.history]
     assert steps == list(range(16, 600, 16))
@@ -153,7 +154,7 @@ def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
         for joins in (False, False, True, False):
             if joins:
                 optimizer.add_param_group(groups[4])
-                metalr._current_sections()  # new sections are copied to the device once
+                _ = metalr._learner.sections  # new sections are copied to the device once
             for _ in range(2):
                 for parameter in parameters:
                     parameter.grad = torch.empty_like(parameter)
@@ -161,7 +162,7 @@ def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
                     optimizer.step()
                     if metalr.due and not metalr.streaming:
                         metalr.adapt()
-        assert len(metalr._history.records) == {"every": 4, "streaming": 7}.get(next(iter(mode), ""), 8)
+        assert len(metalr._learner.history.records) == {"every": 4, "streaming": 7}.get(next(iter(mode), ""), 8)
         with pytest.raises(DataDependentOutputException):
             metalr.lrs  # noqa: B018 - numbers leave when asked for
         metalr.detach()
@@ -172,5 +173,5 @@ def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
 @pytest.mark.parametrize("make", [SGD, AdamW])
 def test_off_the_cpu_a_stretched_step_gives_the_same_run(monkeypatch, rule, mode, make):
     on_cpu = run(make=make, options={}, rule=rule, **mode)
-    monkeypatch.setattr(MetaLR, "_has_numbers", property(lambda _: False))
+    monkeypatch.setattr(Learner, "_has_numbers", property(lambda _: False))
     assert_same(run(make=make, options={}, rule=rule, **mode), on_cpu, 1e-10)
