@@ -60,6 +60,7 @@ class ReferenceMetaLR:
         lr: initial learning rate of each layer.
         direction: a key of ``DIRECTIONS``, with ``options`` for it.
         eta, rule, min_lr, max_lr, max_change: as in ``layertune.MetaLR``.
+        ratio: learning rate of a parameter over that of its layer; 1 where it is left out.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ReferenceMetaLR:
         min_lr: float = 1e-6,
         max_lr: float = math.inf,
         max_change: float = 2.0,
+        ratio: Mapping[str, float] | None = None,
         **options,
     ) -> None:
         self.model = model
@@ -84,6 +86,7 @@ class ReferenceMetaLR:
         self.eta, self.rule = eta, rule
         self.min_lr, self.max_lr = (torch.tensor(bound, dtype=torch.float64) for bound in (min_lr, max_lr))
         self.max_change = max_change
+        self.ratio = ratio or {}
         self.state: dict[str, dict] = {name: {} for name in self.theta}
         self.h: dict[str, Tensor] = {}
         self.waiting: Tensors | None = None
@@ -124,7 +127,9 @@ class ReferenceMetaLR:
         return self.theta if self.waiting is None else self.move(self.alpha, self.waiting)
 
     def _directions(self, g: Tensors) -> Tensors:
-        return {n: self.direction(self.theta[n], g[n], self.state[n], **self.options).detach() for n in self.theta}
+        names = [name for held in self.layers.values() for name in held]
+        u = {n: self.direction(self.theta[n], g[n], self.state[n], **self.options).detach() for n in names}
+        return {name: self.ratio.get(name, 1.0) * direction for name, direction in u.items()}
 
     def _learn(self, g_meta: Tensors, u: Tensors) -> None:
         self.alpha = {j: self._learned(j, g_meta, u) for j in self.layers}

@@ -1,6 +1,5 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
