@@ -239,3 +239,16 @@ def test_a_second_penalty_is_refused_in_any_order_and_blocks_no_later_fit(first:
 def test_a_fit_that_ends_within_the_identification_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     fit(Validated(), callback(identification=Convergence(limit=9)))
     assert "so only the norms were trained" in caplog.text
+
+
+def test_the_keys_in_a_checkpoint_are_those_of_version_0_1(tmp_path: Path) -> None:
+    callbacks = callback(), MetaLRCallback(**LEARN, meta_loader=META)
+    fit(Validated(), *callbacks, max_epochs=3).save_checkpoint(tmp_path / "kept.ckpt")
+    checkpoint = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    saved = {name: set(state) for name, state in checkpoint["callbacks"].items()}
+    assert saved == {
+        "AlchemyCallback": {"norms", "phase", "progress", "history", "identified", "redundant"},
+        "MetaLRCallback{'optimizer': 0}": {"meta_batches"},
+    }
+    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+    assert {"meta_scale", "meta_steps", "meta_history"} <= set(group)
