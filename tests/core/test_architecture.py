@@ -25,7 +25,7 @@ SCRIPT = "a script of version 0.1, which a study's file replaces"
 KNOWN: dict[str, str] = {
     "layertune.metalr.metalr": "long until it shares its hooks with AutoLR and Replay",
     "layertune_studies.config.methods": "long until what it holds is sorted",
-    "layertune_studies": "the scripts of version 0.1",
+    "layertune_studies.config.study": "long until the reading of a file has a module of its own",
     "layertune_studies.demo_methods": SCRIPT,
     "layertune_studies.demo_options": SCRIPT,
     "layertune_studies.demo_store": SCRIPT,
@@ -39,9 +39,6 @@ KNOWN: dict[str, str] = {
     "layertune_studies.hippocampus_alchemy_work": SCRIPT,
     "layertune_studies.hippocampus_methods": SCRIPT,
     "layertune_studies.hippocampus_monai": SCRIPT,
-    "layertune_studies.hippocampus_nnunet": SCRIPT,
-    "layertune_studies.hippocampus_nnunet_data": SCRIPT,
-    "layertune_studies.hippocampus_nnunet_figure": SCRIPT,
 }
 
 # Run in a fresh interpreter: which forbidden packages does `import layertune` load, or try to load?
