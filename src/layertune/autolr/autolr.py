@@ -1,4 +1,4 @@
-"""AutoLR: the rates of the layers, adjusted by trial and error within each epoch; a baseline for MetaLR."""
+"""AutoLR: layer-wise learning rates, adjusted by trial and error within each epoch; a baseline for MetaLR."""
 
 import copy
 import math
@@ -27,11 +27,11 @@ __all__ = ["AutoLR", "LRTrial"]
 SCALE, EPOCHS = "auto_scale", "auto_epochs"
 LOWEST_THRESHOLD = 0.8
 RELAXATION = 0.99
-DIVERGED = 0.1  # what is left of the rate of a layer whose weights came to be infinite or no numbers
+DIVERGED = 0.1  # the factor on the rate of a layer with weights that became infinite or NaN
 
 
 class Resumable(Protocol):
-    """What can be put back to where an epoch began: a schedule, a gradient scaler, an average of weights."""
+    """An object whose state can be restored: a schedule, a gradient scaler, an average of weights."""
 
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state: Any, /) -> Any: ...
@@ -39,16 +39,16 @@ class Resumable(Protocol):
 
 @dataclass(frozen=True)
 class LRTrial:
-    """One epoch as it was tried.
+    """One trial of an epoch.
 
     Attributes:
-        epoch: number of the epoch, from 1.
-        number: of the trial in its epoch, from 1.
-        lrs: the rate of each layer at the end of the trial, stem and classifier included.
-        variations: weight variation of each layer between stem and classifier, shallow to deep.
-        target: what the next trial of the epoch aims at; ``None`` for an accepted or a diverged trial.
-        quality: sorting quality of the variations; minus infinity for a trial that diverged.
-        accepted: whether the quality reached the epoch's threshold.
+        epoch: Number of the epoch, counted from 1.
+        number: Number of the trial in its epoch, counted from 1.
+        lrs: The learning rate of each layer at the end of the trial, stem and classifier included.
+        variations: The weight variation of each layer between stem and classifier, shallow to deep.
+        target: The variations that the next trial of the epoch aims at; ``None`` for an accepted or a diverged trial.
+        quality: The sorting quality of the variations; minus infinity for a trial that diverged.
+        accepted: Whether the quality reached the epoch's threshold.
     """
 
     epoch: int
@@ -63,35 +63,34 @@ class LRTrial:
 class AutoLR(LRMultiplier):
     """Adjust the layers' rates until weight variation rises with depth (Ro and Choi, AAAI 2021).
 
-    Each epoch is tried with the present rates. Where the sorting quality of its weight variations reaches the
-    threshold tau, the trial is accepted; else model and optimizer are put back to the epoch's start, the rates are
+    Each epoch is tried with the present rates. If the sorting quality of its weight variations reaches the threshold
+    tau, the trial is accepted. Otherwise model and optimizer are restored to the start of the epoch, the rates are
     adjusted, rate_i <- rate_i w_i / v_i for a target w of the variation v, and the epoch is trained again. tau falls by
-    1 % an epoch while it is above 0.8. Layers are the optimizer's, in order of their depth: the first is the stem,
-    whose rate is ``stem_factor`` times that of the layer after it; the last is the classifier, whose rate is left
-    alone. Variations are those of weights of at least two dimensions (convolutions; linear layers in a transformer).
+    1 % each epoch while it is above 0.8. The layers are those that the param groups name, in order of their depth. The
+    first is the stem; its rate is ``stem_factor`` times that of the next layer. The last is the classifier; its rate is
+    not adjusted. Variations are measured on weights of at least two dimensions (convolutions; linear layers).
 
-    As with ``MetaLR`` the schedule owns ``lr``: what is adjusted is a factor, ``group["auto_scale"]``, which travels
-    with the optimizer's ``state_dict`` together with the number of epochs, so that a resumed run goes on alike after
-    any finished epoch. Memory: up to two copies of model and optimizer state, and one of the weights.
+    As with ``MetaLR`` the schedule keeps ``lr``. AutoLR adjusts a factor on it, ``group["auto_scale"]``, which is saved
+    with the optimizer's ``state_dict`` together with the number of epochs, so that a run can be resumed after any
+    finished epoch. Memory: up to two copies of model and optimizer state, and one of the weights.
 
     Where the published code has no answer: after ``max_trials`` the best trial is kept, with a warning; targets stay
     above 0; a layer that did not move keeps its rate; a trial that diverged is not kept, and its layers' rates are
-    divided by ten. Momentum is put back to the epoch's start, where that code starts each trial without momentum.
+    divided by ten. Momentum is restored to the start of the epoch, where that code starts each trial without momentum.
 
     Args:
-        model: the network, as it is trained.
-        optimizer: made from ``param_groups``; the paper takes SGD with Nesterov's momentum 0.9, weight decay 5e-4.
+        model: The network that is trained.
+        optimizer: An optimizer over ``param_groups``. The paper uses SGD with Nesterov momentum 0.9, weight decay 5e-4.
         threshold: tau in the first epoch, in (0, 1].
-        f_min: the first target's shallow end, over the least variation.
-        f_max: the first target's deep end, over the largest variation.
-        stem_factor: rate of the stem over that of the layer after it.
-        max_trials: trials of one epoch, at least 1; as an attribute it may be lowered while an epoch runs, where a
-            budget ends.
-        also: what else is put back with model and optimizer, for instance a schedule that moves within the epoch.
+        f_min: Shallow end of the first target, as a multiple of the least variation, > 0.
+        f_max: Deep end of the first target, as a multiple of the largest variation, > 0.
+        stem_factor: Rate of the stem as a multiple of that of the next layer, > 0.
+        max_trials: Largest number of trials of one epoch, >= 1. The attribute may be lowered while an epoch runs.
+        also: Further objects to restore with model and optimizer, for instance a schedule that moves within the epoch.
 
     Raises:
-        OptimizerError: a setting out of range, fewer than two layers between stem and classifier, a layer without
-            weights, or rates that are multiplied already.
+        OptimizerError: A setting is out of range, there are fewer than two layers between stem and classifier, a layer
+            has no weights, or the learning rates are multiplied already.
 
     Example:
         >>> import torch
@@ -137,12 +136,12 @@ class AutoLR(LRMultiplier):
 
     @property
     def epochs(self) -> int:
-        """Finished epochs since the start of the run, resumed ones included."""
+        """Number of finished epochs since the start of the run, resumed ones included."""
         return int(self.optimizer.param_groups[0].get(EPOCHS, 0))
 
     @property
     def threshold(self) -> float:
-        """Tau of the epoch that runs or comes next."""
+        """The threshold tau of the present or the next epoch."""
         tau = self.first_threshold
         for _ in range(self.epochs):
             tau = tau * RELAXATION if tau > LOWEST_THRESHOLD else tau
@@ -150,7 +149,7 @@ class AutoLR(LRMultiplier):
 
     @property
     def lrs(self) -> dict[str, float]:
-        """The rate of each layer now: the schedule's times the factor that trials have given it."""
+        """The present learning rate of each layer: the schedule's times the adjusted factor."""
         groups = self.optimizer.param_groups
         return {
             name: float(group["lr"]) * factor
@@ -160,13 +159,13 @@ class AutoLR(LRMultiplier):
     def epoch(self) -> Iterator[int]:
         """Try one epoch until its weight variations rise with depth: ``for trial in autolr.epoch(): train()``.
 
-        Leaving the loop early leaves model and optimizer as they are then, and the epoch uncounted.
+        If the loop is left early, model and optimizer stay as they are then, and the epoch is not counted.
 
         Yields:
-            The number of the trial, from 1; the loop's body trains one epoch.
+            The number of the trial, counted from 1. The body of the loop trains one epoch.
 
         Raises:
-            OptimizerError: no weight between stem and classifier moved in a trial.
+            OptimizerError: No weight between stem and classifier moved in a trial.
         """
         start = self._snapshot()
         before = {name: [weight.detach().clone() for weight in self._weights[name]] for name in self._between}
@@ -189,14 +188,14 @@ class AutoLR(LRMultiplier):
         self._count_epoch()
 
     def detach(self) -> None:
-        """Leave the optimizer as it was: no hooks, no keys, the schedule's learning rates."""
+        """Remove the hooks and what AutoLR has written into the optimizer's param groups."""
         super().detach()
         for group in self.optimizer.param_groups:
             group.pop(SCALE, None)
             group.pop(EPOCHS, None)
 
     def _tried(self, before: Mapping[str, list[Tensor]], number: int, target: Sequence[float] | None) -> LRTrial:
-        """Measure the trial that was just trained; a further trial keeps its epoch's target."""
+        """Measure the trial that was just trained. Later trials of an epoch keep its target."""
         moved = {name: weight_variation(before[name], self._weights[name]) for name in self._between}
         values = list(moved.values())
         quality = sorting_quality(values) if all(map(math.isfinite, values)) else -math.inf
@@ -213,7 +212,7 @@ class AutoLR(LRMultiplier):
         return LRTrial(self.epochs + 1, number, self.lrs, moved, target, quality, accepted)
 
     def _adjusted(self, trial: LRTrial) -> dict[str, float]:
-        """The factor of each layer between stem and classifier for the next trial."""
+        """Return the factor of each layer between stem and classifier for the next trial."""
         scales = self._scales()
         if trial.quality == -math.inf or trial.target is None:
             return {name: scales[name] * (1 if math.isfinite(v) else DIVERGED) for name, v in trial.variations.items()}
@@ -240,7 +239,7 @@ class AutoLR(LRMultiplier):
         return {name: float(group.get(SCALE, 1.0)) for name, group in zip(names, groups, strict=True)}
 
     def _factors(self) -> list[float]:
-        """What each group's ``lr`` is multiplied by; the stem's follows the layer after it."""
+        """Return the factor on each group's ``lr``. The stem's follows from the rate of the next layer."""
         groups = self.optimizer.param_groups
         names, scales = group_layer_names(groups), self._scales()
         rates = {name: float(group["lr"]) for name, group in zip(names, groups, strict=True)}

@@ -1,4 +1,4 @@
-"""AutoLR's pruning: residual blocks near the output that fine-tuning hardly moves are taken out."""
+"""AutoLR's pruning: remove residual blocks near the output that fine-tuning hardly moves."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,15 +17,15 @@ __all__ = ["prune_blocks", "removable_blocks"]
 
 
 def removable_blocks(model: nn.Module, layers: LayerMap, *example_inputs: Any) -> list[str]:
-    """Layers that can be taken out: residual blocks of the deeper half that give what they take, in shape.
+    """Return the blocks that can be removed: residual blocks in the deeper half with equal input and output shapes.
 
     Args:
-        model: the network; its forward runs once, in eval mode, and leaves no trace.
-        layers: its map, by blocks.
-        *example_inputs: what its forward takes.
+        model: The network. Its forward pass runs once, in eval mode, and changes nothing.
+        layers: The map of the network, by blocks.
+        *example_inputs: Arguments of the forward pass.
 
     Returns:
-        Names of the blocks, shallow to deep; the first block of a stage, which changes the shape, is none of them.
+        Names of the blocks, shallow to deep. The first block of a stage changes the shape and is not among them.
 
     Example:
         >>> from layertune import map_layers
@@ -55,18 +55,18 @@ def prune_blocks(
     before: Mapping[str, Tensor],
     validate: Callable[[nn.Module], float],
 ) -> list[str]:
-    """Take out high-level blocks that an ordinary fine-tuning moved least, while validation does not fall (AutoLR).
+    """Remove the high-level blocks that an ordinary fine-tuning moved least, while validation does not fall (AutoLR).
 
-    One block at a time, the least weight variation first, is replaced by ``nn.Identity``; the first one whose absence
-    lowers the score is put back and ends the search. For ResNet-50 the authors take out the last two blocks of the
-    last stage. Map the pruned network anew with ``map_layers``, and begin the run from the weights of ``before``.
+    One block at a time is replaced by ``nn.Identity``, the one with the least weight variation first. The first block
+    without which the score is lower is restored and ends the search. For ResNet-50 the authors remove the last two
+    blocks of the last stage. Map the pruned network again with ``map_layers``, and start from the weights ``before``.
 
     Args:
-        model: the network after an ordinary fine-tuning; blocks are removed in place.
-        layers: its map, by blocks.
-        *example_inputs: what its forward takes.
-        before: its ``state_dict`` before the fine-tuning, copied then.
-        validate: the validation score of a network, higher is better; it may fine-tune a copy.
+        model: The network after an ordinary fine-tuning. Blocks are removed in place.
+        layers: The map of the network, by blocks.
+        *example_inputs: Arguments of the forward pass.
+        before: A copy of the ``state_dict`` from before the fine-tuning.
+        validate: A function that returns the validation score of a network, higher is better. It may fine-tune a copy.
 
     Returns:
         Names of the removed blocks, in the order of their removal.
@@ -120,7 +120,7 @@ def _variations(net: nn.Module, layers: LayerMap, before: Mapping[str, Tensor]) 
 
 
 def _shape_watch(calls: list[bool]) -> Callable[..., None]:
-    """A forward hook that notes whether one tensor came in and one of its shape went out."""
+    """Return a forward hook that notes whether input and output are one tensor each, of equal shape."""
 
     def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         one = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor)

@@ -1,4 +1,4 @@
-"""How far each layer's weights moved in an epoch, whether that ascends with depth, and how far they should move."""
+"""Weight variation: how far each layer moved in an epoch, whether that rises with depth, and targets for it."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ __all__ = ["first_target", "mended_target", "sorting_quality", "weight_variation
 
 @torch.no_grad()
 def weight_variation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """How far one layer's n weights moved, v = ||theta after - theta before||_2 / n (AutoLR, Ro and Choi 2021).
+    """Return how far one layer's n weights moved, v = ||theta after - theta before||_2 / n (AutoLR, Ro and Choi 2021).
 
     Args:
-        before: the layer's weights, without norms and biases.
-        after: the same weights later, in the same order.
+        before: The layer's weights, without norms and biases.
+        after: The same weights later, in the same order.
 
     Example:
         >>> weight_variation([torch.zeros(2, 2)], [torch.tensor([[3.0, 0.0], [4.0, 0.0]])])
@@ -31,13 +31,13 @@ def weight_variation(before: Sequence[Tensor], after: Sequence[Tensor]) -> float
 
 
 def sorting_quality(variations: Sequence[float]) -> float:
-    """S = 1 - (2 / L^2) sum_k |k - r_k|, where layer r_k holds the k-th smallest variation (k, r_k from 0).
+    """Return S = 1 - (2 / L^2) sum_k |k - r_k|, where layer r_k has the k-th smallest variation (k, r_k from 0).
 
     Args:
-        variations: of the L layers, in order of depth; the shallower of two equal ones counts as the smaller.
+        variations: The variations of the L layers in order of depth. Of two equal ones the shallower counts as smaller.
 
     Returns:
-        1 where they ascend with depth; 0 where an even number of layers descends.
+        1 if they ascend with depth; 0 if they descend over an even number of layers.
 
     Example:
         >>> sorting_quality([1, 2, 3, 4]), sorting_quality([4, 3, 2, 1]), sorting_quality([1, 3, 2, 4])
@@ -48,15 +48,15 @@ def sorting_quality(variations: Sequence[float]) -> float:
 
 
 def first_target(variations: Sequence[float], f_min: float, f_max: float) -> list[float]:
-    """L evenly spaced values from f_min times the least variation to f_max times the largest, ascending.
+    """Return L evenly spaced values from f_min times the least variation to f_max times the largest, ascending.
 
-    Where the variations are so much alike that the first is the larger end, the ends change places; a layer that did
-    not move gives no end, since a target must be above 0.
+    If the variations are so similar that the first value is the larger one, the two ends change places. Layers that did
+    not move are ignored, because a target must be above 0.
 
     Args:
-        variations: of the layers, in order of depth, at least one of them above 0.
-        f_min: factor on the least; AutoLR's authors take 2 or 3.
-        f_max: factor on the largest; theirs is 0.4.
+        variations: The variations of the layers in order of depth, at least one of them above 0.
+        f_min: Factor on the least variation. AutoLR's authors use 2 or 3.
+        f_max: Factor on the largest variation. AutoLR's authors use 0.4.
 
     Example:
         >>> first_target([1, 10, 5], f_min=2, f_max=0.4)
@@ -69,14 +69,14 @@ def first_target(variations: Sequence[float], f_min: float, f_max: float) -> lis
 
 
 def mended_target(variations: Sequence[float]) -> list[float]:
-    """The variations themselves, each inversion mended from the middle layer outwards.
+    """Return the variations with each inversion corrected, from the middle layer outwards.
 
     Going down from layer L // 2, where w_i < w_{i-1}: w_{i-1} = w_i - delta; going up, where w_i > w_{i+1}: w_{i+1} =
     w_i + delta; with delta = (max v - min v) / (L - 1). A difference that is not above w_i / 2 becomes w_i / 2, since
     a target must be above 0.
 
     Args:
-        variations: of the L layers, in order of depth, at least one of them above 0.
+        variations: The variations of the L layers in order of depth, at least one of them above 0.
 
     Example:
         >>> mended_target([1, 6, 4, 2, 7])
@@ -96,10 +96,10 @@ def mended_target(variations: Sequence[float]) -> list[float]:
 
 
 def weights_by_layer(optimizer: Optimizer) -> dict[str, list[nn.Parameter]]:
-    """The weights whose movement AutoLR measures, by layer, shallow to deep; the first is the stem, the last the head.
+    """Return the weights that AutoLR measures, by layer, from the stem to the head.
 
     Raises:
-        OptimizerError: fewer than four layers, groups without a depth, or a layer without weights.
+        OptimizerError: There are fewer than four layers, groups without a depth, or a layer without weights.
     """
     groups = optimizer.param_groups
     if len(set(group_layer_names(groups))) < 4 or any("depth" not in group for group in groups):

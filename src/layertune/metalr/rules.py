@@ -1,4 +1,4 @@
-"""How a layer's learning rate follows its meta gradient: pure functions of tensors with one entry a layer."""
+"""How a layer's learning rate follows its meta gradient: pure functions of tensors with one entry for each layer."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,17 +8,17 @@ from torch import Tensor
 
 __all__ = ["HYPER_LR", "NEEDS_NORMS", "RULES", "Alignment", "alignment", "bounded"]
 
-TOGETHER = 5.0  # how much faster than its own cosine a layer follows that of all layers, in the rule "joint"
+TOGETHER = 5.0  # weight of the cosine of all layers against a layer's own cosine, in the rule "joint"
 
 
 class Alignment(NamedTuple):
-    """What one meta pass says of each layer j, as vectors over layers.
+    """What one meta pass gives for each layer j, as vectors over layers.
 
     Attributes:
-        alpha: the learning rates that the step was made with.
+        alpha: The learning rates that the step was made with.
         h: dL_meta/dalpha_j = -<g_j, u_j>, the derivative of the meta loss at the looked-ahead weights.
-        cosine: cos(g_j, u_j), 0 where either vanishes.
-        joint: scalar, the cosine of g and the whole step, (alpha_j u_j)_j of all layers that moved.
+        cosine: cos(g_j, u_j), or 0 where g_j or u_j is 0.
+        joint: A scalar: the cosine of g and the whole step (alpha_j u_j)_j of all layers that moved.
     """
 
     alpha: Tensor
@@ -28,17 +28,17 @@ class Alignment(NamedTuple):
 
 
 def alignment(sums: Tensor, alpha: Tensor, members: Tensor, grad_scale: float | Tensor) -> Alignment:
-    """From inner products by param group to layers.
+    """Turn inner products by section into what each layer learns from.
 
     Args:
-        sums: rows <g, d>, |g|^2, |d|^2 over each group, with the displacement d = -alpha u.
-        alpha: learning rate of each group in that step, 0 where it did not move.
-        members: 0/1 matrix of layers x groups.
-        grad_scale: what the meta loss was multiplied by.
+        sums: Rows <g, d>, |g|^2, |d|^2 over each section, with the displacement d = -alpha u.
+        alpha: The learning rate of each section in that step, 0 where it did not move.
+        members: A 0/1 matrix of layers x sections.
+        grad_scale: The factor that the meta loss was multiplied by.
 
     Returns:
-        What each layer's rate is to learn from. A layer's alpha is that of its first group that moved, and 0 where
-        none did; other groups of the layer keep their ratio to it, so by the chain rule h is <g, d> / alpha over all.
+        One entry for each layer. A layer's alpha is that of its first section that moved, and 0 if none did. Its other
+        sections keep their ratio to it, so by the chain rule h is <g, d> / alpha over all of them.
     """
     moved = members * alpha
     alpha = moved.gather(1, (moved > 0).to(torch.uint8).argmax(dim=1, keepdim=True)).squeeze(1)
@@ -54,26 +54,26 @@ def _cosine(dot: Tensor, g_square: Tensor, d_square: Tensor) -> Tensor:
 
 
 def additive(eta: float, meta: Alignment) -> Tensor:
-    """alpha'/alpha for alpha' = alpha - eta h (MetaLR eq. 3)."""
+    """Return alpha'/alpha for alpha' = alpha - eta h (MetaLR eq. 3)."""
     return 1 - eta * meta.h / meta.alpha
 
 
 def proportional(eta: float, meta: Alignment) -> Tensor:
-    """alpha'/alpha for alpha' = alpha (1 - eta h), as in the authors' later work: eta has no unit of alpha."""
+    """Return alpha'/alpha for alpha' = alpha (1 - eta h), as in the authors' later work. eta has no unit of alpha."""
     return 1 - eta * meta.h
 
 
 def cosine(eta: float, meta: Alignment) -> Tensor:
-    """alpha'/alpha for alpha' = alpha exp(eta cos(-g, -u)): free of the scale of loss, gradient and weights."""
+    """Return alpha'/alpha for alpha' = alpha exp(eta cos(-g, -u)), which no scale of loss or weights changes."""
     return torch.exp(eta * meta.cosine)
 
 
 def joint(eta: float, meta: Alignment) -> Tensor:
-    """alpha'_j/alpha_j for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, -d))), d the step of all layers.
+    """Return the ratio for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, -d))), d the step of all layers.
 
-    Where the start is off by an order of magnitude, all layers say so together: then they move together, and fast.
-    Once the whole step neither falls short nor overshoots, what is left is each layer's own cosine. A layer that moved
-    and has no meta gradient follows the others.
+    If the start is wrong by an order of magnitude, it is so in all layers, and they move together and fast. Once the
+    whole step neither falls short nor overshoots, each layer follows its own cosine. A layer that moved and has no meta
+    gradient follows the others.
     """
     return torch.exp(eta * (meta.cosine + TOGETHER * meta.joint))
 
@@ -81,26 +81,26 @@ def joint(eta: float, meta: Alignment) -> Tensor:
 Rule = Callable[[float, Alignment], Tensor]
 RULES: dict[str, Rule] = {"additive": additive, "proportional": proportional, "cosine": cosine, "joint": joint}
 NEEDS_NORMS = ("cosine", "joint")
-"""Rules that ask for the lengths of gradient and step, not for their inner product alone."""
+"""Rules that need the lengths of gradient and step, not only their inner product."""
 HYPER_LR = {"joint": 0.1, "cosine": 0.05, "proportional": 0.1}
-"""eta where none is given. That of the additive rule has a unit, rate squared over loss, so nobody can know it."""
+"""The default of eta for each rule. The additive rule has none: its eta has a unit, rate squared over loss."""
 
 
 def bounded(ratio: Tensor, alpha: Tensor, min_lr: float, max_lr: float, max_change: float) -> Tensor:
     """Keep alpha' = ratio alpha in [min_lr, max_lr] and its change within max_change.
 
-    The bounds hold what is learned, not the schedule: a rate that the schedule has brought below ``min_lr`` is not
+    The bounds limit what is learned, not the schedule: a rate that the schedule has brought below ``min_lr`` is not
     raised to it, only not lowered further; the same above ``max_lr``.
 
     Args:
         ratio: alpha'/alpha as a rule proposes it.
-        alpha: present learning rates.
-        min_lr: floor; the paper's 1e-6.
-        max_lr: ceiling.
-        max_change: largest factor up or down in one adaptation, above 1.
+        alpha: The present learning rates.
+        min_lr: The smallest learned rate.
+        max_lr: The largest learned rate.
+        max_change: The largest factor, up or down, of one adaptation, > 1.
 
     Returns:
-        The ratio within bounds; 1 where alpha is 0.
+        The ratio within the bounds; 1 where alpha is 0.
     """
     ratio = ratio.clamp(1 / max_change, max_change)
     lowest = (min_lr / alpha).clamp(max=1.0)

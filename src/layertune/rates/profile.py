@@ -1,4 +1,4 @@
-"""LRProfile: what MetaLR learned over time; saved, loaded, summed up, replayed in any host."""
+"""LRProfile: the learning rates that MetaLR learned over time; saved, loaded, summarised, replayed in any host."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LRProfile", "ProfileSummary"]
 
-LARGEST_INTEGER = 2**63 - 1  # what a file holds
+LARGEST_INTEGER = 2**63 - 1  # the largest number in a file
 
 
 class ProfileSummary(NamedTuple):
-    """How learned rates are spread over depth, in decades (1.0 = a factor of ten); see ``LRProfile.summary``.
+    """Describe how learned rates vary over depth, in decades (1.0 = a factor of ten); see ``LRProfile.summary``.
 
     Attributes:
-        domain_specificity: how far the shallow third lies above the middle third.
-        task_specificity: how far the deep third, head included, lies above the middle third.
-        u_shape: the smaller of both; positive where the rates form a U.
+        domain_specificity: How far the rates of the shallow third are above those of the middle third.
+        task_specificity: How far the rates of the deep third, head included, are above those of the middle third.
+        u_shape: The smaller of both. It is positive if the rates form a U.
     """
 
     domain_specificity: float
@@ -39,21 +39,21 @@ class ProfileSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class LRProfile:
-    """Learning rates that were learned, layer by layer and moment by moment.
+    """Hold the learning rates of each layer over time.
 
     Lists are accepted and kept as tuples. With T records and L layers:
 
     Attributes:
-        layers: names of the layers in order of depth, unique; length L.
-        depths: depth of each layer, 1 the shallowest; layers may share one; length L.
-        steps: optimizer steps done at each record, counted from 1, ascending; length T.
-        scales: learned factors on the schedule's learning rate, (T, L); row t was in force in step ``steps[t]``
-            itself (MetaLR corrects the step that it learns from) and until the next record.
-        lrs: the learning rates that came of it, alpha_j of MetaLR eq. 3, (T, L).
+        layers: Unique names of the layers in order of depth; length L.
+        depths: The depth of each layer, 1 for the shallowest. Layers may share a depth. Length L.
+        steps: The number of optimizer steps at each record, counted from 1, ascending; length T.
+        scales: The learned factors on the schedule's learning rate, (T, L). Row t applies to step ``steps[t]`` itself
+            (MetaLR corrects the step that it learns from) and until the next record.
+        lrs: The resulting learning rates, alpha_j of MetaLR eq. 3, (T, L).
 
     Raises:
-        ProfileError: lengths that do not fit each other, steps that do not ascend, doubled names, or a number that is
-            negative, not finite or no number.
+        ProfileError: Lengths do not match, steps do not ascend, a name comes twice, or a number is negative, not finite
+            or not a number.
 
     Example:
         >>> profile = LRProfile(("stem", "block", "head"), (1, 2, 3), (1, 2), [[1, 1, 1], [2, 1, 4]],
@@ -93,24 +93,24 @@ class LRProfile:
         )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the profile to a file, bit for bit, in one piece.
+        """Write the profile to a file, bit for bit. A reader finds the old file or the whole new one.
 
         Args:
-            path: ends in ``.json`` (to read by eye) or ``.safetensors`` (smaller).
+            path: A path that ends in ``.json`` (readable) or ``.safetensors`` (smaller).
 
         Raises:
-            ProfileError: another suffix.
-            OSError: the folder is missing or cannot be written.
+            ProfileError: The path has another suffix.
+            OSError: The folder is missing or cannot be written to.
         """
         write_fields(Path(path), {field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> LRProfile:
-        """Read a profile that ``save`` wrote; nothing in the file is ever executed.
+        """Read a profile that ``save`` wrote. No code in the file is executed.
 
         Raises:
-            ProfileError: there is no such file, or it is damaged or no profile; the message names the file and the
-                fault.
+            ProfileError: There is no such file, it is damaged, or it is not a profile. The message names the file and
+                what is wrong.
         """
         content = read_fields(Path(path))
         try:
@@ -119,26 +119,27 @@ class LRProfile:
             raise ProfileError(f"cannot load the profile {path}: {error}") from None
 
     def replay(self, optimizer: Optimizer) -> Replay:
-        """Use the learned rates on a fresh optimizer, without a meta pass.
+        """Use the learned rates on a new optimizer, without a meta pass.
 
-        Step t, counted from 1, is made with the factor of the last record at or before t, the one that MetaLR made its
-        t-th step with; before the first record with 1, after the last with the last. The factor stands on top of the
-        host's schedule, and only for the length of the step. MetaLR thins the records of runs of more than 2048
-        adaptations; between two kept records the replay holds the earlier one's factor.
+        Step t, counted from 1, is made with the factor of the last record at or before t, which MetaLR made its t-th
+        step with. Before the first record the factor is 1. The factor multiplies the rate of the host's schedule for
+        the length of the step. MetaLR thins the records of runs with more than 2048 adaptations; between two records
+        the replay keeps the factor of the earlier one.
 
         Args:
-            optimizer: its param groups name their layers under ``"layer"``, as ``param_groups`` makes them; several
-                groups may name one.
+            optimizer: An optimizer with param groups that name their layers under ``"layer"``, as ``param_groups``
+                makes them. Several groups may name one layer.
 
         Returns:
-            A handle with ``detach()``, also a context manager. Saved and loaded with the optimizer's ``state_dict``,
-            a replay goes on where it stood.
+            A handle with ``detach()``, also a context manager. Its position is saved and loaded with the optimizer's
+            ``state_dict``.
 
         Raises:
-            ProfileError: a layer of the optimizer is not in the profile; the message lists both sides.
+            ProfileError: A layer of the optimizer is not in the profile. The message lists both sides.
+            OptimizerError: The optimizer's learning rates are multiplied already.
 
         Warns:
-            UserWarning: the profile has layers that the optimizer has not; they may be frozen here, or the networks
+            UserWarning: The profile has layers that the optimizer does not have. They may be frozen, or the networks
                 differ.
 
         Example:
@@ -154,21 +155,21 @@ class LRProfile:
         return Replay(optimizer, layers=self.layers, steps=self.steps, scales=self.scales)
 
     def converged(self) -> dict[str, float]:
-        """The rates of the last quarter of training, by layer: what the papers' figures show over depth.
+        """Return the rate of each layer in the last quarter of training, which the papers' figures show over depth.
 
-        The geometric mean of the records after 3/4 of the last step. Rates of 0 have no logarithm and are left out (the
-        end of a decay, a frozen layer); a layer with no other is given as 0.
+        This is the geometric mean of the records after 3/4 of the last step. Rates of 0 have no logarithm and are left
+        out (the end of a decay, a frozen layer). A layer with rates of 0 only has the value 0.
 
         Raises:
-            ProfileError: nothing was recorded.
+            ProfileError: Nothing was recorded.
         """
         if not self.steps:
-            raise ProfileError("nothing was recorded yet; train for at least one step of MetaLR")
+            raise ProfileError("the profile has no records; train at least one step with MetaLR")
         rows = [row for step, row in zip(self.steps, self.lrs, strict=True) if 4 * step > 3 * self.steps[-1]]
         return {name: _geometric_mean(rates) for name, rates in zip(self.layers, zip(*rows, strict=True), strict=True)}
 
     def summary(self) -> ProfileSummary:
-        r"""Put the U in numbers: are the ends of the network less transferable than its middle (MetaLR sec. 3.2)?
+        r"""Measure the U: whether both ends of the network learned higher rates than its middle (MetaLR sec. 3.2).
 
         With a_j the converged rate of layer j (see ``converged``) and D depths, let l(k) be the mean of log10 a_j over
         the layers of the k-th depth. The shallow and the deep third are floor(D / 3) depths each, the middle is the
@@ -178,14 +179,14 @@ class LRProfile:
             task_specificity   = mean l(deep)    - mean l(middle)
             u_shape            = min(domain_specificity, task_specificity)
 
-        Logarithms, since rates are learned as factors and range over decades; differences of them, so that the
-        schedule, which all layers share, cancels; means by depth, so that a depth of many layers (I2) counts once; the
-        minimum, since one raised end is a slope and not a U. The deep third holds the head, with the rate that it was
-        started with: ten times the others' is a start of 1.0 / (depths in the deep third) decades. Layers whose rate is
-        0 (frozen) are left out.
+        Logarithms are used because rates are learned as factors and range over decades. Their differences do not
+        depend on the schedule, which all layers share. The mean by depth counts a depth with many layers (I2) once. The
+        minimum is taken because one raised end is a slope and not a U. The deep third includes the head and its initial
+        rate: ten times the others' adds 1.0 / (depths in the deep third) decades. Layers with a rate of 0 (frozen) are
+        left out.
 
         Raises:
-            ProfileError: nothing was recorded, or fewer than 3 depths have a rate.
+            ProfileError: Nothing was recorded, or fewer than 3 depths have a rate.
 
         Example:
             >>> profile = LRProfile(("a", "b", "c"), (1, 2, 3), (1,), [[1, 1, 1]], [[1e-2, 1e-3, 1e-1]])
@@ -197,7 +198,7 @@ class LRProfile:
             if rate > 0:
                 by_depth.setdefault(depth, []).append(math.log10(rate))
         if len(by_depth) < 3:
-            raise ProfileError(f"a U takes at least 3 depths with a rate above 0, and this profile has {len(by_depth)}")
+            raise ProfileError(f"a U needs at least 3 depths with a rate above 0, and this profile has {len(by_depth)}")
         levels = [_mean(by_depth[depth]) for depth in sorted(by_depth)]
         third = len(levels) // 3
         middle = _mean(levels[third:-third])
@@ -231,7 +232,7 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 def _integers(name: str, value: object) -> tuple[int, ...]:
-    """Steps and depths: both count from 1."""
+    """Check steps or depths, which both count from 1."""
     found = []
     for number in _list(name, value):
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= LARGEST_INTEGER:

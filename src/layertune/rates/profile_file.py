@@ -26,18 +26,18 @@ def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
     """Write a profile's fields to ``path``, so that a reader finds the old file or the whole new one.
 
     Raises:
-        ProfileError: the suffix is neither ``.json`` nor ``.safetensors``.
-        OSError: the folder is missing or cannot be written.
+        ProfileError: The suffix is neither ``.json`` nor ``.safetensors``.
+        OSError: The folder is missing or cannot be written to.
     """
     content = _encode_json(fields) if _suffix(path) == ".json" else _encode_safetensors(fields)
     write_file(path, content)
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Read what ``write_fields`` wrote; the values are not checked yet, only that they are plain data.
+    """Read what ``write_fields`` wrote. Only the kind of the data is checked, not the values.
 
     Raises:
-        ProfileError: there is no such file, or it is not a profile; the message names the file and the fault.
+        ProfileError: There is no such file, or it is not a profile. The message names the file and what is wrong.
     """
     decode = _decode_json if _suffix(path) == ".json" else _decode_safetensors
     try:

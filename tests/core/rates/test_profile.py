@@ -360,7 +360,7 @@ def test_summary_refuses_fewer_than_three_depths(refused: LRProfile) -> None:
 
 
 def test_summary_refuses_an_empty_record() -> None:
-    with pytest.raises(ProfileError, match="nothing was recorded"):
+    with pytest.raises(ProfileError, match="has no records"):
         LRProfile(["a", "b", "c"], [1, 2, 3], [], [], []).summary()
 
 
