@@ -1,8 +1,8 @@
-"""What Network Alchemy costs: a norm-only step and a step with the penalty, as ratios to the plain step."""
+"""The cost of Network Alchemy: a norm-only step and a step with the penalty, as ratios to the plain step."""
 
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 from layertune.alchemy.norms import norm_only
 from layertune.alchemy.penalty import GammaPenalty
 from layertune_studies.bench.networks import STEP_NETWORKS, Batch, StepNetwork
+from layertune_studies.bench.paired import CYCLE, ratios_to, seconds_of, summary, time_in_turns
 from layertune_studies.bench.step import plain_step
 
 __all__ = ["LIMITS", "bench_alchemy"]
 
-LAPS = 10
+WARM_UP = 2  # the first steps allocate buffers and choose algorithms
 LIMITS = {"norm_only_ratio": 0.75, "penalty_ratio": 1.02}
 """Upper bounds on a quiet machine."""
 
@@ -26,22 +27,22 @@ Step = Callable[[], object]
 def bench_alchemy(network: str, *, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
     """Time a norm-only step and a step with the penalty beside the plain step, in one process and in turns.
 
-    Every contender has a model, an optimizer and a batch of its own, equal at the start; in a lap each takes one step,
-    and is held against the plain step of that lap. The penalty is a small part of a step, so beside the ratio of whole
-    steps, which wavers by more than it, its own forward and backward are timed and held against the plain step.
+    Each contender has a model, an optimizer and a batch of its own, equal at the start. The penalty is a small part of
+    a step, and the ratio of whole steps varies by more than that. So the penalty's own forward and backward are timed
+    too and compared with the plain step.
 
     Args:
         network: ``"resnet18"``, ``"resnet18_adamw"`` or ``"unet3d"``.
-        repeats: of ten laps each, at least 1.
-        seed: of weights and batches.
+        repeats: Number of repeats with ten laps each, at least 1.
+        seed: Seed of the weights and batches.
 
     Returns:
-        ``norm_only_ratio``, ``penalty_ratio`` (1 + the penalty's own time over the plain step's), and
-        ``penalty_step_ratio`` (of whole steps), medians; ``plain_ms`` and ``penalty_ms``; ``gammas``, how many the
-        network has; ``repeats``; and ``spread``, the quartiles of the ratios.
+        ``norm_only_ratio``, ``penalty_ratio`` (1 + the penalty's own time over the plain step's) and
+        ``penalty_step_ratio`` (of whole steps), medians; ``plain_ms`` and ``penalty_ms``; ``gammas``, the number of
+        gammas of the network; ``repeats``; and ``spread``, the quartiles of the ratios.
 
     Raises:
-        KeyError: an unknown network.
+        KeyError: The network is unknown.
 
     Example:
         ``layertune bench alchemy`` runs it and shows the ratios beside their bounds.
@@ -50,31 +51,24 @@ def bench_alchemy(network: str, *, repeats: int = 4, seed: int = 0) -> dict[str,
         {'norm_only_ratio': 0.75, 'penalty_ratio': 1.02}
     """
     contenders, gammas = _contenders(STEP_NETWORKS[network], seed)
-    for step in contenders.values():  # first steps make buffers and choose algorithms
-        for _ in range(2):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(LAPS * repeats):
-        for name, step in contenders.items():
-            times[name].append(_seconds(step))
-    plain = times["plain"]
+    turns = {name: partial(seconds_of, step) for name, step in contenders.items()}
+    time_in_turns(turns, WARM_UP)
+    times = time_in_turns(turns, CYCLE * repeats)
+    parts = ratios_to(times)
     ratios = {
-        "norm_only": [a / b for a, b in zip(times["norm_only"], plain, strict=True)],
-        "penalty": [1 + a / b for a, b in zip(times["penalty"], plain, strict=True)],
-        "penalty_step": [a / b for a, b in zip(times["with_penalty"], plain, strict=True)],
+        "norm_only": parts["norm_only"],
+        "penalty": [1 + ratio for ratio in parts["penalty"]],
+        "penalty_step": parts["with_penalty"],
     }
     return {
-        **{f"{name}_ratio": statistics.median(values) for name, values in ratios.items()},
-        "plain_ms": 1000 * statistics.median(plain),
+        **summary(ratios, times["plain"], repeats=repeats),
         "penalty_ms": 1000 * statistics.median(times["penalty"]),
         "gammas": gammas,
-        "repeats": repeats,
-        "spread": {name: _quartiles(values) for name, values in ratios.items()},
     }
 
 
 def _contenders(spec: StepNetwork, seed: int) -> tuple[dict[str, Step], int]:
-    """The plain step in the middle, close to those whose ratio is near 1."""
+    """Return the steps by name, and the number of gammas; the plain step is in the middle, see ``MODES``."""
     torch.manual_seed(seed)
     batch = spec.batch()
 
@@ -107,13 +101,3 @@ def _penalised_step(
         optimizer.step()
 
     return step
-
-
-def _seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def _quartiles(values: list[float]) -> list[float]:
-    return [round(float(torch.quantile(torch.tensor(values), q)), 4) for q in (0.25, 0.75)]

@@ -1,7 +1,7 @@
-"""What Lightning's callback costs: fits with it, as ratios to fits of the same Trainer without it."""
+"""The cost of Lightning's callback: fits with it, as ratios to fits of the same Trainer without it."""
 
-import statistics
 import time
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,19 +13,14 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from layertune import LayerMap, map_layers
 from layertune_lightning import MetaLRCallback
 from layertune_studies.bench.networks import STEP_NETWORKS, StepNetwork
-from layertune_studies.bench.step import CYCLE, HYPER_LR
+from layertune_studies.bench.paired import CYCLE, HYPER_LR, MODES, ratios_to, summary, time_in_turns
 from layertune_studies.training.lightning import quiet, quiet_trainer
 
 __all__ = ["LIGHTNING_LIMITS", "bench_lightning"]
 
-WARM_UP = CYCLE  # first steps make buffers and choose algorithms; the first meta pass with `every` is the tenth step's
+# The first steps allocate buffers and choose algorithms; with `every` the first meta pass is in the tenth.
+WARM_UP = CYCLE
 SAMPLES = 2  # batches in the data
-CONTENDERS: dict[str, dict[str, Any] | None] = {
-    "streaming": {"streaming": True},
-    "plain": None,
-    "every10": {"every": CYCLE},
-    "exact": {},
-}
 LIGHTNING_LIMITS = {"streaming_ratio": 1.08}
 """Upper bound on a quiet machine."""
 
@@ -33,22 +28,22 @@ LIGHTNING_LIMITS = {"streaming_ratio": 1.08}
 def bench_lightning(network: str = "resnet18", *, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
     """Time fits with ``MetaLRCallback`` beside fits without it, in one process and in turns.
 
-    One repeat is a fit of each contender on an equal module and equal data; its first ten steps are not counted, and
-    the ten that follow are held against those of the plain fit of the repeat. Everything that the Trainer does from
-    batch to batch is in it: loading the training batch and the meta batch, transfers, hooks, progress. Processor time
-    is measured, since other work on the machine stretches a fit and hardly changes that.
+    A repeat is a fit of each contender on an equal module and equal data. The first ten steps of a fit do not count,
+    the ten that follow are compared with those of the plain fit of the repeat. They hold everything that the Trainer
+    does from batch to batch: loading the training batch and the meta batch, transfers, hooks, progress. Processor time
+    is measured, since other work on the machine stretches a fit and hardly changes its processor time.
 
     Args:
-        network: of the benchmark of a step: ``"resnet18"``, ``"resnet18_adamw"`` or ``"unet3d"``.
-        repeats: at least 2.
-        seed: of weights and data.
+        network: ``"resnet18"``, ``"resnet18_adamw"`` or ``"unet3d"``, as in the benchmark of a step.
+        repeats: Number of repeats, at least 1.
+        seed: Seed of the weights and data.
 
     Returns:
         ``streaming_ratio``, ``every10_ratio`` and ``exact_ratio``, medians over the repeats; ``plain_ms``, the median
         plain step; ``repeats``; and ``spread``, the quartiles of each ratio.
 
     Raises:
-        KeyError: an unknown network.
+        KeyError: The network is unknown.
 
     Example:
         ``layertune bench lightning`` runs it.
@@ -58,22 +53,10 @@ def bench_lightning(network: str = "resnet18", *, repeats: int = 4, seed: int = 
     """
     spec = STEP_NETWORKS[network]
     layers = map_layers(spec.build(), torch.empty(spec.shape))
-    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    turns = {name: partial(_seconds, spec, layers, settings, seed) for name, settings in MODES.items()}
     with quiet():
-        for _ in range(repeats):
-            for name, settings in CONTENDERS.items():
-                times[name].append(_seconds(spec, layers, settings, seed))
-    ratios = {
-        name: [own / plain for own, plain in zip(values, times["plain"], strict=True)]
-        for name, values in times.items()
-        if name != "plain"
-    }
-    return {
-        **{f"{name}_ratio": statistics.median(values) for name, values in ratios.items()},
-        "plain_ms": 1000 * statistics.median(times["plain"]),
-        "repeats": repeats,
-        "spread": {name: [round(q, 4) for q in statistics.quantiles(values)[::2]] for name, values in ratios.items()},
-    }
+        times = time_in_turns(turns, repeats)
+    return summary(ratios_to(times), times["plain"], repeats=repeats)
 
 
 class _Module(pl.LightningModule):
@@ -90,7 +73,7 @@ class _Module(pl.LightningModule):
 
 
 class _Clock(pl.Callback):
-    """When each step began, and when the last one ended."""
+    """Records when each step began, and when the last one ended."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -103,7 +86,7 @@ class _Clock(pl.Callback):
 
 
 def _seconds(spec: StepNetwork, layers: LayerMap, settings: dict[str, Any] | None, seed: int) -> float:
-    """A step of one fit."""
+    """Return the seconds of a step of one fit."""
     torch.manual_seed(seed)
     module, clock = _Module(spec), _Clock()
     size, steps = spec.shape[0], WARM_UP + CYCLE

@@ -1,4 +1,4 @@
-"""Bytes of tensors alive, and their peak, followed through everything that torch computes."""
+"""Bytes of the tensors that exist, and their peak, counted through everything that torch computes."""
 
 import weakref
 from typing import Any
@@ -11,13 +11,13 @@ __all__ = ["PeakBytes"]
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts the storage of every tensor made in the context, until it is freed; also what autograd keeps.
+    """Count the storage of every tensor that is made in the context, also by autograd, until it is freed.
 
-    Views share their tensor's storage and are counted once. Work space inside an operator is not seen.
+    Views share their tensor's storage and are counted once. Work space inside an operator is not counted.
 
     Attributes:
-        alive: bytes alive now.
-        peak: largest ``alive`` since the start or the last ``restart``.
+        alive: Bytes that exist now.
+        peak: The largest ``alive`` since the start or the last ``restart``.
 
     Example:
         >>> import torch
@@ -36,7 +36,7 @@ class PeakBytes(TorchDispatchMode):
         self._storages: dict[int, weakref.ref[UntypedStorage]] = {}
 
     def restart(self) -> None:
-        """Forget the peak."""
+        """Restart the peak at the bytes that exist now."""
         self.peak = self.alive
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

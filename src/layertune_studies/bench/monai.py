@@ -1,7 +1,7 @@
-"""What a training step costs in MONAI's engine with the handler, as ratios to the same engine without it."""
+"""The cost of a training step in MONAI's engine with the handler, as ratios to the same engine without it."""
 
-import statistics
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +11,11 @@ from monai.losses import DiceCELoss
 
 from layertune_monai import MetaLRHandler
 from layertune_studies.bench.networks import STEP_NETWORKS
-from layertune_studies.bench.step import CYCLE, HYPER_LR
+from layertune_studies.bench.paired import CYCLE, HYPER_LR, MODES, ratios_to, summary, time_in_turns
 
 __all__ = ["MONAI_LIMITS", "bench_monai"]
 
-WARM_UP = CYCLE  # first steps trace, make buffers and choose algorithms; with `every` the tenth is the first meta pass
-CONTENDERS: dict[str, dict[str, Any] | None] = {
-    "streaming": {"streaming": True},
-    "plain": None,
-    "every10": {"every": CYCLE},
-    "exact": {},
-}
+WARM_UP = CYCLE  # the first steps trace, allocate buffers and choose algorithms; see bench/lightning.py
 MONAI_LIMITS = {"streaming_ratio": 1.08, "every10_ratio": 1.15, "exact_ratio": 2.15}
 """Upper bounds on a quiet machine."""
 
@@ -31,13 +25,13 @@ Batch = dict[str, torch.Tensor]
 def bench_monai(*, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
     """Time runs of ``SupervisedTrainer`` with ``MetaLRHandler`` beside runs without it, in one process and in turns.
 
-    One repeat is a run of each contender on an equal network and equal batches, which are at hand; its first ten
-    iterations are not counted, and the ten that follow are held against those of the plain run of the repeat.
-    Processor time is measured, since other work on the machine stretches a run and hardly changes that.
+    A repeat is a run of each contender on an equal network and equal batches, which are in memory. The first ten
+    iterations of a run do not count, the ten that follow are compared with those of the plain run of the repeat.
+    Processor time is measured, since other work on the machine stretches a run and hardly changes its processor time.
 
     Args:
-        repeats: at least 2.
-        seed: of weights and batches.
+        repeats: Number of repeats, at least 1.
+        seed: Seed of the weights and batches.
 
     Returns:
         ``streaming_ratio``, ``every10_ratio`` and ``exact_ratio``, medians over the repeats; ``plain_ms``, the median
@@ -49,25 +43,12 @@ def bench_monai(*, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
         >>> MONAI_LIMITS["streaming_ratio"]
         1.08
     """
-    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(repeats):
-        for name, settings in CONTENDERS.items():
-            times[name].append(_seconds(settings, seed))
-    ratios = {
-        name: [own / plain for own, plain in zip(values, times["plain"], strict=True)]
-        for name, values in times.items()
-        if name != "plain"
-    }
-    return {
-        **{f"{name}_ratio": statistics.median(values) for name, values in ratios.items()},
-        "plain_ms": 1000 * statistics.median(times["plain"]),
-        "repeats": repeats,
-        "spread": {name: [round(q, 4) for q in statistics.quantiles(values)[::2]] for name, values in ratios.items()},
-    }
+    times = time_in_turns({name: partial(_seconds, settings, seed) for name, settings in MODES.items()}, repeats)
+    return summary(ratios_to(times), times["plain"], repeats=repeats)
 
 
 class _Clock:
-    """When each iteration began, and when the last one ended."""
+    """Records when each iteration began, and when the last one ended."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -78,7 +59,7 @@ class _Clock:
 
 
 def _seconds(settings: dict[str, Any] | None, seed: int) -> float:
-    """An iteration of one run."""
+    """Return the seconds of an iteration of one run."""
     torch.manual_seed(seed)
     spec = STEP_NETWORKS["unet3d"]
     network, clock = spec.build(), _Clock()

@@ -15,15 +15,15 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class StepNetwork:
-    """What is trained in the benchmark of a step.
+    """A network with its data and its optimizer.
 
     Attributes:
-        build: makes the network.
-        shape: of an input, batch first.
-        target_shape: of the target, whole numbers below ``classes``.
-        classes: how many.
-        optimizer: the host's optimizer, of param groups.
-        lr: its learning rate.
+        build: Makes the network.
+        shape: Shape of an input, batch first.
+        target_shape: Shape of a target, which holds whole numbers below ``classes``.
+        classes: Number of classes.
+        optimizer: Makes the host's optimizer of param groups.
+        lr: Learning rate of the optimizer.
     """
 
     build: Callable[[], nn.Module]
@@ -34,12 +34,12 @@ class StepNetwork:
     lr: float
 
     def batch(self) -> Batch:
-        """A batch of random images and labels."""
+        """Return a batch of random images and labels."""
         return torch.randn(self.shape), torch.randint(self.classes, self.target_shape)
 
     @staticmethod
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy, over voxels where there are any."""
+        """Return the cross-entropy, for volumes the mean over the voxels."""
         return cross_entropy(output, target)
 
 

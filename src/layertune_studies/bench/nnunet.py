@@ -1,11 +1,11 @@
-"""What a training step costs in nnU-Net with layertune's trainers, as ratios to nnU-Net's own trainer."""
+"""The cost of a training step in nnU-Net with layertune's trainers, as ratios to nnU-Net's own trainer."""
 
+import itertools
 import json
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,13 +16,14 @@ import torch
 import layertune_nnunet
 from layertune.hosts.plugin import import_host
 from layertune_nnunet import PLUGIN
+from layertune_studies.bench.paired import ratios_to, seconds_of, summary, time_in_turns
 
 __all__ = ["NNUNET_LIMITS", "bench_nnunet", "preprocessed", "small_plan"]
 
 DATASET = "Dataset001_Noise"
 CASES = 4
 LAPS = 10  # of a repeat
-WARM_UP = 2  # first steps make buffers and choose algorithms
+WARM_UP = 2  # the first steps allocate buffers and choose algorithms
 PATCH = (40, 56, 40)  # nnU-Net's own for the Decathlon's hippocampus cases
 FEATURES = (8, 16, 32)  # a quarter of its own, so that a step takes about a second on one core
 HYPER_LR = "1em6"  # the network learns noise here: rates that stay near their start keep every step alike
@@ -38,14 +39,15 @@ NNUNET_LIMITS = {"streaming_ratio": 1.08, "exact_ratio": 2.15}
 def bench_nnunet(*, repeats: int = 4, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
     """Time ``train_step`` of layertune's trainers beside that of ``nnUNetTrainer``, in one process and in turns.
 
-    The trainers work on generated, preprocessed cases in a temporary folder, with all that nnU-Net does around a step:
-    deep supervision, gradient clipping, autocast and loss scaling on a GPU; without ``torch.compile``. Training batches
-    are augmented beforehand and equal for all. The meta batch is loaded within the step, as in a training.
+    The trainers work on generated, preprocessed cases in a temporary folder, with everything that nnU-Net does around a
+    step: deep supervision, gradient clipping, autocast and loss scaling on a GPU, but without ``torch.compile``.
+        Training
+    batches are augmented before, and equal for all. The meta batch is loaded within the step, as in a training.
 
     Args:
-        repeats: of ten laps each; in a lap each trainer takes one step, and is held against the stock step of the lap.
+        repeats: Number of repeats with ten laps each. In a lap each trainer takes one step.
         device: ``"cpu"`` or ``"cuda"``.
-        seed: of weights, cases and batches.
+        seed: Seed of the weights, cases and batches.
 
     Returns:
         ``streaming_ratio`` and ``exact_ratio``, medians; ``stock_ms``, the median stock step; ``repeats``; and
@@ -65,28 +67,17 @@ def bench_nnunet(*, repeats: int = 4, device: str = "cpu", seed: int = 0) -> dic
         preprocessed(Path(folder, "nnUNet_preprocessed"), seed)
         trainers = {name: _trainer(trainer, device, seed) for name, trainer in CONTENDERS.items()}
         batches = [next(trainers["stock"].dataloader_train) for _ in range(3)]
-        times: dict[str, list[float]] = {name: [] for name in trainers}
-        for lap in range(WARM_UP + LAPS * repeats):
-            for name, trainer in trainers.items():
-                times[name].append(_seconds(trainer, batches[lap % len(batches)]))
+        # In a lap all trainers get the same batch.
+        turns = {name: partial(_seconds, trainer, itertools.cycle(batches)) for name, trainer in trainers.items()}
+        time_in_turns(turns, WARM_UP)
+        times = time_in_turns(turns, LAPS * repeats)
         for trainer in trainers.values():
             trainer.on_train_end()
-    measured = {name: values[WARM_UP:] for name, values in times.items()}
-    ratios = {
-        name: [own / stock for own, stock in zip(values, measured["stock"], strict=True)]
-        for name, values in measured.items()
-        if name != "stock"
-    }
-    return {
-        **{f"{name}_ratio": statistics.median(values) for name, values in ratios.items()},
-        "stock_ms": 1000 * statistics.median(measured["stock"]),
-        "repeats": repeats,
-        "spread": {name: [round(q, 4) for q in statistics.quantiles(values)[::2]] for name, values in ratios.items()},
-    }
+    return summary(ratios_to(times, "stock"), times["stock"], repeats=repeats, name="stock")
 
 
 def preprocessed(folder: Path, seed: int) -> None:
-    """Write cases of noise, as ``nnUNetv2_preprocess`` leaves them, as far as training reads them."""
+    """Write cases of noise in the form in which ``nnUNetv2_preprocess`` leaves them, as far as training reads it."""
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
     random = np.random.default_rng(seed)
@@ -103,7 +94,7 @@ def preprocessed(folder: Path, seed: int) -> None:
 
 
 def small_plan() -> dict[str, Any]:
-    """A plan of nnU-Net for 3D patches, as ``nnUNetv2_plan_experiment`` makes them, with few features."""
+    """Return a plan for 3D patches as ``nnUNetv2_plan_experiment`` makes it, but with few features."""
     stages = len(FEATURES)
     architecture = {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -137,7 +128,7 @@ def small_plan() -> dict[str, Any]:
 
 
 def _settings(folder: str) -> dict[str, str]:
-    """nnU-Net's environment variables: it works in a folder, in this process and without a compiler."""
+    """Return nnU-Net's environment variables for work in a folder, in this process and without a compiler."""
     folders = {name: str(Path(folder, name)) for name in ("nnUNet_preprocessed", "nnUNet_results")}
     return {**folders, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
 
@@ -162,9 +153,13 @@ def _trainer(name: str, device: str, seed: int) -> Any:
     return trainer
 
 
-def _seconds(trainer: Any, batch: Mapping[str, Any]) -> float:
-    start = time.perf_counter()
-    trainer.train_step(batch)
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def _seconds(trainer: Any, batches: Iterator[Mapping[str, Any]]) -> float:
+    """Return the seconds that a trainer's step with the next batch takes."""
+    batch = next(batches)
+
+    def step() -> None:
+        trainer.train_step(batch)
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return seconds_of(step)

@@ -1,4 +1,4 @@
-"""MetaLR with second derivatives, as one would write it from the paper: what the benchmark compares with."""
+"""MetaLR with second derivatives, as written in the paper, for comparison in the benchmark."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,22 +16,23 @@ class SecondOrderMetaLR:
     """Algorithm 1 with the updated weights as a differentiable function of the learning rates.
 
     Each iteration builds a model for the look-ahead, differentiates the training loss with ``create_graph``, then the
-    meta loss through the updated weights, and runs the training batch again for the real step: three passes and a
-    model, where ``layertune.MetaLR`` needs two passes. The learned rates are the same.
+    meta loss through the updated weights, and runs the training batch again for the real step. That is three passes and
+    a model, where ``layertune.MetaLR`` needs two passes. The learned rates are the same.
 
     Args:
-        build: makes a model of the same architecture.
-        model: the model that is trained; its running statistics see the real step alone.
-        optimizer: plain SGD, with or without momentum, over groups of one layer each; ``lr`` of the groups is learned.
-        loss: of the model's output and the target.
-        hyper_lr: eta of eq. 3.
-        min_lr: floor of the learned rates.
-        rates_only: differentiate the meta loss to the rates alone with ``autograd.grad(..., create_graph=True)``, as
-            the authors' public code does. Autograd then leaves out the second derivatives, which ``backward()`` on
-            the meta loss computes for the weights, where nobody reads them.
+        build: Makes a model of the same architecture.
+        model: The model that is trained. Its running statistics follow the real step alone.
+        optimizer: Plain SGD, with or without momentum, over groups of one layer each. The ``lr`` of the groups is
+            learned.
+        loss: The loss, called with the model's output and the target.
+        hyper_lr: Step size of the learning rates, eta of eq. 3.
+        min_lr: The smallest learned rate.
+        rates_only: Differentiate the meta loss with respect to the rates alone, by ``autograd.grad(...,
+            create_graph=True)``, as the authors' public code does. Autograd then leaves out the second derivatives for
+            the weights, which ``backward()`` on the meta loss computes although nobody reads them.
 
     Raises:
-        OptimizerError: the optimizer is not SGD, or uses dampening, Nesterov's momentum or weight decay.
+        OptimizerError: The optimizer is not SGD, or uses dampening, Nesterov's momentum or weight decay.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -73,14 +74,14 @@ class SecondOrderMetaLR:
         self.rates_only = rates_only
 
     def step(self, batch: tuple[Tensor, Tensor], meta_batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Learn the rates on a meta batch, then step with them.
+        """Learn the rates on a meta batch, then take a step with them.
 
         Args:
-            batch: input and target of the training loss.
-            meta_batch: input and target of the meta loss.
+            batch: Input and target of the training loss.
+            meta_batch: Input and target of the meta loss.
 
         Returns:
-            h_j = dL_meta/dalpha_j, one entry a group.
+            h_j = dL_meta/dalpha_j, one entry for each group.
         """
         groups = self.optimizer.param_groups
         rates = [torch.tensor(group["lr"], dtype=torch.float64, requires_grad=True) for group in groups]
@@ -108,7 +109,7 @@ class SecondOrderMetaLR:
     def _updated(
         self, lookahead: nn.Module, rates: Sequence[Tensor], batch: tuple[Tensor, Tensor]
     ) -> Mapping[str, Tensor]:
-        """theta^ = theta - alpha u with u = mu m + grad L, as a function of theta and alpha (eq. 2)."""
+        """Return theta^ = theta - alpha u with u = mu m + grad L, as a function of theta and alpha (eq. 2)."""
         images, target = batch
         weights = dict(lookahead.named_parameters())
         loss = self.loss(lookahead(images), target)

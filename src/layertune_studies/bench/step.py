@@ -1,8 +1,6 @@
-"""What a training step costs with MetaLR: time and memory, as ratios to the plain step of the same optimizer."""
+"""The cost of a training step with MetaLR: time and memory, as ratios to the plain step of the same optimizer."""
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,14 +12,14 @@ from layertune.metalr.metalr import MetaLR
 from layertune.policies.param_groups import param_groups
 from layertune_studies.bench.memory import PeakBytes
 from layertune_studies.bench.networks import STEP_NETWORKS, Batch, StepNetwork
+from layertune_studies.bench.paired import CYCLE, HYPER_LR, Times, ratios_to, seconds_of, summary, time_in_turns
 from layertune_studies.bench.second_order import SecondOrderMetaLR
 
 __all__ = ["LIMITS", "bench_step", "extra_memory", "plain_step"]
 
-CYCLE = 10
-SLOW = ("second_order", "published")
-SLOW_LAPS = 2  # of ten: these cost several plain steps each
-HYPER_LR = 1e-6  # the networks learn noise here: rates that stay near their start keep every step alike
+WARM_UP = 2  # the first steps allocate buffers and choose algorithms
+SLOW = ("second_order", "published")  # these cost several plain steps each
+SLOW_LAPS = 2  # of the ten laps of a repeat, in which these take part
 LIMITS = {"exact_ratio": 2.1, "every10_ratio": 1.15, "streaming_ratio": 1.06, "extra_memory_ratio": 1.1}
 """Upper bounds on a quiet machine; exact_ratio / second_order_ratio is to be at most 0.55."""
 
@@ -31,16 +29,14 @@ Step = Callable[[], object]
 def bench_step(network: str, *, repeats: int = 4, seed: int = 0) -> dict[str, Any]:
     """Time MetaLR's modes beside the plain step, in one process.
 
-    Every contender has a model, an optimizer and batches of its own, equal at the start. One repeat is ten laps; in a
-    lap each contender takes one step, so that a disturbance of the machine falls on all. A step is held against the
-    plain step of its lap, and the median of these ratios is reported; ``every10_ratio`` compares sums over the ten
-    laps of a repeat, so that its one meta pass is always in it. ``zero_grad``, forward, backward and ``step`` are
-    timed, with the meta batch at hand, as the training batch is.
+    Each contender has a model, an optimizer and batches of its own, equal at the start. A repeat has ten laps, see
+    ``bench/paired.py``. ``every10_ratio`` compares sums over the ten laps of a repeat, so that its one meta pass is
+    always included. ``zero_grad``, forward, backward and ``step`` are timed, with both batches in memory.
 
     Args:
         network: ``"resnet18"``, ``"resnet18_adamw"`` or ``"unet3d"``.
-        repeats: of ten laps each, at least 1.
-        seed: of weights and batches.
+        repeats: Number of repeats with ten laps each, at least 1.
+        seed: Seed of the weights and batches.
 
     Returns:
         ``exact_ratio``, ``every10_ratio``, ``streaming_ratio``, ``second_order_ratio`` (``SecondOrderMetaLR``, by
@@ -49,7 +45,7 @@ def bench_step(network: str, *, repeats: int = 4, seed: int = 0) -> dict[str, An
         plain step; ``repeats``; and ``spread``, the quartiles of each ratio of times.
 
     Raises:
-        KeyError: an unknown network.
+        KeyError: The network is unknown.
 
     Example:
         ``layertune bench step`` runs it and shows the ratios beside their bounds.
@@ -59,31 +55,27 @@ def bench_step(network: str, *, repeats: int = 4, seed: int = 0) -> dict[str, An
     """
     spec = STEP_NETWORKS[network]
     contenders = _contenders(spec, seed)
-    for step in contenders.values():  # first steps make buffers and choose algorithms
-        for _ in range(2):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for lap in range(CYCLE * repeats):
-        for name, step in contenders.items():
-            if name not in SLOW or lap % CYCLE < SLOW_LAPS:
-                times[name].append(_seconds(step))
+    turns = {name: partial(seconds_of, step) for name, step in contenders.items()}
+    time_in_turns(turns, WARM_UP)
+    times = time_in_turns(turns, CYCLE * repeats, takes_part=_takes_part)
     ratios = {name: _paired(times, name) for name in contenders if name != "plain"}
     return {
-        **{f"{name}_ratio": statistics.median(values) for name, values in ratios.items()},
+        **summary(ratios, times["plain"], repeats=repeats),
         **({} if "second_order" in ratios else {f"{name}_ratio": None for name in SLOW}),
         "extra_memory_ratio": extra_memory(spec, seed=seed),
-        "plain_ms": 1000 * statistics.median(times["plain"]),
-        "repeats": repeats,
-        "spread": {name: _quartiles(values) for name, values in ratios.items()},
     }
 
 
-def extra_memory(spec: StepNetwork, *, seed: int = 0) -> float:
-    """Bytes that exact MetaLR adds to the peak of a plain training iteration, over the bytes of the parameters.
+def _takes_part(name: str, lap: int) -> bool:
+    return name not in SLOW or lap % CYCLE < SLOW_LAPS
 
-    All tensors are followed from the moment they are made, in a plain run and in a run with MetaLR: weights,
-    activations, gradients, optimizer state, displacement. The peak of the third iteration counts, when all state is
-    there; with MetaLR it is reached in the meta pass, between ``step`` and ``adapt``.
+
+def extra_memory(spec: StepNetwork, *, seed: int = 0) -> float:
+    """Return the bytes that exact MetaLR adds to the peak of a plain iteration, over the bytes of the parameters.
+
+    All tensors are counted from the moment they are made, in a plain run and in a run with MetaLR: weights,
+    activations, gradients, optimizer state, displacement. The peak of the third iteration counts, when all state
+    exists; with MetaLR it is reached in the meta pass, between ``step`` and ``adapt``.
     """
     plain, _ = _peak(spec, seed, meta=False)
     exact, parameters = _peak(spec, seed, meta=True)
@@ -105,7 +97,7 @@ def _peak(spec: StepNetwork, seed: int, *, meta: bool) -> tuple[int, int]:
 
 
 def plain_step(spec: StepNetwork, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Step:
-    """One iteration of an ordinary training loop."""
+    """Return a function that takes one iteration of an ordinary training loop."""
     images, target = batch
 
     def step() -> None:
@@ -125,7 +117,7 @@ def exact_step(
     *,
     every: int = 1,
 ) -> Step:
-    """The ordinary loop with MetaLR's meta pass at each ``every``-th step."""
+    """Return a function that takes one iteration of the loop, with MetaLR's meta pass at each ``every``-th step."""
     metalr = MetaLR(optimizer, hyper_lr=HYPER_LR, every=every)
     train = plain_step(spec, model, optimizer, batch)
     images, target = meta_batch
@@ -142,7 +134,7 @@ def exact_step(
 
 
 def _contenders(spec: StepNetwork, seed: int) -> dict[str, Step]:
-    """The plain step in the middle, close to those whose ratio is near 1."""
+    """Return the steps by name; the plain step is in the middle, see ``MODES``."""
     torch.manual_seed(seed)
     batch, meta_batch = spec.batch(), spec.batch()
 
@@ -168,21 +160,11 @@ def _contenders(spec: StepNetwork, seed: int) -> dict[str, Step]:
     return steps
 
 
-def _paired(times: dict[str, list[float]], name: str) -> list[float]:
-    plain, own = times["plain"], times[name]
+def _paired(times: Times, name: str) -> list[float]:
+    """Return a contender's ratios to the plain step, of ``every10`` those of whole repeats."""
+    own, plain = times[name], times["plain"]
     if name == "every10":
         starts = range(0, len(plain), CYCLE)
-        return [sum(own[start : start + CYCLE]) / sum(plain[start : start + CYCLE]) for start in starts]
-    if name in SLOW:
-        plain = [seconds for lap, seconds in enumerate(plain) if lap % CYCLE < SLOW_LAPS]
-    return [a / b for a, b in zip(own, plain, strict=True)]
-
-
-def _seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def _quartiles(values: Sequence[float]) -> list[float]:
-    return [round(float(torch.quantile(torch.tensor(values), q)), 4) for q in (0.25, 0.75)]
+        own, plain = ([sum(part[start : start + CYCLE]) for start in starts] for part in (own, plain))
+    plain = [seconds for lap, seconds in enumerate(plain) if _takes_part(name, lap)]
+    return ratios_to({"plain": plain, name: own})[name]

@@ -1,4 +1,4 @@
-"""What placing the layers of a network costs: seconds and memory, each network in an interpreter of its own."""
+"""The cost of mapping the layers of a network: seconds and memory, each network in an interpreter of its own."""
 
 import importlib
 import json
@@ -31,16 +31,16 @@ def bench_trace(network: str, *, repeats: int = 1) -> dict[str, float]:
     """Map a network in fresh interpreters.
 
     Args:
-        network: a name in ``TRACE_NETWORKS``.
-        repeats: how many interpreters, one after the other.
+        network: A name in ``TRACE_NETWORKS``.
+        repeats: Number of interpreters, one after the other.
 
     Returns:
-        The medians of what ``measure_trace`` gives.
+        The medians of what ``measure_trace`` returns.
 
     Raises:
-        MissingPackageError: the host that has the network is not installed.
-        KeyError: an unknown network.
-        subprocess.CalledProcessError: an interpreter ended with an error.
+        MissingPackageError: The host that has the network is not installed.
+        KeyError: The network is unknown.
+        subprocess.CalledProcessError: An interpreter ended with an error.
 
     Example:
         ``layertune bench trace`` runs it for each network and shows the medians beside their bounds.
@@ -62,21 +62,21 @@ def bench_trace(network: str, *, repeats: int = 1) -> dict[str, float]:
 
 
 def measure_trace(name: str) -> dict[str, float]:
-    """Map one network, once, in this interpreter, where torch has not traced before.
+    """Map one network, once, in this interpreter, in which torch has not traced before.
 
-    With the first fake tensors of a process torch imports its compiler, some seconds and 150 MB that a program which
-    imports MONAI or timm has spent already. That is measured apart.
+    With the first fake tensors of a process torch imports its compiler, which takes some seconds and 150 MB. A program
+    that imports MONAI or timm has spent them already. So they are measured separately.
 
     Args:
-        name: in ``TRACE_NETWORKS``.
+        name: A name in ``TRACE_NETWORKS``.
 
     Returns:
-        ``seconds`` of ``map_layers``; ``extra_mb``, the peak of the resident memory during it over what was resident
+        ``seconds`` of ``map_layers``; ``extra_mb``, the peak of the resident memory during it minus the resident memory
         before (imports done and network built), in 10^6 bytes; ``import_seconds`` and ``import_mb`` of what torch
-        imports first; ``layers`` it found.
+        imports first; ``layers``, the number of layers.
 
     Raises:
-        KeyError: an unknown network.
+        KeyError: The network is unknown.
     """
     build, shape = TRACE_NETWORKS[name]
     model, example = build(), torch.empty(shape)
@@ -92,7 +92,7 @@ def measure_trace(name: str) -> dict[str, float]:
 
 
 def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
-    """What a call gives, its seconds, and the megabytes by which it raised the peak."""
+    """Return what a call returns, its seconds, and the megabytes by which it raised the peak."""
     before = _restart_peak()
     start = time.perf_counter()
     result = call()
@@ -100,7 +100,7 @@ def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
 
 
 def report(name: str, threads: int) -> None:
-    """Print a measurement as JSON, or which package is missing."""
+    """Print a measurement as JSON, or the package that is missing."""
     torch.set_num_threads(threads)
     try:
         answer: dict[str, Any] = measure_trace(name)
@@ -112,7 +112,7 @@ def report(name: str, threads: int) -> None:
 
 
 def _restart_peak() -> int:
-    """Bytes resident now; on Linux the peak starts anew from here, elsewhere the peak so far is what can be known."""
+    """Restart the peak of the resident memory where the system can (Linux), and return the peak so far."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")  # proc_pid_clear_refs(5): resets the peak resident set size
@@ -131,7 +131,7 @@ def _peak() -> int:
 
 
 def _nnunet(kind: str, dimensions: int) -> Build:
-    """nnU-Net's networks as its planner sets them up for six resolution levels, with deep supervision."""
+    """Return what makes nnU-Net's network, as planned for six resolution levels, with deep supervision."""
 
     def build() -> nn.Module:
         unet = importlib.import_module("dynamic_network_architectures.architectures.unet")
@@ -210,4 +210,4 @@ TRACE_NETWORKS: dict[str, tuple[Build, tuple[int, ...]]] = {
         )
     },
 }
-"""By name: what makes the network, and the shape of the input that it is mapped with."""
+"""By name: a function that makes the network, and the shape of the input that it is mapped with."""

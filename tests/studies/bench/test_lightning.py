@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim import SGD
 
 from layertune_studies.bench import lightning as module
-from layertune_studies.bench.lightning import CONTENDERS, LIGHTNING_LIMITS, bench_lightning
+from layertune_studies.bench.lightning import LIGHTNING_LIMITS, bench_lightning
 from layertune_studies.bench.networks import STEP_NETWORKS, StepNetwork
+from layertune_studies.bench.paired import MODES
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_all_ratios_are_there_and_finite() -> None:
     found = bench_lightning("small", repeats=2)
-    ratios = {f"{name}_ratio" for name in CONTENDERS if name != "plain"}
+    ratios = {f"{name}_ratio" for name in MODES if name != "plain"}
     assert set(LIGHTNING_LIMITS) < ratios
     assert set(found) == {*ratios, "plain_ms", "repeats", "spread"}
     assert all(math.isfinite(found[key]) and found[key] > 0 for key in (*ratios, "plain_ms"))
-    assert set(found["spread"]) == set(CONTENDERS) - {"plain"}
+    assert set(found["spread"]) == set(MODES) - {"plain"}
     json.dumps(found)
 
 

@@ -14,7 +14,7 @@ from layertune_studies.engine.context import Result, StudyContext
 from layertune_studies.engine.run import run_study
 from layertune_studies.engine.trial import Trial
 from layertune_studies.errors import DataError, StudyError
-from layertune_studies.results.table import chosen_trials
+from layertune_studies.results.table import RowKey, chosen_trials
 from study_runs import study_of, write_images, write_study
 
 QUIET = Console(quiet=True)
@@ -75,7 +75,7 @@ def test_a_node_that_is_lost_in_the_middle_loses_no_trial(root: Path, tmp_path: 
     assert len(given) == len(set(given)) == 8
     there = sorted(path.stem for path in (tmp_path / "ray" / "results").glob("flat_*"))
     assert there == sorted(given)
-    assert len(chosen_trials(StudyContext(config, root, run_store(tmp_path / "ray")))[("flat", 8)]) == 2
+    assert len(chosen_trials(StudyContext(config, root, run_store(tmp_path / "ray")))[RowKey("flat", 8)]) == 2
     # On this machine the same trials come out alike, and an error of a trial comes as it was raised.
     run_study(study(lrs=[0.01]), tmp_path / "here", root, console=QUIET)
     (name,) = (path.stem for path in (tmp_path / "here" / "results").glob("flat_*"))

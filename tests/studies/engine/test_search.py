@@ -15,7 +15,7 @@ from layertune_studies.engine.search import rounds
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial
 from layertune_studies.errors import StudyError
-from layertune_studies.results.table import chosen_trials
+from layertune_studies.results.table import RowKey, chosen_trials
 from layertune_studies.training.settings import Depths
 from study_runs import study_of, write_images
 
@@ -57,7 +57,7 @@ def test_the_better_eighth_goes_on_and_every_pass_is_counted(tmp_path: Path) -> 
     results, passes = found
     assert {trial.setting.label for trial in results} == {"m5-n5", "m4-n5"}
     assert passes == 15 * 15 + 2 * 240
-    (chosen,) = chosen_trials(context)["bidirectional", 8]
+    (chosen,) = chosen_trials(context)[RowKey("bidirectional", 8)]
     assert (chosen.trial.setting.label, chosen.passes) == ("m4-n5", passes)
 
 
@@ -101,9 +101,9 @@ def test_a_search_goes_on_where_it_stopped_and_finds_the_same(tmp_path: Path, mo
     both = study(methods=[*study().model_dump(mode="json")["methods"], exhaustive])
     run_study(both, tmp_path / "whole", tmp_path / "data", console=QUIET)
     found = chosen_trials(StudyContext(both, tmp_path / "data", StudyStore(tmp_path / "whole")))
-    assert found["bidirectional", 8][0].trial.setting == whole.trial.setting
-    assert found["all settings", 8][0].passes == 15 * 16
+    assert found[RowKey("bidirectional", 8)][0].trial.setting == whole.trial.setting
+    assert found[RowKey("all settings", 8)][0].passes == 15 * 16
 
 
 def chosen_of(config: Study, folder: Path, out: str) -> list[Any]:
-    return chosen_trials(StudyContext(config, folder / "data", StudyStore(folder / out)))["bidirectional", 8]
+    return chosen_trials(StudyContext(config, folder / "data", StudyStore(folder / out)))[RowKey("bidirectional", 8)]
