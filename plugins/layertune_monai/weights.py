@@ -1,7 +1,7 @@
 """Pre-trained weights for MONAI's networks, with a report of what was loaded."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,12 @@ Renaming = Callable[[str], str | None]
 
 
 def load_pretrained(
-    network: nn.Module, file: str | Path | None, *, prefix: str | None = None, allow_partial: bool = False
+    network: nn.Module,
+    file: str | Path | None,
+    *,
+    prefix: str | None = None,
+    allow_partial: bool = False,
+    adapt: str | Collection[str] = (),
 ) -> Loaded | None:
     """Load a file of pre-trained weights into a network as far as it fits, and log the result.
 
@@ -38,6 +43,8 @@ def load_pretrained(
         prefix: Beginning of the names in the file that are used, as ``"teacher"``, where it holds several networks.
         allow_partial: Whether to load what fits however little it is. Otherwise a file is refused if less than half of
             the network and less than half of the file match, since they belong to different networks most probably.
+        adapt: How to adapt what does not fit, as ``"zero_channels"`` or ``["inflate", "classes"]``; see
+            ``layertune.load_weights`` for all names.
 
     Returns:
         Which tensors were loaded, which were not, and why; ``None`` without a file.
@@ -57,7 +64,8 @@ def load_pretrained(
         return None
     weights = read_weights(file)
     names = [name.removeprefix(f"{prefix}.") for name in weights]
-    loaded = load_weights(network, weights, rename=renaming(names, network), prefix=prefix, allow_partial=allow_partial)
+    rename = renaming(names, network)
+    loaded = load_weights(network, weights, rename=rename, prefix=prefix, allow_partial=allow_partial, adapt=adapt)
     # A partial load has to be seen at every level of logging: without a bundle's logging.conf, warnings alone appear.
     logger.log(logging.WARNING if loaded.missing else logging.INFO, "%s: %s", file, loaded.summary())
     last = list(named_parameters(network))[-1]

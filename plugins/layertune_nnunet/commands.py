@@ -87,6 +87,13 @@ def import_(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Import what fits, also if it is less than half.")
     ] = False,
+    adapt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Adapt what does not fit: zero_channels, classes, inflate, kernel_size, decoder and others; see "
+            "layertune.load_weights. Can be repeated."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights, which fill what the file lacks.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -109,6 +116,7 @@ def import_(
             rename=renaming(rename or []),
             prefix=prefix,
             allow_partial=allow_partial,
+            adapt=adapt or (),
         )
     if as_json:
         print_json(imported.as_dict())
@@ -118,7 +126,7 @@ def import_(
 
 def _show_import(imported: "Imported", title: str) -> None:
     loaded = imported.loaded
-    rows = [[own, file, "loaded"] for own, file in loaded.matched.items()]
+    rows = [[own, file, loaded.adapted.get(own, "loaded")] for own, file in loaded.matched.items()]
     rows += [[own, "", f"fresh: {why}"] for own, why in loaded.missing.items()]
     rows += [["", file, f"not used: {why}"] for file, why in loaded.unused.items()]
     print_table(title, ["Network", "File", "Outcome"], rows, left=3)

@@ -1,6 +1,6 @@
 """Turn weights of any origin into a file for ``nnUNetv2_train -pretrained_weights``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ def import_weights(
     rename: Callable[[str], str] | None = None,
     prefix: str | None = None,
     allow_partial: bool = False,
+    adapt: Collection[str] = (),
 ) -> Imported:
     """Write the weights that fit a plan's network into a file of pre-trained weights for nnU-Net.
 
@@ -69,6 +70,7 @@ def import_weights(
         rename: Function from a name in the file to a name in the network. With it, no names are guessed.
         prefix: Beginning of the names in the file that are used, where it holds several copies of the network.
         allow_partial: Whether to import what fits however little it is, as ``layertune.load_weights`` does.
+        adapt: How to adapt what does not fit, as in ``["kernel_size"]``; see ``layertune.load_weights`` for all names.
 
     Raises:
         WeightsError: The weights cannot be read; too little of them fits, or nothing but segmentation layers; or they
@@ -77,7 +79,7 @@ def import_weights(
     """
     found = read_weights(weights)
     network = planned_network(plans, dataset_json, configuration, seed=seed).network
-    loaded = load_weights(network, found, rename=rename, prefix=prefix, allow_partial=allow_partial)
+    loaded = load_weights(network, found, rename=rename, prefix=prefix, allow_partial=allow_partial, adapt=adapt)
     if all(HEADS in name for name in loaded.matched):
         raise WeightsError(
             f"only segmentation layers fit the network of those in {weights}, and nnU-Net never loads them from a file"

@@ -74,7 +74,8 @@ def require_share(loaded: Loaded, least: float) -> None:
         f"only {len(loaded.matched)} of {total} tensors match, {_percent(of_network)} of the network's parameters "
         f"outside the head and {_percent(of_file)} of the file's; expected {_percent(least)} of either, and "
         f"{_percent(LEAST_OF_NETWORK * least)} of the network's. What matches: {listed(loaded.matched)}. What does "
-        f"not: {listed(left)}. If the weights are of this network, say which name is which (rename=); "
+        f"not: {listed(left)}. If the weights are of this network, say which name is which "
+        "(rename=) or how it may be adapted (adapt=); "
         "allow_partial=True, --allow-partial where a command has it, loads what matches all the same"
     )
 

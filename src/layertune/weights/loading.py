@@ -1,11 +1,13 @@
 """Load pre-trained weights into a network as far as they surely fit, with a report."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from layertune.errors import WeightsError
+from layertune.weights.adapting.adaptation import adapt_misfits, read_adaptations
+from layertune.weights.adapting.decoders import leave_out_decoders
 from layertune.weights.checks import measure_shares, require_finite, require_share
 from layertune.weights.file import read_weights
 from layertune.weights.matching import Matching, match_by_guess, match_by_name
@@ -25,6 +27,7 @@ def load_weights(
     prefix: str | None = None,
     allow_partial: bool = False,
     min_share: float = MIN_SHARE,
+    adapt: str | Collection[str] = (),
 ) -> Loaded:
     """Copy pre-trained weights into a network as far as they surely fit; all other tensors stay as they were.
 
@@ -38,8 +41,21 @@ def load_weights(
     - all names may differ and the architecture be the same: see ``layertune.weights.order``.
 
     If the weights hold several copies of the network that differ, as a student and a teacher or weights and their
-    average, ``prefix`` chooses one; none is preferred. What is in doubt is left out and named. Nothing is cut, averaged
-    or interpolated: a head for other classes has another shape and stays fresh. Nothing is copied if there is an error.
+    average, ``prefix`` chooses one; none is preferred. What is in doubt is left out and named, also the numbered stages
+    of a decoder with another depth, since they are numbered from the deepest one. Nothing is copied if there is an
+    error.
+
+    Nothing is cut, averaged or interpolated unless ``adapt`` asks for it. All adaptations but rescaled channels keep
+    what the network computed from the old channels, for the old classes, or where its input is constant along an axis:
+
+    - ``zero_channels``, ``repeat_channels`` or ``average_channels``: the first convolution for more input channels. The
+      old channels come first and keep their kernels; the new ones get zeros, a copy of the old ones in turn, or their
+      mean. One channel gets the sum of all. ``rescale_channels`` is timm's way: all are repeated and rescaled.
+    - ``classes``: the head for more classes. The old classes come first and keep their weights.
+    - ``inflate``: 2D kernels in 3D, repeated along the depth and divided (I3D).
+    - ``kernel_size``: kernels with size 1 along an axis, by the sum over it, and from size 1, by repetition.
+    - ``positions``: positional embeddings, interpolated to another image size.
+    - ``decoder``: a decoder of another depth stays fresh and does not count as missing.
 
     Weights of which little fits belong to another network most probably. They are refused unless at least
     ``min_share`` of the parameters outside the head match, of the network's or of the file's (an encoder alone fills a
@@ -57,6 +73,7 @@ def load_weights(
             empty text prefers the names as they are to copies behind a prefix.
         allow_partial: Whether to load what fits however little it is.
         min_share: The share of the parameters that has to match, 0 to 1.
+        adapt: The adaptations to use, one name or several.
 
     Returns:
         What matched, what did not, and why.
@@ -64,7 +81,7 @@ def load_weights(
     Raises:
         WeightsError: Nothing fits, or less than ``min_share``; weights that fit are NaN or infinite; the weights hold
             several copies of the network, and ``prefix`` chooses none; ``rename`` gives two tensors of the file one
-            name; or the network's parameters have no memory of their own yet.
+            name; ``adapt`` names no adaptation; or the network's parameters have no memory of their own yet.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
@@ -75,16 +92,18 @@ def load_weights(
         >>> print(loaded.summary())
         2 of 4 tensors loaded; left as they were: 1.weight (shape (4, 3) against (5, 3)), 1.bias (shape (4,) ...
     """
-    targets, source = Targets(model), Source(weights)
+    asked, targets, source = read_adaptations(adapt), Targets(model), Source(weights)
     matching = _match(source, targets, rename, prefix, guess=guess)
+    adapt_misfits(matching, source, targets, asked)
+    fresh = leave_out_decoders(matching, source, targets, asked="decoder" in asked)
     if not matching.pairs:
         raise WeightsError(_nothing_fits(targets, source, matching))
-    loaded = _report(matching, source, targets)
+    loaded = _report(matching, source, targets, fresh)
     if not allow_partial:
         require_share(loaded, min_share)
     require_finite(matching.pairs, source, targets)
     for own, file in matching.pairs.items():
-        _copy(source.tensors[file], targets.tensors[own])
+        _copy(matching.tensors.get(own, source.tensors[file]), targets.tensors[own])
     return loaded
 
 
@@ -106,9 +125,9 @@ def _match(source: Source, targets: Targets, rename: Rename | None, prefix: str 
     return matching
 
 
-def _report(matching: Matching, source: Source, targets: Targets) -> Loaded:
+def _report(matching: Matching, source: Source, targets: Targets, fresh: Collection[str]) -> Loaded:
     pairs, reasons = matching.pairs, matching.reasons
-    shares = measure_shares(pairs, source, targets)
+    shares = measure_shares(pairs, source, targets, fresh)
     return Loaded(
         matched={own: pairs[own] for own in targets.tensors if own in pairs},
         missing={own: reasons.get(own, "not in the file") for own in targets.tensors if own not in pairs},
@@ -117,6 +136,7 @@ def _report(matching: Matching, source: Source, targets: Targets) -> Loaded:
         prefix=matching.prefix,
         share_of_network=shares.network,
         share_of_file=shares.file,
+        adapted=matching.adapted,
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from layertune.weights.enclosed import pair_enclosed
 from layertune.weights.order import pair_by_order
 from layertune.weights.prefixes import refuse_copies, use_best_prefix
@@ -10,7 +12,10 @@ from layertune.weights.report import listed
 from layertune.weights.structure import Shapes
 from layertune.weights.targets import Source, Targets
 
-__all__ = ["Matching", "match_by_guess", "match_by_name"]
+__all__ = ["BESIDE", "Matching", "match_by_guess", "match_by_name"]
+
+BESIDE = "part of a layer with another shape"
+"""Reason against a tensor of the right shape in a first or last layer that was paired by order and does not fit."""
 
 
 @dataclass
@@ -25,6 +30,8 @@ class Matching:
         by_order: The names in ``pairs`` that were paired by order and shape.
         prefix: How the file's names were changed.
         doubtful: Whether order and shapes fit in several ways.
+        tensors: Name in the network -> tensor to load instead of the file's, for pairs that were adapted.
+        adapted: Name in the network -> what was done to the tensor.
     """
 
     pairs: dict[str, str] = field(default_factory=dict)
@@ -34,6 +41,27 @@ class Matching:
     by_order: tuple[str, ...] = ()
     prefix: str = ""
     doubtful: bool = False
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    adapted: dict[str, str] = field(default_factory=dict)
+
+    def adapt(self, own: str, tensor: Tensor, note: str) -> None:
+        """Make a pair of what did not fit, by a tensor that does."""
+        self.accept(own)
+        self.tensors[own], self.adapted[own] = tensor, note
+
+    def accept(self, own: str) -> None:
+        """Make a pair of what was called a misfit."""
+        self.pairs[own] = self.misfits.pop(own)
+        del self.reasons[own]
+
+    def leave_out(self, own: str, reason: str) -> None:
+        """Undo a pair, or say another reason why there is none."""
+        self.tensors.pop(own, None)
+        self.adapted.pop(own, None)
+        file = self.pairs.pop(own, None)
+        if file is not None:
+            self.misfits[own] = file
+        self.reasons[own] = reason
 
 
 def match_by_name(source: Source, targets: Targets) -> Matching:
@@ -76,8 +104,8 @@ def _add_by_order(matching: Matching, source: Source, targets: Targets) -> None:
     matching.pairs |= pairs
     matching.by_order = tuple(pairs)
     for own, file in found.neighbors.items():
-        reason = targets.misfit(own, source.tensors[file])
-        if reason is not None and own not in matching.pairs:
+        if own not in matching.pairs:
+            reason = targets.misfit(own, source.tensors[file]) or BESIDE
             matching.misfits[own], matching.reasons[own] = file, reason
 
 

@@ -1,7 +1,7 @@
 """What of a file went into a network, and what did not."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,7 @@ class Loaded:
             were not changed.
         share_of_network: How much of the network's parameters outside its head was loaded, counted in elements, 0 to 1.
         share_of_file: The same of the file's parameters.
+        adapted: Name in the network -> how its tensor was made of the file's, for the adaptations that were asked for.
     """
 
     matched: Mapping[str, str]
@@ -36,6 +37,7 @@ class Loaded:
     prefix: str = ""
     share_of_network: float = 1.0
     share_of_file: float = 1.0
+    adapted: Mapping[str, str] = field(default_factory=dict)
 
     def suffices(self, least: float = MIN_SHARE) -> bool:
         """Whether so much matches that the weights are those of the network.
@@ -57,6 +59,8 @@ class Loaded:
         total = len(self.matched) + len(self.missing)
         how = f" ({', '.join(notes)})" if notes else ""
         line = f"{len(self.matched)} of {total} tensors loaded{how}"
+        if self.adapted:
+            line += f"; adapted: {listed(f'{name} ({note})' for name, note in self.adapted.items())}"
         if self.missing:
             line += f"; left as they were: {listed(f'{name} ({why})' for name, why in self.missing.items())}"
         return f"{line}; {len(self.unused)} of the file not used" if self.unused else line

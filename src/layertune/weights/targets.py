@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from layertune.errors import WeightsError
-from layertune.layers.names import plain_name, unwrap
-from layertune.weights.structure import Shapes
+from layertune.layers.names import modules_by_name, plain_name, unwrap
+from layertune.weights.structure import Shapes, module_of
 
 __all__ = ["Fit", "Rename", "Source", "Targets"]
 
@@ -86,6 +86,7 @@ class Targets:
         tensors: First name -> tensor.
         first_name: Every name, aliases included -> first name.
         shapes: First name -> shape.
+        modules: The network's modules by name.
 
     Raises:
         WeightsError: A tensor cannot take values yet, or lies on several devices.
@@ -102,6 +103,15 @@ class Targets:
                 self.first_name[name] = by_identity.setdefault(id(tensor), name)
                 self.tensors.setdefault(self.first_name[name], tensor)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        self.modules = modules_by_name(model)
+
+    def owner(self, own: str) -> nn.Module:
+        """Return the module that owns a tensor."""
+        return self.modules[module_of(own)]
+
+    def last_parameter(self) -> str:
+        """Return the name of the last parameter, which the head owns in most networks; empty without parameters."""
+        return next((own for own in reversed(self.tensors) if isinstance(self.tensors[own], nn.Parameter)), "")
 
     def fit(self, source: Source) -> Fit:
         """Compare what has the same name on both sides."""
@@ -123,17 +133,26 @@ class Targets:
             fit.pairs.pop(own, None)
         return fit
 
+    def differs_in_shape_alone(self, own: str, tensor: Tensor) -> bool:
+        """Whether a tensor could take the place of the network's if it had another shape."""
+        target = self.tensors[own]
+        return tensor.shape != target.shape and _misfit_of_kind(tensor, target) is None
+
     def misfit(self, own: str, tensor: Tensor) -> str | None:
         """Return why a tensor cannot take the place of the network's; ``None`` if it can."""
         target = self.tensors[own]
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            return "sparse, quantized, or without values in the file"
         if tensor.shape != target.shape:
             return f"shape {tuple(tensor.shape)} against {tuple(target.shape)}"
-        floating = tensor.dtype.is_floating_point == target.dtype.is_floating_point
-        if not floating or tensor.is_complex() != target.is_complex():
-            return f"{tensor.dtype} against {target.dtype}"
-        return None
+        return _misfit_of_kind(tensor, target)
+
+
+def _misfit_of_kind(tensor: Tensor, target: Tensor) -> str | None:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        return "sparse, quantized, or without values in the file"
+    floating = tensor.dtype.is_floating_point == target.dtype.is_floating_point
+    if not floating or tensor.is_complex() != target.is_complex():
+        return f"{tensor.dtype} against {target.dtype}"
+    return None
 
 
 def _require_memory(name: str, tensor: Tensor) -> None:

@@ -267,6 +267,7 @@ def test_the_report_is_plain_data() -> None:
         "prefix",
         "share_of_network",
         "share_of_file",
+        "adapted",
     }
     assert found["matched"]["encoder.stages.0.0.convs.0.conv.bias"] == "encoder.stages.0.0.convs.0.conv.bias"
 

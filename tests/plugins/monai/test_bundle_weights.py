@@ -242,3 +242,16 @@ def test_one_of_several_copies_is_chosen(tmp_path: Path) -> None:
     network = swin()
     load_pretrained(network, file, prefix="teacher")
     assert_loaded(network, copies["teacher"])
+
+
+def test_more_channels_are_adapted_if_asked_for(tmp_path: Path) -> None:
+    """The first convolution and SwinUNETR's first skip both read the image."""
+    weights = random_weights(swin())
+    network = SwinUNETR(in_channels=4, out_channels=3, feature_size=12)
+    loaded = load_pretrained(network, save(tmp_path / "model.pt", weights), adapt="average_channels")
+    assert not loaded.missing
+    names = ("swinViT.patch_embed.proj", "encoder1.layer.conv1.conv", "encoder1.layer.conv3.conv")
+    assert set(loaded.adapted) == {f"{name}.weight" for name in names}
+    own = network.state_dict()
+    for name in loaded.adapted:
+        assert torch.equal(own[name][:, :1], weights[name])

@@ -147,6 +147,26 @@ def test_weights_that_do_not_fit_write_nothing(
     assert not (planned / "w.pth").exists()
 
 
+def test_other_channels_and_kernels_are_adapted_if_asked_for(planned: Path) -> None:
+    """A file of four channels with a flat kernel in its first layer, as another data set's plan has it."""
+    first = "encoder.stages.0.0.convs.0.conv.weight"
+    weights = without_aliases(network(planned, seed=1))
+    weights[first] = torch.randn(weights[first].shape[0], 4, 1, 3, 3)
+    assert "shape" in imported(planned, weights).fresh[first]
+    done = imported(planned, weights, adapt=["kernel_size", "zero_channels"])
+    assert done.loaded.adapted == {first: "kernel 1x3x3 -> 3x3x3, input channels 4 -> 1 (their sum)"}
+    assert not done.fresh
+    loaded = as_nnunet_loads(planned, done.out)
+    torch.testing.assert_close(loaded[first].sum(2, keepdim=True), weights[first].sum(1, keepdim=True))
+    files = str(planned / "foreign.pt"), str(planned / "v.pth")
+    adapt = "--adapt", "kernel_size", "--adapt", "zero_channels"
+    found = json.loads(run(*files, "-d", "1", "-c", "3d_fullres", *adapt, "--json").stdout)
+    assert list(found["adapted"]) == [first]
+    result = run(*files, "-d", "1", "-c", "3d_fullres", "--adapt", "channels")
+    assert result.exit_code == 2
+    assert "'channels' is none of zero_channels" in result.stderr
+
+
 def test_a_file_that_cannot_be_written_is_named(planned: Path) -> None:
     torch.save(without_aliases(network(planned, seed=1)), planned / "foreign.pt")
     files = {"plans": planned / "nnUNetPlans.json", "dataset_json": planned / "dataset.json"}
