@@ -85,6 +85,7 @@ def _fault(optimizer: Optimizer) -> str | None:
             trial = Trial(optimizer)
             measured = _Measured(trial.optimizer)
             found = trial.steps()
+            measured.detach()  # else hooks and optimizer keep each other, and the trial's memory, alive
     except OptimizerError:
         raise
     except Exception as error:
