@@ -1,4 +1,4 @@
-"""The methods that a study compares: what each can be told."""
+"""The methods that a study compares, with the settings of each."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -7,8 +7,20 @@ from pydantic import AfterValidator, Field, model_validator
 
 from layertune.metalr.rules import RULES
 from layertune.metalr.settings import MetaLRSettings
-from layertune.policies.by_name import method_name
-from layertune_studies.config.section import Count, Fraction, Positive, Section, Several, nearest, new_key
+from layertune_studies.config.layer_methods import (
+    BiDirectionalMethod,
+    Decay,
+    Flat,
+    Last,
+    LastThenAll,
+    LayerWiseMethod,
+    NormOnly,
+    Scratch,
+    UNet,
+    Untuned,
+)
+from layertune_studies.config.method import LOOPS, Loop, Method, Rates
+from layertune_studies.config.section import Fraction, Positive, Section, nearest
 
 __all__ = [
     "METHOD_KINDS",
@@ -33,153 +45,15 @@ __all__ = [
     "Untuned",
 ]
 
-Rates: TypeAlias = Several[Positive]
-Loop: TypeAlias = Literal["torch", "lightning", "nnunet"]
-LOOPS: tuple[Loop, ...] = ("torch", "lightning", "nnunet")
-
-
-class Method(Section):
-    """What all methods share.
-
-    Attributes:
-        loops: The loops that can train by the method.
-        title: for tables, and to tell apart two methods of one kind.
-        lr: rates to choose from: ``"grid"`` (the study's), ``"tuned"`` (the one that the flat rate chose on the same
-            seed and labelled cases) or a list of its own.
-        amount: The number of passes or steps of the training, in place of that of the study's budget.
-        checkpoints: The names of the checkpoints of the study that the method starts from; by default all.
-        after: The name of another method. The training goes on from the network which that method chose on the same
-            seed and labelled cases; by default it starts from the pre-trained weights.
-    """
-
-    loops: ClassVar[tuple[Loop, ...]] = ("torch",)
-
-    kind: str
-    title: str | None = None
-    lr: Literal["grid", "tuned"] | Rates = "grid"
-    amount: Count | None = new_key(None)
-    checkpoints: Several[str] | None = new_key(None)
-    after: str | None = new_key(None)
-
-    @property
-    def name(self) -> str:
-        """The name of the method in tables: its title, or else its kind."""
-        return self.title or method_name(self.kind)
-
-    @property
-    def learns(self) -> bool:
-        """Whether it learns its rates from meta batches, and so is none of the baselines."""
-        return False
-
-
-class Untuned(Method):
-    """The pre-trained network as it is, without any fine-tuning."""
-
-    kind: Literal["untuned"]
-    lr: Literal["grid", "tuned"] | Rates = (1.0,)
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-
-
-class Flat(Method):
-    """All layers at one rate."""
-
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-    kind: Literal["flat"]
-
-
-class Scratch(Method):
-    """All layers at one rate, from random weights."""
-
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-    kind: Literal["scratch"]
-
-
-class Last(Method):
-    """The last layer alone."""
-
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-    kind: Literal["last"]
-
-
-class LayerWiseMethod(Method):
-    """Depths k to d; k is searched.
-
-    Attributes:
-        first: values of k; by default all, from d downwards.
-    """
-
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-    kind: Literal["layer-wise"]
-    first: Several[int] | None = None
-
-
-class BiDirectionalMethod(Method):
-    """Depths m to n frozen; (m, n) is searched.
-
-    Attributes:
-        depth: How depths are read, ``"I1"`` or ``"I2"``; by default as the study reads them. It needs ``settings``.
-        settings: pairs (m, n); by default all d(d-1)/2.
-        search: ``"grid"``: all of them to the end; or ``"halving"``: successive halving, a fifth of the passes.
-    """
-
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-    kind: Literal["bi-directional"]
-    settings: Several[tuple[int, int]] | None = None
-    search: Literal["grid", "halving"] = "grid"
-    depth: Literal["I1", "I2"] | None = new_key(None)
-
-    @model_validator(mode="after")
-    def _depth_has_settings(self) -> "BiDirectionalMethod":
-        if self.depth is not None and self.settings is None:
-            raise ValueError("a method with a depth of its own needs settings; give pairs (m, n)")
-        return self
-
-
-class Decay(Method):
-    """Rates that fall from the head by a factor a layer.
-
-    Attributes:
-        rates: factors to choose from.
-    """
-
-    kind: Literal["layer-decay"]
-    rates: Several[Annotated[float, Field(gt=0, le=1)]] = (0.75,)
-
-
-class LastThenAll(Method):
-    """First the last layer alone, then all layers.
-
-    Attributes:
-        share: of the steps in which the last layer alone is trained.
-        drop: what the rate is multiplied by for the second part.
-    """
-
-    kind: Literal["last-then-all"]
-    share: Fraction = 0.3
-    drop: Positive = 0.1
-
-
-class UNet(Method):
-    """One part of a U-Net (Amiri et al. 2020).
-
-    Attributes:
-        schemes: ``"contracting"``, ``"expanding"``, or ``"top-down"`` and ``"bottom-up"`` with the number of levels, as
-            in ``top-down-2``; by default all.
-    """
-
-    loops: ClassVar[tuple[Loop, ...]] = LOOPS
-    kind: Literal["unet"]
-    schemes: Several[str] | None = None
-
 
 class AutoLRMethod(Method):
     """AutoLR (Ro and Choi 2021): rates by trial and error within each epoch.
 
     Attributes:
-        threshold: sorting quality that a trial must reach in the first epoch.
-        f_min: see ``layertune.AutoLR``.
-        f_max: see ``layertune.AutoLR``.
-        max_trials: of one epoch.
+        threshold: Sorting quality that a trial must reach in the first epoch.
+        f_min: See ``layertune.AutoLR``.
+        f_max: See ``layertune.AutoLR``.
+        max_trials: The largest number of trials of one epoch.
     """
 
     kind: Literal["autolr"]
@@ -196,28 +70,17 @@ class ProdigyMethod(Method):
     lr: Literal["grid", "tuned"] | Rates = (1.0,)
 
 
-class NormOnly(Method):
-    """The normalisation layers alone (Network Alchemy, tab. 4.3).
-
-    Attributes:
-        head: whether the last layer is trained too.
-    """
-
-    kind: Literal["norm-only"]
-    head: bool = False
-
-
 class AlchemyMethod(Method):
     """Network Alchemy: identification, modification, maximisation (thesis sec. 3.2.2).
 
     Attributes:
-        identification: share of the steps in which the norms alone are trained; with 0 the gammas are judged as they
+        identification: Share of the steps in which the norms alone are trained. With 0 the gammas are judged as they
             are.
-        modification: whether redundant kernels start afresh.
-        threshold: a kernel whose gamma lies below it is redundant; 0.05 where neither it nor a quantile is given.
-        quantile: in its place, the share of kernels to start afresh.
-        penalty: lambda of the BNScale regularisation.
-        head: whether the last layer is trained in the identification too.
+        modification: Whether redundant kernels are initialised again.
+        threshold: A kernel is redundant if its gamma is below this number; 0.05 if there is no quantile either.
+        quantile: Share of the kernels that are redundant, in place of a threshold.
+        penalty: Weight of the BNScale regularisation, lambda.
+        head: Whether the last layer is trained in the identification too.
     """
 
     kind: Literal["alchemy"]
@@ -242,16 +105,16 @@ def _known_rule(rule: str) -> str:
 
 
 class MetaLRMethod(Method):
-    """Learned rates.
+    """Learning rates that are learned from meta batches (MetaLR).
 
     Attributes:
         mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
-        every: for the mode of that name.
+        every: Number of steps between two meta passes in the mode ``"every"``.
         rule: How a rate follows its meta gradient, a rule of ``layertune.MetaLR``.
-        hyper_lr: step size of the learning rates; by default what suits the rule.
-        min_lr: floor.
-        max_lr: ceiling, above the floor.
-        max_change: largest factor of one adaptation; ``.inf`` for none.
+        hyper_lr: Step size of the learning rates; by default the one that suits the rule.
+        min_lr: The smallest learned rate.
+        max_lr: The largest learned rate, above ``min_lr``; by default there is none.
+        max_change: The largest factor, up or down, of one adaptation; ``.inf`` for no limit.
     """
 
     loops: ClassVar[tuple[Loop, ...]] = LOOPS
@@ -267,7 +130,7 @@ class MetaLRMethod(Method):
     @model_validator(mode="before")
     @classmethod
     def _usual(cls, given: Any) -> Any:
-        """The number itself is part of what a trial is known by, so that it is found when a default changes."""
+        """Write the default number down, since it is part of a trial's identity and may differ in a later version."""
         if isinstance(given, Mapping) and given.get("hyper_lr") is None:
             return {**given, "hyper_lr": MetaLRSettings.given(rule=given.get("rule")).hyper_lr}
         return given
@@ -286,12 +149,12 @@ class MetaLRMethod(Method):
 
     @property
     def name(self) -> str:
-        """What the method is called."""
+        """The name of the method in tables."""
         return self.title or f"metalr-{self.mode}-{self.rule}"
 
     @property
     def learns(self) -> bool:
-        """Yes."""
+        """Whether the method learns its rates from meta batches: it does."""
         return True
 
 

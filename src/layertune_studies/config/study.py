@@ -1,4 +1,4 @@
-"""A study as a YAML file says it: data, network, methods, budget, seeds; checked before anything runs."""
+"""A study as its YAML file describes it, checked before anything runs."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,113 +7,43 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from layertune.layers.layer import Granularity
 from layertune.policies.by_name import method_name
 from layertune_studies.config.clip_test import ClipTestSection
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
-from layertune_studies.config.section import Count, Positive, Section, Several, Some, nearest, new_key
+from layertune_studies.config.section import Count, Section, Several, Some, nearest, new_key
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.spelling import KINDS, spell_names, stored_kinds
+from layertune_studies.config.training import Budget, Loss, Network, Optimizer
 from layertune_studies.errors import StudyError
 
 __all__ = ["Budget", "Data", "Loss", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study", "nearest"]
 
 
-class Network(Section):
-    """What is fine-tuned.
-
-    Attributes:
-        name: a model of timm, a network of MONAI, or ``module:factory``.
-        arguments: for its constructor; the number of classes is given by the data.
-        granularity: of its layers.
-        depth: how depths are read: ``"I1"``, or ``"I2"`` in a U-Net.
-        channels_last: Whether the channels lie beside each other in memory, which changes the speed and no number; some
-            3D convolutions of few channels are faster so on a CPU.
-    """
-
-    name: str
-    arguments: Mapping[str, Any] = Field(default_factory=dict)
-    granularity: Granularity = "block"
-    depth: Literal["I1", "I2"] = "I1"
-    channels_last: bool = new_key(False)
-
-
-class Optimizer(Section):
-    """The optimizer and its schedule; a method that learns without a rate brings its own optimizer.
-
-    Attributes:
-        name: ``"sgd"``, ``"adam"`` or ``"adamw"``.
-        momentum: of SGD.
-        nesterov: of SGD.
-        weight_decay: of weights of at least two dimensions.
-        head_factor: rate of the head over that of the other layers.
-        schedule: ``"constant"``, ``"cosine"`` (to 0) or ``"one-cycle"``.
-    """
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = True
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    head_factor: Positive = 1.0
-    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
-
-
-class Budget(Section):
-    """How long each training is.
-
-    Attributes:
-        unit: ``"passes"``: every method gets as many forward and backward passes, so that exact MetaLR takes half the
-            steps and AutoLR pays for its rejected trials; ``"steps"``: as many optimizer steps.
-        amount: of them.
-        batch: cases in a batch.
-        epoch: Steps of an epoch of nnU-Net; by default its own 250. The steps of a training are divided into epochs of
-            at least this length, if there are as many.
-    """
-
-    unit: Literal["passes", "steps"] = "passes"
-    amount: Count
-    batch: Count = 16
-    epoch: Count | None = new_key(None)
-
-
-class Loss(Section):
-    """The loss of a segmentation: Dice loss plus cross-entropy.
-
-    Attributes:
-        background_dice: Whether the background counts as a class of the Dice loss.
-        background_weight: Weight of the background in the cross-entropy, where every other class has 1.
-        batch_dice: Whether Dice is computed over all cases of a batch together, and not case by case.
-    """
-
-    background_dice: bool = True
-    background_weight: Positive = 1.0
-    batch_dice: bool = False
-
-
 class Study(Section):
-    """All that the results of a study depend on, and how they are shown.
+    """Everything that the results of a study depend on, and how they are shown.
 
     Attributes:
-        name: fit for a folder's name.
+        name: The name of the study, which is also that of its folder.
         loop: Whose training loop trains: ``"torch"``, the study's own; ``"lightning"``, Lightning's Trainer with
             layertune's callbacks; ``"nnunet"``, nnU-Net with layertune's trainers.
-        title: for the table.
-        paper: the table or figure that it repeats.
-        data: images.
-        network: what is fine-tuned.
-        pretraining: where it starts.
-        optimizer: how it is trained.
-        budget: how long.
-        lrs: the grid of learning rates that every method chooses its own from, on the validation cases.
-        methods: what is compared.
-        seeds: how often, each time with other labelled cases, another head and other batches.
-        metrics: columns of the table; the first chooses settings, of equals the second.
-        report: ``"test"``, or ``"validation"`` while a method is developed: then no test case is looked at.
-        compare: the methods, by name, that count as baselines for the paired tests; by default all without meta.
-        keep_networks: whether trained weights are kept, for figures of feature maps, gammas and examples.
-        threads: of torch.
+        title: Title of the table.
+        paper: The table or figure of a paper that the study repeats.
+        data: The images.
+        network: The network that is fine-tuned.
+        pretraining: Where the weights come from.
+        optimizer: The optimizer and its schedule.
+        budget: The length of each training.
+        lrs: The learning rates from which each method chooses its own, on the validation cases.
+        methods: The methods that are compared.
+        seeds: How often each training is repeated, each time with other labelled cases, another head and other batches.
+        metrics: The metrics of the table. The first one chooses settings, and between equal ones the second.
+        report: ``"test"``, or ``"validation"`` while a method is developed; then the test cases are not used.
+        compare: The names of the methods that count as baselines in the paired tests; by default all that learn no
+            rates.
+        keep_networks: Whether trained weights are kept, for figures of feature maps, gammas and examples.
+        threads: Number of torch's threads.
         loss: The loss, if the cases are volumes; for images it is the cross-entropy.
         seed: Seed of all random choices beside that of each trial; by default trials depend on their own seed alone.
         curve: Measure the first metric on the validation cases each time after so many steps, for learning curves; by
@@ -260,10 +190,10 @@ def _require_nnunets(study: Study) -> None:
 
 
 def load_study(path: Path) -> Study:
-    """Read and check a study.
+    """Read a study from its file and check it.
 
     Raises:
-        StudyError: the file cannot be read, or says something that is not understood; the message names the place.
+        StudyError: The file cannot be read, or a key or value is wrong; the message names the place.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -276,11 +206,11 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_told(problem) for problem in error.errors())
+        problems = "; ".join(_message(problem) for problem in error.errors())
         raise StudyError(f"{path}: {problems}") from error
 
 
-def _told(problem: Any) -> str:
+def _message(problem: Any) -> str:
     place, kind = problem["loc"], problem["type"]
     where = ".".join(str(part) for part in place if not _is_kind(part)) or "the study"
     if kind == "extra_forbidden":
@@ -299,12 +229,12 @@ def _told(problem: Any) -> str:
 
 
 def _is_kind(part: str | int) -> bool:
-    """Whether a part of a place is no key but which of the possible kinds a value was read as."""
+    """Whether a part of a place is not a key but the kind as which pydantic tried to read a value."""
     return part in METHOD_KINDS or "[" in str(part) or str(part).startswith("constrained-")
 
 
 def _fields_at(place: tuple[Any, ...]) -> list[str]:
-    """Keys of the section that a place leads to."""
+    """Return the keys of the section at a place."""
     section: type[BaseModel] = Study
     for part in place:
         if part in METHOD_KINDS:
