@@ -146,7 +146,7 @@ def test_over_depth_draws_on_given_axes() -> None:
         ({}, "no profile"),
         ({"a": a_profile(3), "b": a_profile(4)}, "do not share an axis"),
         ({"a": a_profile(4), "b": a_profile(4, depths=[1, 2, 2, 3])}, "do not share an axis"),
-        (LRProfile(["a"], [1], [], [], []), "nothing was recorded"),
+        (LRProfile(["a"], [1], [], [], []), "has no records"),
         (LRProfile(["a"], [1], [1], [[0]], [[0]]), "no layer"),
     ],
 )
