@@ -9,7 +9,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from layertune.cli.gammas import show_gammas
-from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, show
+from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, printable, show
 from layertune.errors import LayertuneError
 from layertune.hosts.networks import NamedNetwork, named_network, parse_arguments, parse_shape
 from layertune.hosts.plugin import host_commands, plugins
@@ -28,7 +28,7 @@ class OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except LayertuneError as error:
-            typer.echo(f"layertune: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"layertune: {printable(' '.join(str(error).split()))}", err=True)
             raise typer.Exit(2) from error
 
 

@@ -158,7 +158,10 @@ def empty_input(name: str, shape: Shape | None) -> Tensor:
     """
     if not shape:
         raise ModelError(f"the input of {name} is not known; give its shape, batch first: --input 2,3,224,224")
-    return torch.empty(shape)
+    try:
+        return torch.empty(shape)
+    except (RuntimeError, TypeError) as error:  # more memory than there is, or a side that is no 64-bit number
+        raise ModelError(f"an input of shape {shape} cannot be made on this machine; give a smaller --input") from error
 
 
 def parse_shape(text: str) -> Shape:

@@ -261,3 +261,22 @@ def test_the_current_folder_is_on_the_path_only_while_a_factory_is_imported(nets
     before = list(sys.path)
     named_network(f"{nets}:Net", shape=(2, 1, 8, 8))
     assert sys.path == before
+
+
+@pytest.mark.parametrize("shape", ["2,3,99999999,99999999", f"{10**30},3"])
+def test_an_input_that_is_too_large_is_one_line(shape: str) -> None:
+    line = mistake("layers", "torch.nn:Linear", "--input", shape, "--arg", "in_features=3", "--arg", "out_features=1")
+    assert "cannot be made on this machine; give a smaller --input" in line
+
+
+def test_a_name_with_an_escape_sequence_does_not_reach_the_terminal() -> None:
+    line = mistake("layers", "no_such_module_\x1b[31m:factory")
+    assert "\x1b" not in line
+    assert "\\x1b[31m" in line
+
+
+def test_a_closed_standard_output_is_one_line_and_exit_code_2() -> None:
+    command = f"{sys.executable} -c 'from layertune.cli import main; main()' plugins >&-"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "standard output is closed" in result.stderr
