@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layertune.layers.names import common_path
-from layertune.weights.structure import Leaf, Shapes, Signature, add_statistics, leaves, same_modules
+from layertune.weights.structure import Leaf, Shapes, Signature, add_statistics, leaves, module_of, same_modules
 
 __all__ = ["ByOrder", "pair_by_order"]
 
@@ -79,11 +79,12 @@ def pair_by_order(ours: Shapes, theirs: Shapes) -> ByOrder:
     best = [run for run, size in zip(runs, sizes, strict=True) if size == max(sizes)]
     if len(best) > 1:
         return ByOrder(doubtful=True, copies=_copies(best, file))
-    names = _names(own, best[0].own, best[0].length), _names(file, best[0].file, best[0].length)
-    if not (_is_anchored(best[0], own, file) and same_modules(*names, ours, theirs)):
+    run = _without_doubtful_ends(best[0], own, file)
+    names = _names(own, run.own, run.length), _names(file, run.file, run.length)
+    if not (_is_evidence(run, own, file) and _is_anchored(run, own, file) and same_modules(*names, ours, theirs)):
         return ByOrder(doubtful=True)
     return ByOrder(
-        pairs=add_statistics(dict(zip(*names, strict=True)), ours, theirs), neighbors=_neighbors(best[0], own, file)
+        pairs=add_statistics(dict(zip(*names, strict=True)), ours, theirs), neighbors=_neighbors(run, own, file)
     )
 
 
@@ -101,6 +102,35 @@ def _runs(own: Sequence[Leaf], file: Sequence[Leaf]) -> list[_Run]:
         found += [_Run(index - length, place + 1 - length, length) for place, length in ended]
         lengths = longer
     return found
+
+
+def _without_doubtful_ends(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> _Run:
+    """Drop layers at the ends of a run that could as well be others next to it, of the same shapes.
+
+    Where one side lacks one of two equal layers, the run ends with one of them, and may end with the wrong one.
+    """
+    start, length = 0, run.length
+    while length > start and _is_doubtful_end(run, length - 1, range(length, len(own) + len(file)), own, file):
+        length -= 1
+    while start < length and _is_doubtful_end(run, start, range(start - 1, -len(own) - len(file), -1), own, file):
+        start += 1
+    return _Run(run.own + start, run.file + start, length - start)
+
+
+def _is_doubtful_end(run: _Run, last: int, beyond: range, own: Sequence[Leaf], file: Sequence[Leaf]) -> bool:
+    """Whether a layer equals the next one beyond the run, or one beyond it in its own module, on either side."""
+    for side, offset in ((own, run.own), (file, run.file)):
+        leaf = side[offset + last]
+        for step, index in enumerate(offset + place for place in beyond):
+            if not 0 <= index < len(side) or (step and not _are_siblings(side[index], leaf)):
+                break
+            if side[index].signature == leaf.signature:
+                return True
+    return False
+
+
+def _are_siblings(first: Leaf, second: Leaf) -> bool:
+    return module_of(module_of(first.names[0])) == module_of(module_of(second.names[0])) != ""
 
 
 def _is_evidence(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> bool:

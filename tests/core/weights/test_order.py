@@ -108,3 +108,10 @@ def test_running_statistics_follow_their_norms() -> None:
     pairs = pair_by_order(ours, theirs).pairs
     assert pairs["n.running_mean"] == "x_n.running_mean"
     assert "n.num_batches_tracked" not in pairs
+
+
+def test_a_run_does_not_end_with_one_of_two_equal_layers() -> None:
+    """The file lacks the first or the second of two equal layers; nothing says which."""
+    ours = chain(["s", "a", "b.0", "b.1", "h"], [3, 4, 8, 8, 8, 2])
+    theirs = chain(["t", "u", "v.1", "k"], [3, 4, 8, 8, 5])
+    assert pair_by_order(ours, theirs).pairs == {"s.weight": "t.weight", "a.weight": "u.weight"}
