@@ -1,4 +1,4 @@
-"""The section of a study's file on its images: where they come from, and what is done to them."""
+"""The section of a study's file on its images: where they come from, and how they are prepared."""
 
 import re
 from typing import Annotated, Literal
@@ -18,11 +18,11 @@ class Split(Section):
     """How cases are split where the data set comes without a split of its own.
 
     Attributes:
-        folds: as many parts; one is the test set, the next one validation, the rest training.
-        fold: which part is the test set, from 0.
-        seed: what the cases are shuffled with.
-        group: a regular expression; cases in whose path its first group matches alike (a patient's, a video's) stay
-            in one part.
+        folds: Number of parts. One is the test set, the next one the validation set, the rest are for training.
+        fold: The part that is the test set, counted from 0.
+        seed: Seed of the shuffling.
+        group: A regular expression, as ``(patient[0-9]+)``. Cases in whose paths its first group matches the same text
+            stay in one part.
         counts: The numbers of training, validation and test cases, dealt out one after the other from the shuffled
             cases. It replaces the folds; by default there are folds.
     """
@@ -68,35 +68,36 @@ class Augment(Section):
 
 
 class Data(Section):
-    """Images, and what is done to them.
+    """The images, and how they are prepared.
 
     Attributes:
-        set: a data set by name, or a kind of folder for one's own.
-        folder: where it lies below the folder of all data; by default where the set's page says.
-        size: pixels (two numbers) or voxels (three) that an image is brought to; by default it is left as it is.
-            Volumes are cropped or padded.
+        set: The name of a data set, or ``"images"`` or ``"volumes"`` for a folder of your own.
+        folder: Its folder below the folder of all data; by default the one that the set's page names.
+        size: The size of the images in pixels (two numbers) or voxels (three); by default their own. Images are
+            resized, volumes are cropped or padded.
         resample: Voxels that a volume is resampled to after it was cropped or padded, along its three axes.
-        spacing: millimetres that a volume is resampled to, along its three axes.
-        window: intensities of a volume that are scaled to [0, 1]; by default mean 0 and variance 1.
+        spacing: Millimetres that a volume is resampled to, along its three axes.
+        window: The lowest and highest intensity of a volume, which are scaled to [0, 1]; by default intensities are
+            scaled to mean 0 and variance 1.
         percentiles: Lower and upper percentile of a volume's intensities that are scaled to [0, 1].
         contrast: Of the made brains of mni152: ``"t1"`` or ``"t2"``, how a scan with that weighting looks.
-        patch: training sees crops of this size, validation and test slide it over the volume.
-        classes: number of classes, background included, where the set's page does not say.
-        normal: of a folder of one's own images, the class that is the normal finding: class 0, whose recall is the
-            specificity; by default the first one in the alphabet.
-        labelled: sizes of the training set that are compared, ``"all"`` for all of it.
-        holdout: share of the training cases that meta batches alone see; by default meta batches are fresh batches of
-            the training cases, without augmentation. Validation and test cases never are in one.
-        validation: cases used of the validation set; by default all.
-        test: cases used of the test set; by default all.
-        split: of cases that come without one.
+        patch: Size of the crops that are trained on. In evaluation a window of this size slides over the volume.
+        classes: Number of classes, background included, for a folder of your own.
+        normal: In a folder of your own images, the class that is the normal finding. It becomes class 0, whose recall
+            is the specificity; by default the first class in the alphabet.
+        labelled: The numbers of labelled cases that are compared; ``"all"`` for the whole training set.
+        holdout: Share of the labelled cases that is kept for meta batches; by default meta batches are fresh batches of
+            all labelled cases, without augmentation. They never hold validation or test cases.
+        validation: The number of validation cases that are used; by default all.
+        test: The number of test cases that are used; by default all.
+        split: How to split data sets that have no train/validation/test split of their own.
         reserved: So many training cases are kept for pre-training, and are never labelled cases; by default the cases
             of the pre-training task.
         draw: ``"random"``: each seed draws its labelled cases from all training cases; ``"disjoint"``: the first seed
             gets the first training cases, the second seed the next ones, so that no two seeds share a case.
-        augment: whether training batches are flipped, changed in contrast and brightness, and made noisy; or a section
-            that says how strongly.
-        binary: whether all classes but the first count as one.
+        augment: Whether training batches are augmented by flips, contrast, brightness and noise; or a section with the
+            strength of each.
+        binary: Whether all classes but the first are merged into one.
     """
 
     set: str
@@ -128,7 +129,7 @@ class Data(Section):
             raise ValueError(f"data.set {self.set} does not say how many classes there are; give data.classes")
         if self.normal is not None and self.set != "images":
             raise ValueError(
-                f"normal is for a folder of one's own, data.set images; {self.set} has its normal finding first"
+                f"normal is for a folder of your own, data.set images; {self.set} has its normal finding first"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What the sections of a study's file are made of: values that are checked, and a hint at a key that was meant."""
+"""The base of all sections of a study's file, types for their values, and hints at misspelt names."""
 
 import difflib
 from collections.abc import Iterable
@@ -24,16 +24,16 @@ Values = TypeVar("Values", bound=tuple[Any, ...])
 
 
 class Section(BaseModel):
-    """A part of a study's file: keys that are not known are refused, and so are numbers that are not finite."""
+    """A section of a study's file, which refuses unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def some(values: Values) -> Values:
-    """The values, of which there is at least one.
+    """Return the values, of which there must be at least one.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     if not values:
         raise ValueError("this list is empty; give at least one value, or leave the key out if it has a default")
@@ -41,10 +41,10 @@ def some(values: Values) -> Values:
 
 
 def several(values: Values) -> Values:
-    """The values, at least one and each once: of two equal ones, one trial would be waited for twice.
+    """Return the values, of which there must be at least one, and each once: equal ones would be the same trial.
 
     Raises:
-        ValueError: there is none, or one is there twice.
+        ValueError: There is none, or one is given twice.
 
     Example:
         >>> several((0.01, 1e-2))
@@ -58,7 +58,7 @@ def several(values: Values) -> Values:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at what was meant.
+    """Return a hint at the known name that was probably meant; empty if none is similar.
 
     Example:
         >>> nearest("sedes", ["seeds", "name"])

@@ -1,4 +1,4 @@
-"""The data sets that studies name: where each comes from, its licence, and how its folder has to look."""
+"""The data sets that studies can name, each with its source, its licence and the layout of its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,19 @@ Kind = Literal["medmnist", "decathlon", "images", "volumes", "brains"]
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set's page.
+    """The page of a data set.
 
     Attributes:
         kind: who reads it: MedMNIST's class, MONAI's ``DecathlonDataset``, torchvision's ``ImageFolder`` or MONAI's
             NIfTI reader; ``"brains"`` are made from a template.
-        title: what it is.
-        source: where it comes from.
-        licence: as its authors give it.
-        layout: what the folder holds.
-        folder: below the folder of all data; for MedMNIST the file.
+        title: What the data set is, in one line.
+        source: Where to get it.
+        licence: Its licence, as its authors give it.
+        layout: The layout of its folder.
+        folder: The name of its folder below the folder of all data; of MedMNIST's sets, of its file.
         classes: names of the classes, the background or the normal finding first, of MedMNIST its own names; ``None``
             where the user says.
-        channels: of an image.
+        channels: Number of channels of an image.
     """
 
     kind: Kind
@@ -43,7 +43,7 @@ class DataSet:
         return self.kind in ("decathlon", "volumes", "brains")
 
     def page(self) -> str:
-        """What a user without the data needs to know, in one paragraph."""
+        """Return what a user without the data needs to know, in one paragraph."""
         return f"{self.title}. Source: {self.source}. Licence: {self.licence}. Layout: {self.layout}."
 
 
@@ -189,12 +189,12 @@ def require_folder(name: str, root: Path | None, folder: str | None = None) -> P
     """Return the folder of a data set, or an empty path for a set that is made.
 
     Args:
-        name: of the set.
-        root: the folder of all data.
-        folder: below it, where it is not the one that the set's page says.
+        name: The name of the set.
+        root: The folder of all data.
+        folder: Its folder below ``root``; by default the one that the set's page names.
 
     Raises:
-        DataError: it is not there; the message is the set's page.
+        DataError: The folder is not there; the message holds the set's page.
     """
     known = SETS[name]
     below = folder or known.folder

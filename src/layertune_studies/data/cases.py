@@ -1,4 +1,4 @@
-"""A study's cases: read by the hosts' own readers, checked, split, and drawn for each seed."""
+"""The cases of a study: read, checked, split, and drawn for each seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Cases:
     """All cases of a study.
 
     Attributes:
-        train: what labelled cases are drawn from.
-        validation: chooses settings.
-        test: reported on.
-        classes: how many.
-        task: ``"classification"``: labels are whole numbers; ``"segmentation"``: maps of the image's size.
-        shape: of an image as the network sees it in training, channels first.
+        train: The cases from which labelled cases are drawn.
+        validation: The cases that choose settings.
+        test: The cases that are reported on.
+        classes: Number of classes.
+        task: ``"classification"`` if labels are whole numbers, ``"segmentation"`` if they are maps of the image's size.
+        shape: Shape of an image as the network gets it in training, channels first.
         paths: The file of each case, by its number; made cases have none.
     """
 
@@ -52,8 +52,8 @@ class LabelledCases:
     """The labelled cases of one seed.
 
     Attributes:
-        train: for training batches.
-        meta: for meta batches; never a validation or test case.
+        train: The cases of the training batches.
+        meta: The cases of the meta batches; none is a validation or test case.
     """
 
     train: Sequence[Case]
@@ -61,11 +61,11 @@ class LabelledCases:
 
 
 class LazyCases(Sequence[Case]):
-    """Cases that are read when they are asked for, and checked then; the most recent ones may stay in memory.
+    """Cases that are read and checked when they are asked for.
 
     Args:
-        read: a case by its number.
-        numbers: which of the numbers are cases of this part.
+        read: Reads a case by its number.
+        numbers: The numbers of the cases of this part.
     """
 
     def __init__(self, read: Callable[[int], Case], numbers: Sequence[int]) -> None:
@@ -81,7 +81,7 @@ class LazyCases(Sequence[Case]):
         return self._read(self.numbers[index])
 
     def chosen(self, indices: Sequence[int]) -> "LazyCases":
-        """Some of the cases, in the order given."""
+        """Return the cases at some indices, in their order."""
         return LazyCases(self._read, [self.numbers[index] for index in indices])
 
 
@@ -89,13 +89,13 @@ def load_cases(data: Data, root: Path | None) -> Cases:
     """Read and split a data set.
 
     Args:
-        data: as the study says.
-        root: the folder of all data.
+        data: The section of the study's file.
+        root: The folder of all data.
 
     Raises:
-        DataError: the data are not there (the message is the set's page), a part has no case, a file cannot be read, an
-            image has another size or number of channels than the others or holds what is no number, or a label is out
-            of range.
+        DataError: The data are not there (the message holds the set's page), a part has no case, a file cannot be read,
+            an image has another size or number of channels than the others or values that are not finite, or a label is
+            out of range.
     """
     found = SETS[data.set]
     place = require_folder(data.set, root, data.folder)
@@ -136,18 +136,18 @@ def draw(
     holdout: float | None = None,
     disjoint: bool = False,
 ) -> LabelledCases:
-    """The labelled cases of a seed: drawn from the training cases, each at most once.
+    """Draw the labelled cases of a seed from the training cases, each at most once.
 
     Args:
-        cases: all.
-        labelled: how many.
-        seed: which.
-        reserved: so many training cases were pre-trained on, and are left out.
-        holdout: share of the labelled cases that meta batches alone see.
+        cases: All cases.
+        labelled: The number of labelled cases.
+        seed: The seed.
+        reserved: The number of training cases that are kept for pre-training, and left out.
+        holdout: Share of the labelled cases that is kept for meta batches.
         disjoint: Whether the seeds take their cases one after the other, so that no two of them share a case.
 
     Raises:
-        DataError: there are not as many, or a share of them is no case.
+        DataError: There are fewer cases, or a share of them is not even one case.
     """
     there = len(cases.train) - reserved
     count = there if labelled == "all" else labelled
@@ -170,17 +170,17 @@ def draw(
 
 
 def checked(case: Case, where: str, *, classes: int, like: tuple[int, ...] | None, sizes: bool) -> Case:
-    """A case, after a look at it.
+    """Check a case and return it.
 
     Args:
-        case: image and label.
-        where: for the message.
-        classes: labels are 0 to one less.
-        like: shape of the first image, channels first.
-        sizes: whether its size has to agree too, because nothing crops it.
+        case: The image and its label.
+        where: The file of the case, for messages.
+        classes: Number of classes; labels are smaller.
+        like: Shape of the first image, channels first, or None for the first one.
+        sizes: Whether its size has to be that of the first image, because nothing crops it.
 
     Raises:
-        DataError: it cannot be used; the message says why and what to do.
+        DataError: The case cannot be used; the message says why and what to do.
 
     Example:
         >>> checked(Case(torch.zeros(1, 4, 4), torch.tensor(2)), "a.png", classes=2, like=None, sizes=True)
@@ -189,7 +189,7 @@ def checked(case: Case, where: str, *, classes: int, like: tuple[int, ...] | Non
     """
     image, label = case.image, case.label
     if not torch.isfinite(image).all():
-        raise DataError(f"{where}: {int((~torch.isfinite(image)).sum())} of its values are no numbers; mend the file")
+        raise DataError(f"{where}: {int((~torch.isfinite(image)).sum())} of its values are not finite; repair the file")
     low, high = int(label.min()), int(label.max())
     if low < 0 or high >= classes:
         out = low if low < 0 else high
@@ -205,7 +205,7 @@ def checked(case: Case, where: str, *, classes: int, like: tuple[int, ...] | Non
 
 
 class _Check:
-    """Looks at each case, and at whether it is like the first one."""
+    """Checks each case, and whether its shape is that of the first one."""
 
     def __init__(self, data: Data, classes: int, place: Path) -> None:
         self.data, self.classes, self.place = data, classes, place
@@ -220,5 +220,5 @@ class _Check:
 
 
 def _bytes(case: Case) -> int:
-    """That it takes in memory; a crop keeps the whole that it was cut from."""
+    """Return the bytes that a case takes in memory; a crop keeps the whole image that it was cut from."""
     return sum(tensor.untyped_storage().nbytes() for tensor in (case.image, case.label))

@@ -1,4 +1,4 @@
-"""How each kind of data set is read: a case by its number, the paths, and the split that the set comes with."""
+"""Readers of each kind of data set; each returns what reads a case, the paths, and the set's own split."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -34,12 +34,12 @@ __all__ = ["read_brains", "read_decathlon", "read_images", "read_medmnist", "rea
 Parts = tuple[list[int], list[int], list[int]]
 Read = tuple[Callable[[int], Case], list[Path], Parts | None]
 KEYS = ("image", "label")
-# What readers raise of a file that is damaged, holds something else, or has a part missing.
+# The errors of readers for a file that is damaged, of another kind, or incomplete.
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, BadZipFile, zlib.error)
 
 
 def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
-    """Through MedMNIST's own dataset class, with its own split; intensities in [-1, 1]."""
+    """Read a set of MedMNIST by its own dataset class, with its own split; intensities are in [-1, 1]."""
     import medmnist
 
     flag, _, size = place.stem.partition("_")
@@ -71,7 +71,7 @@ def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
 
 
 def read_images(data: Data, place: Path, found: DataSet) -> Read:
-    """Through torchvision's ImageFolder; train, val and test folders are the split where they are there.
+    """Read images by torchvision's ImageFolder; the folders train, val and test are the split if they are there.
 
     A missing val folder is cut from the training images by the study's folds.
     """
@@ -108,7 +108,7 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
 
 
 def read_decathlon(data: Data, place: Path, found: DataSet) -> Read:
-    """Through MONAI's DecathlonDataset, the labelled cases of its training section."""
+    """Read the labelled cases of a Decathlon task by MONAI's DecathlonDataset."""
     if not (place / "dataset.json").is_file():
         raise DataError(f"there is no dataset.json in {place}. {found.page()}")
     try:
@@ -128,7 +128,7 @@ def read_decathlon(data: Data, place: Path, found: DataSet) -> Read:
 
 
 def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
-    """NIfTI files, an image and a label map of one name each."""
+    """Read NIfTI files, of which an image and its label map have the same name."""
     images = sorted((place / "imagesTr").glob("*.nii*")) if (place / "imagesTr").is_dir() else []
     lone = [path.name for path in images if not (place / "labelsTr" / path.name).is_file()]
     if not images or lone:
@@ -189,13 +189,13 @@ def _volume(read: Callable[[], Any], path: Path) -> Case:
     try:
         case = read()
     except RuntimeError as error:  # MONAI's, whatever its transforms met
-        raise DataError(f"{path} or its label cannot be read: {error.__cause__ or error}; mend the files") from error
+        raise DataError(f"{path} or its label cannot be read: {error.__cause__ or error}; repair the files") from error
     image, label = (plain_tensor(case[key]) for key in KEYS)
     return Case(image.float(), label.round().to(torch.int16))
 
 
 def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:
-    """The set's own number of each of MedMNIST's, where its classes are those of the file."""
+    """Return the class of each of MedMNIST's labels in the set's own order, if the classes are those of the file."""
     classes = found.classes or ()
     if set(names.values()) != set(classes):
         return {}
@@ -203,7 +203,7 @@ def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:
 
 
 def _classes(there: set[str], data: Data, place: Path, found: DataSet) -> list[str]:
-    """In the set's own order; of a folder of one's own the normal finding, then the others in order of their names."""
+    """Return the classes in the set's order; of a user's folder the normal finding first, then the others by name."""
     unknown = sorted(there - set(found.classes or there))
     if unknown:
         known = ", ".join(found.classes or ())
@@ -219,7 +219,7 @@ def _classes(there: set[str], data: Data, place: Path, found: DataSet) -> list[s
 
 
 def _picture(path: Path, channels: int) -> Tensor:
-    """In [-1, 1], channels first."""
+    """Read an image, with intensities in [-1, 1], channels first."""
     from PIL import Image
 
     try:

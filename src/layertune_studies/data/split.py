@@ -1,4 +1,4 @@
-"""How cases are split into labelled, validation and test cases."""
+"""The split of cases into training, validation and test cases."""
 
 import re
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ __all__ = ["split_cases"]
 
 
 def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int], list[int]]:
-    """Numbers of the training, validation and test cases.
+    """Return the numbers of the training, validation and test cases.
 
     Args:
-        paths: of the cases.
-        split: into how many parts, and which is which.
+        paths: The paths of the cases.
+        split: The section of the study's file.
 
     Raises:
-        DataError: a group is asked for and a path has none, or a part gets no case.
+        DataError: A path does not match the group, or a part gets no case.
 
     Example:
         >>> paths = [f"patient{number // 2}_{number % 2}.png" for number in range(8)]

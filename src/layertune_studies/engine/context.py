@@ -1,4 +1,4 @@
-"""What all trials of a study share: its data, networks, and the store of results."""
+"""The parts that all trials of a study share: its data, its network and the store of results."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class Executor(Protocol):
     """Runs trials in any order, on this machine or on many."""
 
     def run(self, context: "StudyContext", trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
-        """Give each trial with its result as it is finished, once."""
+        """Yield each trial with its result when it is finished, once."""
         ...
 
 
@@ -43,10 +43,10 @@ class StudyContext:
     """A study with its data, network and folder.
 
     Args:
-        study: as its file says.
-        root: the folder of all data.
-        store: for results.
-        tell: told (what runs, its number in the run, steps done in it).
+        study: The study.
+        root: The folder of all data.
+        store: The store of results.
+        tell: Progress callback, called as ``tell(title, step)``.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class StudyContext:
 
     @cached_property
     def cases(self) -> Cases:
-        """All cases; each is read, and checked, when it is asked for.
+        """All cases; each is read and checked when it is asked for.
 
         Raises:
-            StudyError: a metric is asked for that the task has not.
+            StudyError: The study names a metric that its task does not have.
         """
         cases = study_cases(self.study, self.root)
         known = CLASSIFICATION if cases.task == "classification" else SEGMENTATION
@@ -99,7 +99,7 @@ class StudyContext:
 
     @cached_property
     def depths(self) -> Depths:
-        """How deep the network is; kept in the folder, so that tables need neither data nor network."""
+        """The depth of the network; it is kept in the folder, so that tables need neither data nor network."""
         name = depths_name(self.study)
         held = self.store.load(name)
         if held is None:
@@ -130,7 +130,7 @@ class StudyContext:
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """All trials; those that wait for a tuned rate have none."""
+        """All trials; the rate of those that wait for the tuned one is None."""
         return all_trials(self.study, self.depths)
 
     def parts(self) -> dict[str, "StudyContext"]:
@@ -171,23 +171,23 @@ class StudyContext:
         return network.eval()
 
     def result(self, trial: Trial) -> Result | None:
-        """What is known of a trial."""
+        """Return the result of a trial, or None if it is not finished."""
         return None if trial.lr is None else self.store.load(trial.name(self.study))
 
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
-        """What is known of trials; those that are not finished are left out."""
+        """Return the results of the finished ones of some trials."""
         return {trial: result for trial in trials if (result := self.result(trial)) is not None}
 
     def holds(self, name: str) -> bool:
-        """Whether all that the study keeps of a trial is there, its network too where networks are kept."""
+        """Return whether everything that the study keeps of a trial is there."""
         kept = not self.study.keep_networks or self.store.tensors(name).is_file()
         result = self.store.load(name) if kept else None
         return result is not None and (self.study.curve is None or "curve" in result)
 
     def found(self, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], float] | None:
-        """What a search among trials has come to: results of those that had the whole budget, and all its passes.
+        """Return the outcome of a search, or None if it is not finished.
 
-        ``None`` while it is not finished.
+        The outcome is the results of the trials with the whole budget, and the passes of all trials.
         """
         passes: dict[str, float] = {}
         results: dict[Trial, Result] = {}
@@ -231,7 +231,7 @@ class StudyContext:
 
 
 def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:
-    """The trial that the validation cases choose: by the study's first metric, of equals by its second."""
+    """Return the trial that the validation cases choose: by the study's first metric, then by its second."""
     return max(results, key=lambda trial: ranking(study, results[trial]["validation"]))
 
 

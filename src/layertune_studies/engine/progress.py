@@ -1,4 +1,4 @@
-"""How far a study is, and how long it still takes."""
+"""The progress bar of a study."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class Meter:
     """Adds up the steps of all trials for one progress bar.
 
     Args:
-        progress: where it is shown.
+        progress: The display of the bar.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -26,22 +26,22 @@ class Meter:
         self.done = 0
 
     def expect(self, study: Study, trials: Sequence[Trial]) -> None:
-        """Say how much more there is to do."""
+        """Add trials to the total."""
         self.total += _steps(study, trials)
         self.progress.update(self.bar, total=self.total)
 
     def __call__(self, title: str, step: int) -> None:
-        """Show where the present trial is; pre-training is not counted."""
+        """Show the steps of the present trial; those of pre-training are not counted."""
         ahead = 0 if title == "pre-training" else step
         self.progress.update(self.bar, completed=self.done + ahead, description=title)
 
     def finish(self, study: Study, trial: Trial) -> None:
-        """Count a trial that is done."""
+        """Count a finished trial."""
         self.done += _steps(study, [trial])
         self.progress.update(self.bar, completed=self.done)
 
     def leave_out(self, study: Study, trials: Sequence[Trial]) -> None:
-        """Trials that need not be run have no part in the time that is left."""
+        """Take trials that need not be run out of the total."""
         self.total -= _steps(study, trials)
         self.progress.update(self.bar, total=self.total)
 
@@ -51,7 +51,7 @@ def _steps(study: Study, trials: Sequence[Trial]) -> int:
 
 
 def study_progress(console: Console) -> Progress:
-    """A bar with the steps of all trials, the time that passed, and the time that is left."""
+    """Make a bar with the steps of all trials, the elapsed time and the remaining time."""
     return Progress(
         TextColumn("{task.description:<40}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""A study's trials on Ray: on all cores of this machine, or on many machines."""
+"""The trials of a study on Ray: on all cores of this machine, or on many machines."""
 
 import os
 import socket
@@ -23,19 +23,19 @@ except ModuleNotFoundError as error:
 
 __all__ = ["OnRay"]
 
-LOST = 20  # times that a trial is run again whose worker or node was lost; one that takes all memory always is
+LOST = 20  # times that a trial is run again after its worker or node was lost; one that takes all memory never ends
 
 
 class OnRay:
-    """Runs trials on a Ray cluster; what a lost worker or node was at work on is run again.
+    """Run trials on a Ray cluster; the trial of a lost worker or node is run again.
 
-    Data have to lie in the same folder on every machine, and results are written by the machine that gave the command.
+    The data must be in the same folder on every machine. The machine that started the command writes the results.
 
     Args:
-        address: of the cluster; ``"auto"`` takes the one at hand, or makes one of this machine's cores.
+        address: Address of the cluster. ``"auto"`` takes a running one, or starts one on the cores of this machine.
 
     Raises:
-        StudyError: no cluster answers at the address.
+        StudyError: No cluster answers at the address.
     """
 
     def __init__(self, address: str) -> None:
@@ -53,11 +53,11 @@ class OnRay:
             ray.init(include_dashboard=False, **options)
 
     def run(self, context: StudyContext, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
-        """Give each trial with its result as it is finished, once.
+        """Yield each trial with its result when it is finished, once.
 
         Raises:
-            LayertuneError: as ``run_trial`` raises it.
-            StudyError: a trial's worker was lost again and again.
+            LayertuneError: An error of ``run_trial``.
+            StudyError: The worker of a trial was lost too often.
         """
         if context.study.loop == "nnunet":
             raise StudyError("loop nnunet trains in one process on this machine; leave out --ray")
@@ -74,10 +74,10 @@ class OnRay:
 
 
 def _require_answer(address: str) -> None:
-    """Look whether anybody listens there: Ray itself waits for minutes, and then ends the process.
+    """Check that a cluster answers at an address: Ray itself would wait for minutes and then end the process.
 
     Raises:
-        StudyError: nobody does, or it is no address.
+        StudyError: None answers, or the address is wrong.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
@@ -90,12 +90,12 @@ def _require_answer(address: str) -> None:
 
 
 def _resources(context: StudyContext) -> dict[str, float]:
-    """Of one trial: the study's threads, and a GPU where this machine has one."""
+    """Return the resources of a trial: the study's threads, and a GPU if this machine has one."""
     return {"num_cpus": context.study.threads, "num_gpus": 1 if torch.cuda.is_available() else 0}
 
 
 def _result(done: Any, name: str) -> Result:
-    """What a task gave; an error of the studies comes out as it was raised, not in Ray's wrapping."""
+    """Return the result of a task; an error of layertune is raised as it is, without Ray's wrapping."""
     try:
         result: Result = ray.get(done)
     except ray.exceptions.RayTaskError as error:

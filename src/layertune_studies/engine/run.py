@@ -1,4 +1,4 @@
-"""`layertune study run`: all trials of a study, those that are there left as they are."""
+"""``layertune study run``: run all trials of a study that are not finished yet."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,22 +23,22 @@ __all__ = ["InThisProcess", "run_study"]
 def run_study(
     study: Study, out: Path, root: Path | None, *, executor: Executor | None = None, console: Console | None = None
 ) -> StudyStore:
-    """Run a study, or go on with it.
+    """Run a study, or continue it.
 
     Args:
-        study: as its file says.
-        out: folder for results; a trial whose result lies there is not run again.
-        root: the folder of all data.
-        executor: where trials run; by default here, one after the other.
-        console: for progress; by default the standard error stream.
+        study: The study.
+        out: The folder of results. A trial whose result is there is not run again.
+        root: The folder of all data.
+        executor: Runs the trials; by default in this process, one after the other.
+        console: Shows the progress; by default on stderr.
 
     Returns:
-        Where the results are.
+        The store with the results.
 
     Raises:
-        DataError: data or weights are not there, or cannot be used.
-        FolderError: another run of the study is at work, or the folder cannot be used; a full disk.
-        SystemExit: with code 130, interrupted by Ctrl-C.
+        DataError: Data or weights are not there, or cannot be used.
+        FolderError: Another run of the study is working, the folder cannot be used, or the disk is full.
+        SystemExit: The run was interrupted by Ctrl-C; the exit code is 130.
     """
     console = console or Console(stderr=True)
     executor = executor or InThisProcess()
@@ -86,11 +86,11 @@ def _expect(context: StudyContext, meter: Meter) -> None:
 
 
 def _require_fitting(context: StudyContext) -> None:
-    """Find what cannot be trained or drawn before anything is.
+    """Find settings and numbers of cases that do not fit before anything is trained.
 
     Raises:
-        DataError: there are not as many labelled cases as are asked for.
-        PolicyError: a setting does not fit the network.
+        DataError: There are fewer labelled cases than are asked for.
+        PolicyError: A setting does not fit the network.
     """
     study = context.study
     if study.pretraining.weights is not None:
@@ -109,7 +109,7 @@ def _require_fitting(context: StudyContext) -> None:
 
 
 def _run_stage(context: StudyContext, executor: Executor, meter: Meter, trials: Sequence[Trial]) -> None:
-    """Run what is not there yet."""
+    """Run the trials that are not finished yet."""
     # Two methods may share a trial: a flat rate of the grid, and the same one by itself.
     named = {trial.name(context.study): trial for trial in trials}
     missing = [trial for name, trial in named.items() if not context.holds(name)]
@@ -123,7 +123,7 @@ def _run_stage(context: StudyContext, executor: Executor, meter: Meter, trials: 
 
 
 def _search(context: StudyContext, executor: Executor, meter: Meter, groups: Sequence[Sequence[Trial]]) -> None:
-    """Find the best setting of each group, round by round; all groups of a round together keep many machines busy."""
+    """Find the best setting of each group, round by round; all groups of a round run together."""
     for study in rounds(context.study):
         part = StudyContext(study, context.root, context.store, context.tell)
         _run_stage(part, executor, meter, [trial for trials in groups for trial in trials])
@@ -146,10 +146,10 @@ def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
 
 
 class InThisProcess:
-    """Runs trials in this process, one after the other."""
+    """Run trials in this process, one after the other."""
 
     def run(self, context: StudyContext, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
-        """Give each trial with its result as it is finished."""
+        """Yield each trial with its result when it is finished."""
         for trial in trials:
             title = trial.name(context.study).rpartition("_")[0]
 

@@ -1,10 +1,10 @@
 """Successive halving: all settings of a method for a part of the budget, the better ones of them for all of it.
 
 Jamieson and Talwalkar (AISTATS 2016), in two rounds. All settings are trained with a sixteenth of the budget, and the
-better eighth of them with all of it, each time from the beginning and through a whole schedule: a network in the middle
-of a long schedule says little of how it would end. Compared is by validation cases. That costs a fifth of training all
-settings to the end, and depends on nothing but the seed, on one machine or many. With more rounds fewer settings have
-the whole budget at the same cost; in development that found worse ones.
+better eighth of them with all of it, each time from the beginning and through a whole schedule: the score in the middle
+of a long schedule says little about its end. Validation cases decide. The search costs a fifth of training all settings
+with the whole budget, and its result depends on the seed alone, on one machine or many. With more rounds, fewer
+settings get the whole budget at the same cost; in development that found worse settings.
 """
 
 import math
@@ -17,17 +17,17 @@ from layertune_studies.engine.trial import Trial, ranking
 
 __all__ = ["better", "is_searched", "rounds", "survivors"]
 
-PARTS = (16, 1)  # what the budget is divided by in each round
-KEPT = 8  # one of so many goes on
+PARTS = (16, 1)  # divisors of the budget in each round
+KEPT = 8  # one of so many settings gets to the next round
 
 
 def is_searched(method: Method) -> bool:
-    """Whether a method's settings are searched, not all trained to the end."""
+    """Return whether a method's settings are searched, not all trained with the whole budget."""
     return isinstance(method, BiDirectionalMethod) and method.search == "halving"
 
 
 def rounds(study: Study) -> list[Study]:
-    """The study with the budget of each round; networks are kept of the last one alone.
+    """Return the study with the budget of each round; only the last round keeps networks.
 
     Example:
         >>> from layertune_studies.config.study import Budget
@@ -44,7 +44,7 @@ def rounds(study: Study) -> list[Study]:
 
 
 def survivors(count: int) -> int:
-    """How many of so many trials go on, at least one.
+    """Return how many of a number of trials get to the next round, at least one.
 
     Example:
         >>> survivors(45), survivors(3)
@@ -54,6 +54,6 @@ def survivors(count: int) -> int:
 
 
 def better(study: Study, results: Mapping[Trial, Mapping[str, Any]]) -> list[Trial]:
-    """The trials that go on, the best first."""
+    """Return the trials that get to the next round, the best first."""
     ranked = sorted(results, key=lambda trial: ranking(study, results[trial]["validation"]), reverse=True)
     return ranked[: survivors(len(ranked))]

@@ -1,4 +1,4 @@
-"""A study's folder: a file a trial, written whole or not at all, and one run at a time."""
+"""The folder of a study: one file per trial, each written whole or not at all, and one run at a time."""
 
 import contextlib
 import errno
@@ -18,13 +18,13 @@ __all__ = ["StudyStore"]
 
 
 class StudyStore:
-    """Results of trials by name.
+    """The results of trials, by name.
 
     Args:
-        folder: made if it is not there.
+        folder: The folder; it is made if it is not there.
 
     Raises:
-        FolderError: it cannot be a folder.
+        FolderError: The folder cannot be made.
 
     Example:
         >>> import tempfile
@@ -40,34 +40,34 @@ class StudyStore:
         try:
             self.results.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _told(error, self.results) from error
+            raise _folder_error(error, self.results) from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second run of the study out; the lock goes with the process that holds it.
+        """Lock the folder against a second run of the study; the lock ends with the process that holds it.
 
         Raises:
-            FolderError: another run holds it.
+            FolderError: Another run holds the lock.
         """
         lock = FileLock(str(self.folder / "running.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise FolderError(
-                f"another run of this study is at work in {self.folder}; wait for it, or give another folder with --out"
+                f"another run of this study is working in {self.folder}; wait for it, or give another folder with --out"
             ) from error
         except OSError as error:
-            raise _told(error, self.folder) from error
+            raise _folder_error(error, self.folder) from error
         try:
             yield
         finally:
             lock.release()
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """A trial's result, or ``None`` where there is none yet.
+        """Return the result of a trial, or None if there is none yet.
 
         Raises:
-            FolderError: the file is damaged.
+            FolderError: The file is damaged.
         """
         path = self.results / f"{name}.json"
         if not path.is_file():
@@ -79,10 +79,10 @@ class StudyStore:
         return held
 
     def save(self, name: str, result: dict[str, Any]) -> None:
-        """Keep a trial's result; its network, if it is kept, is written first.
+        """Write the result of a trial; its network, if there is one, is written first.
 
         Raises:
-            DiskError: the disk is full; nothing of the result is left behind.
+            DiskError: The disk is full; no part of the result is left.
         """
         if "network" in result:
             self.save_tensors(name, result["network"])
@@ -90,19 +90,19 @@ class StudyStore:
         self.write(self.results / f"{name}.json", json.dumps(plain) + "\n")
 
     def tensors(self, name: str) -> Path:
-        """Where a trial's tensors lie, or would."""
+        """Return the path of a trial's tensors, whether or not they are there."""
         return self.results / f"{name}.pt"
 
     def load_tensors(self, name: str) -> Any:
-        """Tensors by name, or ``None`` where there are none yet."""
+        """Return tensors by name, or None if there are none yet."""
         path = self.tensors(name)
         return torch.load(path, weights_only=True) if path.is_file() else None
 
     def save_tensors(self, name: str, tensors: Any) -> None:
-        """Keep tensors by name.
+        """Write tensors by name.
 
         Raises:
-            DiskError: the disk is full.
+            DiskError: The disk is full.
         """
         content = io.BytesIO()  # torch's own writer hides why a disk refuses
         torch.save(tensors, content)
@@ -117,10 +117,10 @@ class StudyStore:
         try:
             write_file(path, content, only_writer=True)  # a run holds the lock of its folder
         except OSError as error:
-            raise _told(error, path) from error
+            raise _folder_error(error, path) from error
 
 
-def _told(error: OSError, path: Path) -> FolderError:
+def _folder_error(error: OSError, path: Path) -> FolderError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskError(
             f"the disk is full: {path} was not written; make room and give the same command again, what is finished "

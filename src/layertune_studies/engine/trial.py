@@ -1,4 +1,4 @@
-"""One trial of a study: one method's setting at one rate on one seed's labelled cases; on any machine the same."""
+"""A trial of a study: a method's setting at a learning rate on the labelled cases of a seed."""
 
 import hashlib
 import json
@@ -50,14 +50,14 @@ PARTS = {"network", "pretraining", "optimizer", "budget", "report", "loop", "los
 
 @dataclass(frozen=True)
 class Trial:
-    """What a result belongs to.
+    """The training that a result belongs to.
 
     Attributes:
-        method: how it is trained.
-        setting: which layers.
-        lr: base learning rate; ``None`` while the tuned one is not known.
-        labelled: how many labelled cases.
-        seed: which of them, which head, which batches.
+        method: The method.
+        setting: The setting of the method, which says which layers are trained.
+        lr: Base learning rate; None while the tuned rate is not known.
+        labelled: The number of labelled cases.
+        seed: Seed of the labelled cases, the head and the batches.
         after: The trial, by name, whose network it starts from, if its method has ``after``; None while not known.
     """
 
@@ -69,7 +69,7 @@ class Trial:
     after: str | None = None
 
     def identity(self, study: Study) -> dict[str, Any]:
-        """All that the result depends on; what only concerns other trials or the table is left out."""
+        """Return everything that the result depends on, without what concerns other trials or the table."""
         parts = study.model_dump(mode="json", include=PARTS)
         parts["data"] = data_identity(study.data)
         method = self.method.model_dump(mode="json", exclude={"title", "lr", "checkpoints", "after"})
@@ -86,29 +86,29 @@ class Trial:
         return whole
 
     def name(self, study: Study) -> str:
-        """Fit for a file name: readable, and unlike that of any trial whose result may differ."""
+        """Return a readable name for files, which differs from that of any trial whose result may differ."""
         digest = hashlib.sha256(json.dumps(self.identity(study), sort_keys=True).encode()).hexdigest()[:12]
         kind = "-".join(part for part in (self.method.kind, getattr(self.method, "mode", "")) if part)
         return f"{kind}_{self.setting.label}_lr{self.lr:g}_n{self.labelled}_seed{self.seed}_{digest}"
 
     @property
     def group(self) -> tuple[str, int | str, int]:
-        """Method, labelled cases and seed: of its trials one is reported."""
+        """The method, the number of labelled cases and the seed; one trial of each such group is reported."""
         return self.method.name, self.labelled, self.seed
 
 
 def data_identity(data: Data, *left_out: str) -> dict[str, Any]:
-    """A study's data as part of a file's name. A known set may lie anywhere; a folder of one's own says what it is."""
+    """Return the data section as part of a file's name; the folder counts only if it is a user's own data set."""
     known = {"folder"} if SETS[data.set].classes is not None else set[str]()
     whole: dict[str, Any] = data.model_dump(mode="json", exclude={"labelled", *left_out, *known})
     return whole
 
 
 def all_trials(study: Study, depths: Depths) -> list[Trial]:
-    """Every trial of a study, seed by seed, those that need no tuned rate first.
+    """Return all trials of a study, seed by seed, those that need no tuned rate first.
 
     Raises:
-        PolicyError: a setting does not fit the network.
+        PolicyError: A setting does not fit the network.
     """
     trials = [
         Trial(method, setting, lr, labelled, seed)
@@ -122,19 +122,19 @@ def all_trials(study: Study, depths: Depths) -> list[Trial]:
 
 
 def rates_of(study: Study, method: Method) -> tuple[float | None, ...]:
-    """The rates that a method tries."""
+    """Return the learning rates that a method tries; None stands for the tuned one."""
     if method.lr == "grid":
         return study.lrs
     return (None,) if method.lr == "tuned" else method.lr
 
 
 def ranking(study: Study, scores: Mapping[str, float]) -> float:
-    """One number to compare trials by: the study's first metric, and of equals its second.
+    """Return one number to compare trials by: the study's first metric, and between equal trials its second.
 
     Accuracies on few validation cases are often equal.
 
     Raises:
-        StudyError: the study asks for a metric that was not measured.
+        StudyError: The study asks for a metric that was not measured.
     """
     unknown = [metric for metric in study.metrics if metric not in scores]
     if unknown:
@@ -162,22 +162,22 @@ def run_trial(
     start: Start,
     tell: Callable[[int], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train and measure.
+    """Train and evaluate.
 
     Args:
-        study: as its file says.
-        trial: what to do; its rate is known.
-        root: the folder of all data.
+        study: The study.
+        trial: The trial, whose rate is known.
+        root: The folder of all data.
         start: The weights that it starts from, None for random weights, or the folder of nnU-Net's data.
-        tell: told the steps done.
+        tell: Progress callback, called with the number of steps done.
 
     Returns:
-        Plain values: ``identity``, ``validation``, ``test`` (``None`` where the study does not look), ``diverged``,
-        ``steps``, ``passes``, ``seconds``, ``lrs``, ``profile``, ``trials``, ``redundant``, ``warnings``; ``curve``,
-        where the study wants learning curves; and ``network``, a state dict, where the study keeps it.
+        Plain values: ``identity``, ``validation``, ``test`` (None if the study does not use the test cases),
+        ``diverged``, ``steps``, ``passes``, ``seconds``, ``lrs``, ``profile``, ``trials``, ``redundant``, ``warnings``;
+        ``curve``, where the study wants learning curves; and ``network``, a state dict, where the study keeps it.
 
     Raises:
-        DataError: the cases are not there, or cannot be used.
+        DataError: The cases are not there, or cannot be used.
     """
     with warnings.catch_warnings(record=True) as warned, redirect_stdout(stderr):
         warnings.simplefilter("always", RuntimeWarning)
@@ -227,10 +227,10 @@ def training_of(
     weights: Weights | None,
     tell: Callable[[int], object] = lambda _: None,
 ) -> Training:
-    """What a trial trains and on what, at its start; the arguments are those of ``run_trial``.
+    """Return a trial's network and batches at its start; the arguments are those of ``run_trial``.
 
     Raises:
-        DataError: the cases are not there, or cannot be used.
+        DataError: The cases are not there, or cannot be used.
     """
     assert trial.lr is not None
     torch.set_num_threads(study.threads)
@@ -258,7 +258,7 @@ def _on_device(batch: Batch) -> Batch:
 
 
 def _scores(study: Study, cases: Cases, network: nn.Module) -> dict[str, Any]:
-    """Of validation and test cases; a network that diverged has 0 everywhere, so that no search chooses it."""
+    """Return the scores of a network; one that diverged scores 0, so that no search chooses it."""
     diverged = not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
     found: dict[str, Any] = {"diverged": diverged, "test": None}
     parts = {"validation": cases.validation} | ({"test": cases.test} if study.report == "test" else {})

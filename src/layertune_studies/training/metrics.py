@@ -1,4 +1,4 @@
-"""A trained network on held-out cases: the numbers that a study's table shows."""
+"""The scores of a trained network on held-out cases."""
 
 import warnings
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ BATCH = 128
 
 @torch.no_grad()
 def evaluate(network: nn.Module, cases: Sequence[Case], *, classes: int, patch: tuple[int, ...] | None) -> Scores:
-    """Scores of a network, each in [0, 1].
+    """Evaluate a network.
 
     Args:
-        network: scores of classes, for images or for each voxel; it is left in eval mode.
-        cases: held out.
-        classes: how many.
-        patch: size of the window that slides over volumes, if any.
+        network: Returns scores of the classes, for an image or for each voxel. It is left in eval mode.
+        cases: The held-out cases.
+        classes: Number of classes.
+        patch: Size of the window that slides over volumes, or None for whole volumes.
 
     Returns:
         For images ``CLASSIFICATION`` and ``sensitivity_N`` of each class N; for volumes ``SEGMENTATION``, the means
@@ -60,11 +60,11 @@ def label_map(network: nn.Module, image: Tensor, patch: tuple[int, ...] | None) 
 
 
 def classification_scores(shares: Tensor, labels: Tensor) -> Scores:
-    """Accuracy, recalls and area under the curve.
+    """Compute accuracy, recalls and the area under the ROC curve.
 
     Args:
-        shares: (cases, classes), each row sums to 1.
-        labels: (cases,) whole numbers; 0 is the normal finding.
+        shares: Probabilities of shape (cases, classes); each row sums to 1.
+        labels: Whole numbers of shape (cases,); 0 is the normal finding.
 
     Returns:
         ``sensitivity`` is the mean recall of the classes above 0, ``specificity`` the recall of class 0; a class
@@ -94,7 +94,7 @@ def classification_scores(shares: Tensor, labels: Tensor) -> Scores:
 
 
 def _auc(shares: Tensor, labels: Tensor) -> float:
-    """Of the findings against the rest, the mean over those with cases on both sides; 0.5 where there are none."""
+    """Return the mean AUC of each finding against the rest; 0.5 if no finding has cases on both sides."""
     areas: list[Any] = []
     for number in range(1, shares.shape[1]):
         truth = (labels == number).int()

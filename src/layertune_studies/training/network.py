@@ -1,4 +1,4 @@
-"""A study's network: made by its name, checked against the data, and given its pre-trained weights."""
+"""The network of a study: built by its name, checked against the data, and filled with pre-trained weights."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -44,16 +44,16 @@ def device() -> torch.device:
 
 
 def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretrained: bool = True) -> nn.Module:
-    """Make a study's network, with random weights unless its arguments ask the constructor for others.
+    """Build the network of a study, with random weights unless its arguments ask the constructor for others.
 
     Args:
-        config: its name and arguments.
-        classes: channels of its output.
-        shape: of an image, channels first.
-        pretrained: ``False`` for random weights whatever the arguments say, as in ``pretrained: true`` for timm.
+        config: The section of the study's file.
+        classes: Number of channels of the output.
+        shape: Shape of an image, channels first.
+        pretrained: False for random weights even if the arguments ask for others, as ``pretrained: true`` of timm does.
 
     Raises:
-        ModelError: the name is unknown, or the constructor refuses the arguments.
+        ModelError: The name is unknown, or the constructor refuses the arguments.
     """
     given = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
     arguments = {**_usual(config.name, classes, shape), **given}
@@ -64,11 +64,11 @@ def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretr
 
 
 def network_layers(config: Network, *, classes: int, shape: tuple[int, ...]) -> LayerMap:
-    """Its layers, as the study reads their depths; looked at once a process.
+    """Return the layers of a study's network; they are mapped once per process.
 
     Raises:
-        ModelError: the network refuses images of this shape, or has no such depths.
-        StudyError: its output does not fit the data.
+        ModelError: The network refuses images of this shape, or has no such depths.
+        StudyError: The output of the network does not fit the data.
     """
     return _layers(config.model_dump_json(), classes, shape)
 
@@ -85,17 +85,17 @@ def _layers(network: str, classes: int, shape: tuple[int, ...]) -> LayerMap:
     if output.shape[1] != classes:
         raise StudyError(
             f"network.name {config.name} gives {output.shape[1]} classes, and the data have {classes}; leave the "
-            "number of classes out of network.arguments, or mend it"
+            "number of classes out of network.arguments, or correct it"
         )
     return layers
 
 
 def pretrained_weights(name: str, root: Path | None) -> Mapping[str, Tensor]:
-    """Weights from a file, or known ones by name.
+    """Read weights from a file, or known ones by name.
 
     Raises:
-        DataError: the file is not there; the message says where it comes from.
-        WeightsError: it holds no weights.
+        DataError: The file is not there; the message says where to get it.
+        WeightsError: The file holds no weights.
     """
     file, source = WEIGHTS.get(name, (name, "give a path, absolute or below the folder of all data"))
     path = (root or Path()) / file
@@ -105,10 +105,10 @@ def pretrained_weights(name: str, root: Path | None) -> Mapping[str, Tensor]:
 
 
 def adopt_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """Copy what fits for sure, and tell what did; the head of another task stays new.
+    """Copy the weights that certainly fit, and return a summary; the head of another task stays new.
 
     Raises:
-        WeightsError: nothing fits.
+        WeightsError: No weight fits.
     """
     try:
         return load_weights(network, weights).summary()
@@ -117,7 +117,7 @@ def adopt_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def _usual(name: str, classes: int, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments that the data decide, under the names that the constructor has for them."""
+    """Return the arguments that the data determine, by the names that the constructor has for them."""
     if ":" in name:
         factory: Callable[..., Any] | None = import_factory(name)
     else:

@@ -1,4 +1,4 @@
-"""The settings that a method tries on a network: which layers are trained."""
+"""The settings that a method tries on a network, each with the layers that are trained."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,12 +23,12 @@ __all__ = ["Depths", "Setting", "policy_of", "settings_of"]
 
 @dataclass(frozen=True)
 class Setting:
-    """One choice of which layers are trained.
+    """A choice of the layers that are trained.
 
     Attributes:
-        label: for tables and file names.
-        policy: kind of policy.
-        numbers: its numbers.
+        label: Name of the setting, for tables and file names.
+        policy: Kind of the policy.
+        numbers: Arguments of the policy.
     """
 
     label: str
@@ -36,17 +36,17 @@ class Setting:
     numbers: tuple[Any, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Depths:
-    """What the settings of a network depend on.
+    """The properties of a network that its settings depend on.
 
     Attributes:
-        d: its depth.
-        levels: resolution levels below the head.
+        d: The depth of the network.
+        levels: Number of resolution levels below the head.
     """
 
     d: int
@@ -54,15 +54,15 @@ class Depths:
 
     @classmethod
     def of(cls, layers: LayerMap) -> "Depths":
-        """Of a network's layers."""
+        """Return the depths of a network's layers."""
         return cls(layers.d, len({layer.level for layer in layers[:-1]}))
 
 
 def settings_of(method: Method, depths: Depths) -> list[Setting]:
-    """All settings of a method on a network; a method that has none to choose has one.
+    """Return all settings of a method on a network; a method without a choice has one.
 
     Raises:
-        PolicyError: a setting does not fit the network.
+        PolicyError: A setting does not fit the network.
     """
     match method:
         case Last():
@@ -81,7 +81,7 @@ def settings_of(method: Method, depths: Depths) -> list[Setting]:
 
 
 def policy_of(setting: Setting) -> Policy:
-    """The policy that a setting names."""
+    """Return the policy of a setting."""
     factories: dict[str, Any] = {
         "all": AllLayers,
         "last": LastLayer,

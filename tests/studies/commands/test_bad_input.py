@@ -64,7 +64,7 @@ def pictures(root: Path, *folders: str, count: int = 4) -> Path:
         ({"set": "busi", "spacing": [1, 1]}, "data: spacing is for volumes, and busi holds images"),
         ({"set": "pneumoniamnist", "window": [0, 1]}, "data: window is for volumes, and pneumoniamnist holds images"),
         ({"set": "busi", "split": {"group": "(patient"}}, r"data.split.group: '\(patient' is no regular expression"),
-        ({"set": "busi", "normal": "benign"}, "data: normal is for a folder of one's own, data.set images; busi has"),
+        ({"set": "busi", "normal": "benign"}, "data: normal is for a folder of your own, data.set images; busi has"),
     ],
 )
 def test_data_that_do_not_fit(tmp_path: Path, data: dict[str, Any], message: str) -> None:
@@ -95,7 +95,7 @@ def test_a_volume_that_is_cut_off(tmp_path: Path, folder: str, share: float) -> 
     volumes(tmp_path, image=rng.randn(40, 40, 40), label=rng.randint(0, 2, (40, 40, 40)))
     path = tmp_path / "volumes" / folder / "case0.nii.gz"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(DataError, match=r"imagesTr/case0.nii.gz or its label cannot be read: .*; mend the files"):
+    with pytest.raises(DataError, match=r"imagesTr/case0.nii.gz or its label cannot be read: .*; repair the files"):
         every_case(tmp_path, **VOLUMES, size=[8, 8, 8])
 
 

@@ -186,8 +186,8 @@ def test_a_missing_set_is_answered_with_its_page(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("case", "options", "message"),
     [
-        (Case(torch.full((1, 2, 2), torch.nan), torch.tensor(0)), {}, "a.png: 4 of its values are no numbers"),
-        (Case(torch.full((1, 2, 2), torch.inf), torch.tensor(0)), {}, "are no numbers; mend the file"),
+        (Case(torch.full((1, 2, 2), torch.nan), torch.tensor(0)), {}, "a.png: 4 of its values are not finite"),
+        (Case(torch.full((1, 2, 2), torch.inf), torch.tensor(0)), {}, "are not finite; repair the file"),
         (
             Case(torch.zeros(1, 2, 2), torch.tensor(3)),
             {},
@@ -222,7 +222,7 @@ def test_a_volume_with_nan_voxels_is_named(tmp_path: Path) -> None:
     broken[0, 0, 0] = np.nan
     root = volumes(tmp_path, image=broken, label=np.zeros((8, 8, 8)))
     cases = load_cases(Data.model_validate({"set": "volumes", "classes": 2, "split": {"folds": 3}}), root)
-    with pytest.raises(DataError, match=r"case0.nii.gz: .* of its values are no numbers"):
+    with pytest.raises(DataError, match=r"case0.nii.gz: .* of its values are not finite"):
         [list(part) for part in (cases.train, cases.validation, cases.test)]
 
 

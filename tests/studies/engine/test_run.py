@@ -315,7 +315,7 @@ def test_the_meta_batch_never_sees_validation_or_test(
 
 
 def test_two_runs_of_one_study_at_once(root: Path, tmp_path: Path) -> None:
-    with StudyStore(tmp_path).locked(), pytest.raises(FolderError, match="another run of this study is at work"):
+    with StudyStore(tmp_path).locked(), pytest.raises(FolderError, match="another run of this study is working"):
         run_study(study(), tmp_path, root, console=QUIET)
     run_study(study(lrs=[0.1]), tmp_path, root, console=QUIET)
     assert len(names(tmp_path)) == 1
