@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from layertune.layers.names import common_path
 from layertune.weights.structure import Leaf, Shapes, Signature, add_statistics, leaves, module_of, same_modules
@@ -109,24 +110,33 @@ def _without_doubtful_ends(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf])
 
     Where one side lacks one of two equal layers, the run ends with one of them, and may end with the wrong one.
     """
-    start, length = 0, run.length
-    while length > start and _is_doubtful_end(run, length - 1, range(length, len(own) + len(file)), own, file):
-        length -= 1
-    while start < length and _is_doubtful_end(run, start, range(start - 1, -len(own) - len(file), -1), own, file):
-        start += 1
-    return _Run(run.own + start, run.file + start, length - start)
+    while run.length and any(_ends_in_doubt(side, run, start) for side, start in ((own, run.own), (file, run.file))):
+        run = _Run(run.own, run.file, run.length - 1)
+    while run.length and any(_begins_in_doubt(side, run, start) for side, start in ((own, run.own), (file, run.file))):
+        run = _Run(run.own + 1, run.file + 1, run.length - 1)
+    return run
 
 
-def _is_doubtful_end(run: _Run, last: int, beyond: range, own: Sequence[Leaf], file: Sequence[Leaf]) -> bool:
-    """Whether a layer equals the next one beyond the run, or one beyond it in its own module, on either side."""
-    for side, offset in ((own, run.own), (file, run.file)):
-        leaf = side[offset + last]
-        for step, index in enumerate(offset + place for place in beyond):
-            if not 0 <= index < len(side) or (step and not _are_siblings(side[index], leaf)):
-                break
-            if side[index].signature == leaf.signature:
-                return True
-    return False
+def _ends_in_doubt(side: Sequence[Leaf], run: _Run, start: int) -> bool:
+    return _meet_in_doubt(side[start : start + run.length][::-1], side[start + run.length :])
+
+
+def _begins_in_doubt(side: Sequence[Leaf], run: _Run, start: int) -> bool:
+    return _meet_in_doubt(side[start : start + run.length], side[:start][::-1])
+
+
+def _meet_in_doubt(inside: Sequence[Leaf], outside: Sequence[Leaf]) -> bool:
+    """Whether the layers at the border equal each other, or two layers of a module that the border cuts.
+
+    Args:
+        inside: The layers of a run, from the border inwards.
+        outside: The layers outside of it, from the border outwards.
+    """
+    if not outside:
+        return False
+    kept = {leaf.signature for leaf in takewhile(lambda leaf: _are_siblings(leaf, outside[0]), inside)}
+    left = {leaf.signature for leaf in takewhile(lambda leaf: _are_siblings(leaf, inside[0]), outside)}
+    return inside[0].signature == outside[0].signature or bool(kept & left)
 
 
 def _are_siblings(first: Leaf, second: Leaf) -> bool:
@@ -148,7 +158,8 @@ def _is_anchored(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> bool:
         for index, leaf in enumerate(own)
         if all(count[leaf.signature] == 1 for count in counts)
     ]
-    others = [other for other in _runs(own, file) if other != run and other.overlaps(run)]
+    moved = run.own - run.file
+    others = [other for other in _runs(own, file) if other.own - other.file != moved and other.overlaps(run)]
     if any(other.holds(*anchor) for anchor in once for other in others):
         return False
     return any(run.holds(*anchor) for anchor in once) or _is_whole(run, len(own), len(file))
