@@ -19,24 +19,24 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class RankStudy(Section):
-    """All that a ranking depends on but the checkpoints.
+    """Everything that a ranking depends on, except for the checkpoints.
 
     Attributes:
-        network: a model of timm, a network of MONAI, or ``module:factory``.
-        arguments: for its constructor.
-        task: ``module:function`` that makes a ``RankTask``; or one of the demo's: ``mni152``, or a task of the Medical
+        network: A model of timm, a network of MONAI, or ``module:factory``.
+        arguments: Arguments of its constructor.
+        task: ``module:function`` that makes a ``RankTask``; or a task of the demo: ``mni152``, or a task of the Medical
             Segmentation Decathlon with up to two foreground classes.
-        task_arguments: for that function; of a built-in task ``root``, ``size``, ``shots`` and ``held_out``.
-        budget: optimizer steps of each checkpoint (in the first round).
-        full_budget: steps that fine-tuning one checkpoint would take, to compare the time with.
-        halving: train only the better 1 / halving of the checkpoints on, that many times longer.
-        keep: checkpoints that halving does not tell apart any more.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
-        lr: its learning rate.
-        head: whether the head trains too, as a head that is new has to.
-        biases: whether biases train too.
-        seed: of the network's own weights and of all batches.
-        threads: of torch.
+        task_arguments: Arguments of that function; of a built-in task ``root``, ``size``, ``shots`` and ``held_out``.
+        budget: Number of optimizer steps for each checkpoint (in the first round).
+        full_budget: Number of steps that fine-tuning one checkpoint would take, for a comparison of times.
+        halving: Continue with the better 1 / halving of the checkpoints only, for so many times more steps.
+        keep: Number of checkpoints at which halving ends.
+        optimizer: The optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: Learning rate.
+        head: Whether the head trains too, which a new head needs.
+        biases: Whether biases train too.
+        seed: Seed of the network's own weights and of all batches.
+        threads: Number of torch's threads.
     """
 
     network: str
@@ -62,10 +62,10 @@ class RankStudy(Section):
 
 
 def load_rank_study(path: Path) -> RankStudy:
-    """Read and check a file.
+    """Read the file of a ranking and check it.
 
     Raises:
-        StudyError: the file cannot be read, or says something that is not understood; the message names the key.
+        StudyError: The file cannot be read, or a key or value is wrong; the message names the key.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -76,10 +76,10 @@ def load_rank_study(path: Path) -> RankStudy:
     try:
         return RankStudy.model_validate(content)
     except ValidationError as error:
-        raise StudyError(f"{path}: {'; '.join(_told(problem) for problem in error.errors())}") from error
+        raise StudyError(f"{path}: {'; '.join(_message(problem) for problem in error.errors())}") from error
 
 
-def _told(problem: Any) -> str:
+def _message(problem: Any) -> str:
     where = ".".join(map(str, problem["loc"])) or "the file"
     if problem["type"] == "extra_forbidden":
         known = list(RankStudy.model_fields)
