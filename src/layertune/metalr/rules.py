@@ -69,7 +69,7 @@ def cosine(eta: float, meta: Alignment) -> Tensor:
 
 
 def joint(eta: float, meta: Alignment) -> Tensor:
-    """Return the ratio for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, -d))), d the step of all layers.
+    """Return the ratio for alpha'_j = alpha_j exp(eta (cos(-g_j, -u_j) + 5 cos(-g, d))), d the step of all layers.
 
     If the start is wrong by an order of magnitude, it is so in all layers, and they move together and fast. Once the
     whole step neither falls short nor overshoots, each layer follows its own cosine. A layer that moved and has no meta

@@ -45,6 +45,8 @@ __all__ = [
     "Untuned",
 ]
 
+DEFAULTS = MetaLRSettings()
+
 
 class AutoLRMethod(Method):
     """AutoLR (Ro and Choi 2021): rates by trial and error within each epoch.
@@ -121,11 +123,11 @@ class MetaLRMethod(Method):
     kind: Literal["metalr"]
     mode: Literal["exact", "every", "streaming"] = "exact"
     every: Annotated[int, Field(ge=2)] = 10
-    rule: Annotated[str, AfterValidator(_known_rule)] = "joint"
+    rule: Annotated[str, AfterValidator(_known_rule)] = DEFAULTS.rule
     hyper_lr: Annotated[float, Field(ge=0)]
-    min_lr: Annotated[float, Field(ge=0)] = 1e-6
-    max_lr: Positive | None = None
-    max_change: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 2.0
+    min_lr: Annotated[float, Field(ge=0)] = DEFAULTS.min_lr
+    max_lr: Positive | None = DEFAULTS.max_lr
+    max_change: Annotated[float, Field(gt=1, allow_inf_nan=True)] = DEFAULTS.max_change
 
     @model_validator(mode="before")
     @classmethod

@@ -5,10 +5,8 @@ import io
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from layertune_studies.config.study import Study
-from layertune_studies.results.statistics import interval
+from layertune_studies.results.columns import columns_of
 from layertune_studies.results.table import Row
 
 __all__ = ["markdown", "render", "table_cells", "write"]
@@ -25,9 +23,7 @@ def render(study: Study, rows: Sequence[Row], kind: Format) -> str:
         rows: The rows of the table.
         kind: The format. CSV has full numbers in columns of their own.
     """
-    if kind == "csv":
-        return _csv(study, rows)
-    return write(table_cells(study, rows), kind)
+    return write(_full_cells(study, rows) if kind == "csv" else table_cells(study, rows), kind)
 
 
 def write(cells: Sequence[Sequence[str]], kind: Format) -> str:
@@ -40,26 +36,9 @@ def write(cells: Sequence[Sequence[str]], kind: Format) -> str:
 
 
 def table_cells(study: Study, rows: Sequence[Row]) -> Cells:
-    """Return the cells of a table, the headings first."""
-    start = ["checkpoint"] if any(row.checkpoint for row in rows) else []
-    cells = [["method", *start, "labelled", *study.metrics, "p", "passes", "seeds"]]
-    for row in rows:
-        scores = [_score(row.values[metric]) for metric in study.metrics]
-        p = "" if row.p is None else f"{row.p:.3f}"
-        passes = f"{row.passes:,.0f}" if row.passes else ""
-        checkpoint = [row.checkpoint] if start else []
-        cells.append(
-            [row.method, *checkpoint, str(row.labelled), *scores, p, passes, str(len(row.values[study.metrics[0]]))]
-        )
-    return cells
-
-
-def _score(values: Sequence[float]) -> str:
-    median = f"{100 * float(np.median(values)):.1f}"
-    if len(values) == 1:
-        return median  # of one seed there is no interval
-    low, high = interval(values)
-    return f"{median} [{100 * low:.1f}, {100 * high:.1f}]"
+    """Return the cells of a table for a reader, the headings first."""
+    columns = [(column.heading, column.text) for column in columns_of(study, rows) if column.text is not None]
+    return [[heading for heading, _ in columns], *([text(row) for _, text in columns] for row in rows)]
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
@@ -90,28 +69,7 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)
 
 
-def _csv(study: Study, rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    start = ["checkpoint"] if any(row.checkpoint for row in rows) else []
-    ends = [f"{metric}_{end}" for metric in study.metrics for end in ("median", "low", "high")]
-    writer.writerow(["method", *start, "labelled", *ends, "p", "passes", "settings", "seeds"])
-    for row in rows:
-        numbers = [(float(np.median(row.values[m])), *interval(row.values[m])) for m in study.metrics]
-        flat = [f"{number:.6g}" for three in numbers for number in three]
-        p = "" if row.p is None else f"{row.p:.6g}"
-        passes = f"{row.passes:g}" if row.passes else ""
-        checkpoint = [row.checkpoint] if start else []
-        writer.writerow(
-            [
-                row.method,
-                *checkpoint,
-                row.labelled,
-                *flat,
-                p,
-                passes,
-                "; ".join(row.settings),
-                len(row.values[study.metrics[0]]),
-            ]
-        )
-    return text.getvalue()
+def _full_cells(study: Study, rows: Sequence[Row]) -> Cells:
+    """Return the cells of a table with full numbers, the headings first."""
+    columns = [pair for column in columns_of(study, rows) for pair in column.csv.items()]
+    return [[heading for heading, _ in columns], *([text(row) for _, text in columns] for row in rows)]
