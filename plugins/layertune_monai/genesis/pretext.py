@@ -222,6 +222,11 @@ class _RandPainting(RandCoarseDropout):
                 break
             self.hole_coords.append((slice(None), *(self._edge(side) for side in img_size)))
 
+    def _transform_holes(self, img: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Paint a copy, since MONAI fills boxes in the volume itself, which a data set may hold for the next epoch."""
+        painted: np.ndarray[Any, Any] = super()._transform_holes(img.copy())
+        return painted
+
     def _edge(self, side: int) -> slice:
         (low, low_of), (high, high_of) = self.smallest, self.largest
         painted = int(self.R.randint(low * side // low_of, high * side // high_of + 1))

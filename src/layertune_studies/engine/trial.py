@@ -250,7 +250,8 @@ def training_of(
     def score() -> float:
         return evaluate(network, cases.validation, classes=cases.classes, patch=study.data.patch)[study.metrics[0]]
 
-    return Training(study, network, layers, task, loss, epoch_steps, trial.lr, tell, score)
+    kernel_seed = 0 if study.seed is None else trial.seed  # of studies without a seed, as version 0.1 drew kernels
+    return Training(study, network, layers, task, loss, epoch_steps, trial.lr, tell, kernel_seed, score)
 
 
 def _on_device(batch: Batch) -> Batch:

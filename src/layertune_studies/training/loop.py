@@ -138,6 +138,7 @@ class Training:
         epoch_steps: Number of steps in which all labelled cases are seen once.
         lr: Base learning rate.
         tell: Progress callback, called with the number of steps done.
+        seed: Seed of kernels that start afresh.
         score: Returns the score of the network on the validation cases, for the learning curve.
     """
 
@@ -149,6 +150,7 @@ class Training:
     epoch_steps: int
     lr: float
     tell: Callable[[int], object]
+    seed: int = 0
     score: Callable[[], float] = lambda: 0.0
 
     def optimizer(self, policy: Policy, lr: float) -> TorchOptimizer:

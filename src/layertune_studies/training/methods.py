@@ -163,6 +163,7 @@ class AlchemyPart(Part):
             modification=self.method.modification,
             penalty=GammaPenalty(self.training.network, weight=self.method.penalty),
             head=_head(self.training, self.method),
+            seed=self.training.seed,
         )
         return self.alchemy
 

@@ -71,6 +71,16 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
         ({"data": {"set": "acdc", "percentiles": [99, 1]}}, "percentiles is .*give the lower number first"),
         ({"data": {"set": "busi", "resample": [4, 4]}}, "resample is for volumes, and busi holds images"),
         ({"data": {"set": "busi", "augment": {"flip": 2}}}, "data.augment.*flip: .*less than or equal to 1"),
+        ({"checkpoints": {"a": {}}, "pretraining": {"weights": "b.pt"}}, "pretraining and checkpoints both say where"),
+        method({"kind": "flat", "checkpoints": ["a"]}, "flat.checkpoints names a, and there are none"),
+        method({"kind": "flat", "after": "last"}, "method flat with after needs .* keep_networks: true"),
+        (
+            {"methods": [{"kind": "flat", "after": "last"}], "keep_networks": True},
+            "flat.after names last, and there are",
+        ),
+        ({"clip": {}}, "clip needs the trained networks; set keep_networks: true"),
+        method({"kind": "bidirectional", "depth": "I2"}, r"a method with a depth of its own needs settings"),
+        ({"curve": 2, "loop": "lightning"}, "curve is for the loop torch, and this is lightning"),
         ({"pretraining": {"task": "supervised"}}, "takes its cases from another data set; give pretraining.data"),
         (
             {"pretraining": {"task": "digits", "data": {"set": "hippocampus"}}},
