@@ -21,22 +21,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT / "src/layertune", ROOT / "src/layertune_studies", *sorted((ROOT / "plugins").glob("layertune_*"))]
 
 # What breaks a rule today and is about to go, with the reason. The test fails where an entry breaks no rule any more.
-SCRIPT = "a script of version 0.1, which a study's file replaces"
-KNOWN: dict[str, str] = {
-    "layertune_studies.demo_methods": SCRIPT,
-    "layertune_studies.demo_options": SCRIPT,
-    "layertune_studies.demo_store": SCRIPT,
-    "layertune_studies.demo_train": SCRIPT,
-    "layertune_studies.demo_work": SCRIPT,
-    "layertune_studies.hippocampus_alchemy": SCRIPT,
-    "layertune_studies.hippocampus_alchemy_data": SCRIPT,
-    "layertune_studies.hippocampus_alchemy_figures": SCRIPT,
-    "layertune_studies.hippocampus_alchemy_tables": SCRIPT,
-    "layertune_studies.hippocampus_alchemy_training": SCRIPT,
-    "layertune_studies.hippocampus_alchemy_work": SCRIPT,
-    "layertune_studies.hippocampus_methods": SCRIPT,
-    "layertune_studies.hippocampus_monai": SCRIPT,
-}
+KNOWN: dict[str, str] = {}
 
 # Run in a fresh interpreter: which forbidden packages does `import layertune` load, or try to load?
 WITHOUT_HOSTS = """

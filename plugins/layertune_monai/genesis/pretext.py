@@ -142,11 +142,11 @@ class RandLocalShuffle(RandCoarseTransform):
         super().randomize(img_size)
 
     def _transform_holes(self, img: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        before = img.copy()
+        shuffled = img.copy()  # a data set may hold the volume itself for the next epoch
         for window in self.hole_coords:
-            for channel, values in enumerate(before[window]):
-                img[window][channel] = self.R.permutation(values.reshape(-1)).reshape(values.shape)
-        return img
+            for channel, values in enumerate(img[window]):
+                shuffled[window][channel] = self.R.permutation(values.reshape(-1)).reshape(values.shape)
+        return shuffled
 
 
 class RandBezierIntensity(RandomizableTransform):

@@ -243,7 +243,7 @@ def training_of(
     if weights is not None and not scratch:
         adopt_weights(network, weights)
     network.to(device())
-    task = Task(lambda step: _on_device(batch(step)), lambda step: _on_device(meta_batch(step)), ())
+    task = Task(lambda step: _on_device(batch(step)), lambda step: _on_device(meta_batch(step)))
     epoch_steps = math.ceil(count / study.budget.batch)
     loss = make_loss(study, cases).to(device())
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,24 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from layertune import LayerMap, LRProfile, MetaLR, freeze, meta_pass, param_groups
 from layertune.policies.policies import Policy
 from layertune_studies.config.study import Study
-from layertune_studies.data.case import Batch, Case
+from layertune_studies.data.case import Batch
 
-__all__ = ["Log", "Part", "Run", "Task", "Trained", "Training", "train_step", "train_steps"]
-
-
-@dataclass
-class Log:
-    """What a training recorded; plain values, so that it is stored and loaded without running code.
-
-    Attributes:
-        losses: Training loss of each step.
-        curve: Pairs of a step and the Dice on the validation cases after it.
-        seconds: Time of each step in seconds, without making batches and measuring Dice.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+__all__ = ["Part", "Run", "Task", "Trained", "Training", "train_step", "train_steps"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +27,10 @@ class Task:
     Attributes:
         batch: Returns the training batch of a step.
         meta_batch: Returns the meta batch of a step; called only at steps where MetaLR needs one. None: there are none.
-        validation: Cases that the learning curve is measured on.
     """
 
     batch: Callable[[int], Batch]
     meta_batch: Callable[[int], Batch] | None
-    validation: Sequence[Case]
 
 
 @dataclass
@@ -59,31 +42,12 @@ class Run:
         optimizer: The optimizer of its param groups.
         schedule: The schedule of the optimizer's learning rate, or None for a constant rate.
         metalr: The ``MetaLR`` that is attached to the optimizer, or None.
-        log: What has happened so far.
     """
 
     network: nn.Module
     optimizer: TorchOptimizer
     schedule: LRScheduler | None = None
     metalr: MetaLR | None = None
-    log: Log = field(default_factory=Log)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on; batches depend on the number of the step alone."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict() if self.schedule else None,
-            "log": vars(self.log),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from ``state()``; MetaLR's own state is part of the optimizer's."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule:
-            self.schedule.load_state_dict(state["schedule"])
-        self.log = Log(**state["log"])
 
 
 @dataclass
@@ -185,8 +149,12 @@ class Training:
             trained.curve.append((trained.steps, self.score()))
 
 
-def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
-    """Take one step of an ordinary loop, followed by the meta pass where MetaLR needs one."""
+def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> tuple[float, float]:
+    """Take one step of an ordinary loop, followed by the meta pass where MetaLR needs one.
+
+    Returns:
+        The training loss, and the time of the step in seconds, without that for making batches.
+    """
     learns = run.metalr is not None and not run.metalr.streaming
     image, label = task.batch(step)
     meta = task.meta_batch(step) if learns and task.meta_batch else None
@@ -203,20 +171,19 @@ def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> None:
         run.metalr.adapt()
     if run.schedule:
         run.schedule.step()
-    run.log.seconds.append(time.perf_counter() - start)
-    run.log.losses.append(float(loss.detach()))
+    return float(loss.detach()), time.perf_counter() - start
 
 
 def train_steps(training: Training, run: Run, steps: int, trained: Trained) -> None:
     """Take a number of further steps; stop early where the loss is not finite any more."""
     for _ in range(steps):
         training.measure(trained)
-        train_step(run, training.task, training.loss_of, trained.steps)
+        loss, seconds = train_step(run, training.task, training.loss_of, trained.steps)
         trained.steps += 1
-        trained.losses.append(run.log.losses[-1])
-        trained.seconds.append(run.log.seconds[-1])
+        trained.losses.append(loss)
+        trained.seconds.append(seconds)
         training.tell(trained.steps)
-        if not math.isfinite(trained.losses[-1]):
+        if not math.isfinite(loss):
             break  # the weights are lost; AutoLR restores the weights of such a trial itself
 
 

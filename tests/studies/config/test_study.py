@@ -80,7 +80,6 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
         ),
         ({"clip": {}}, "clip needs the trained networks; set keep_networks: true"),
         method({"kind": "bidirectional", "depth": "I2"}, r"a method with a depth of its own needs settings"),
-        ({"curve": 2, "loop": "lightning"}, "curve is for the loop torch, and this is lightning"),
         ({"pretraining": {"task": "supervised"}}, "takes its cases from another data set; give pretraining.data"),
         (
             {"pretraining": {"task": "digits", "data": {"set": "hippocampus"}}},
