@@ -18,7 +18,10 @@ def log_rates(metalr: MetaLR) -> None:
         metalr: The attached ``MetaLR``.
     """
     if not metalr.history:
-        logger.warning("No learning rate was learned: MetaLR learns from the second step of the optimizer on.")
+        steps = metalr.settings.every + 1
+        logger.warning(
+            "No learning rate was learned: streaming MetaLR first learns at step %d of the optimizer.", steps
+        )
         return
     profile = metalr.profile()
     width = max(map(len, profile.layers))

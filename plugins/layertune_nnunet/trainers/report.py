@@ -36,7 +36,7 @@ def gamma_line(gammas: Mapping[str, Tensor], threshold: float | None = None) -> 
 
     Example:
         >>> gamma_line({"norm": torch.tensor([-0.01, 0.5, 1.0, 1.5])}, 0.05)
-        'gammas from -0.01 to 1.5, median 0.5; 1 of 4 (25.0 %) are redundant, |gamma| < 0.05'
+        'gammas from -0.01 to 1.5, median 0.5; 1 of 4 (25.0 %) have |gamma| < 0.05'
     """
     values = torch.cat([gamma.flatten() for gamma in gammas.values()]).cpu()
     text = f"gammas from {values.min():.3g} to {values.max():.3g}, median {values.median():.3g}"
@@ -44,7 +44,7 @@ def gamma_line(gammas: Mapping[str, Tensor], threshold: float | None = None) -> 
         return text
     small = int((values.abs() < threshold).sum())
     share = f"{100 * small / len(values):.1f} %"
-    return f"{text}; {small} of {len(values)} ({share}) are redundant, |gamma| < {threshold:g}"
+    return f"{text}; {small} of {len(values)} ({share}) have |gamma| < {threshold:g}"
 
 
 def draw_gammas(named: Mapping[str, Mapping[str, Tensor]], threshold: float | None, folder: Path) -> None:
