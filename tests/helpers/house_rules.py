@@ -23,7 +23,7 @@ STUDIES = (
     {"errors"},
     {"config"},
     {"data"},
-    {"training", "nnunet_trainers"},
+    {"training"},
     {"engine"},
     {"results"},
     {"ranking", "bench"},
