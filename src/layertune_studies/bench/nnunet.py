@@ -41,8 +41,8 @@ def bench_nnunet(*, repeats: int = 4, device: str = "cpu", seed: int = 0) -> dic
 
     The trainers work on generated, preprocessed cases in a temporary folder, with everything that nnU-Net does around a
     step: deep supervision, gradient clipping, autocast and loss scaling on a GPU, but without ``torch.compile``.
-        Training
-    batches are augmented before, and equal for all. The meta batch is loaded within the step, as in a training.
+    Training batches are augmented beforehand, and all trainers get the same. The meta batch is loaded within the step,
+    as in a training.
 
     Args:
         repeats: Number of repeats with ten laps each. In a lap each trainer takes one step.

@@ -53,7 +53,7 @@ def table(
     starts: Annotated[
         bool, typer.Option("--starts", help="Each method by its starting rate, its worst and best.")
     ] = False,
-    of: Annotated[
+    content: Annotated[
         Literal["scores", "gammas", "clip", "ranks"],
         typer.Option("--of", help="What is shown: scores, or a table of Network Alchemy."),
     ] = "scores",
@@ -68,8 +68,8 @@ def table(
 
         context = _context(config, out, root)
         count = labelled_of(context.study, _count(labelled))
-        if of != "scores":
-            cells = ALCHEMY_TABLES[of](context, count)
+        if content != "scores":
+            cells = ALCHEMY_TABLES[content](context, count)
             values, text = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]], write(cells, form)
         else:
             rows = start_rows(context) if starts else make_rows(context.study, chosen_trials(context))
@@ -85,7 +85,7 @@ def table(
 @study.command("page")
 def page(
     config: Config,
-    file: Annotated[Path | None, typer.Option(help="Of the page. [page.html in the folder of results]")] = None,
+    file: Annotated[Path | None, typer.Option(help="File of the page. [page.html in the folder of results]")] = None,
     out: Out = None,
     root: Root = None,
 ) -> None:
@@ -109,7 +109,7 @@ def plot(
             "gammas-after, clip or ranks."
         ),
     ],
-    file: Annotated[Path | None, typer.Option(help="Of the figure. [FIGURE.pdf in the folder of results]")] = None,
+    file: Annotated[Path | None, typer.Option(help="File of the figure. [FIGURE.pdf in the folder of results]")] = None,
     labelled: Labelled = None,
     out: Out = None,
     root: Root = None,

@@ -80,7 +80,8 @@ class Data(Section):
         window: The lowest and highest intensity of a volume, which are scaled to [0, 1]; by default intensities are
             scaled to mean 0 and variance 1.
         percentiles: Lower and upper percentile of a volume's intensities that are scaled to [0, 1].
-        contrast: Of the made brains of mni152: ``"t1"`` or ``"t2"``, how a scan with that weighting looks.
+        contrast: Contrast of the brains that are made for the set mni152: ``"t1"`` or ``"t2"``, as in scans with that
+            weighting.
         patch: Size of the crops that are trained on. In evaluation a window of this size slides over the volume.
         classes: Number of classes, background included, for a folder of your own.
         normal: In a folder of your own images, the class that is the normal finding. It becomes class 0, whose recall

@@ -53,8 +53,9 @@ class AutoLRMethod(Method):
 
     Attributes:
         threshold: Sorting quality that a trial must reach in the first epoch.
-        f_min: See ``layertune.AutoLR``.
-        f_max: See ``layertune.AutoLR``.
+        f_min: Factor of the smallest target. The target variations of the first epoch go up from ``f_min`` times the
+            smallest measured variation of a layer.
+        f_max: Factor of the largest target. They end at ``f_max`` times the largest measured variation.
         max_trials: The largest number of trials of one epoch.
     """
 

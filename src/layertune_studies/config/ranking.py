@@ -7,15 +7,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from layertune_studies.config.methods import Section
+from layertune_studies.config.section import Count, Section, problem_message
 from layertune_studies.config.sets import MNI
-from layertune_studies.config.study import nearest
 from layertune_studies.errors import StudyError
 
 __all__ = ["RankStudy", "load_rank_study"]
-
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class RankStudy(Section):
@@ -81,9 +77,4 @@ def load_rank_study(path: Path) -> RankStudy:
 
 def _message(problem: Any) -> str:
     where = ".".join(map(str, problem["loc"])) or "the file"
-    if problem["type"] == "extra_forbidden":
-        known = list(RankStudy.model_fields)
-        return f"{where} is no key of a ranking{nearest(where, known)}; there are {', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    return problem_message(problem, where, owner="a ranking", keys=RankStudy.model_fields)

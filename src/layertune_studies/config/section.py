@@ -15,6 +15,7 @@ __all__ = [
     "Some",
     "nearest",
     "new_key",
+    "problem_message",
     "several",
     "some",
 ]
@@ -66,6 +67,29 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def problem_message(problem: Any, where: str, *, owner: str, keys: Iterable[str]) -> str:
+    """Return what is wrong at one place of a file, in a sentence for the user.
+
+    Args:
+        problem: One of the errors of pydantic's ``ValidationError``.
+        where: The place in the file, as the user reads it.
+        owner: What the file describes, with its article.
+        keys: The keys that are known at the place.
+
+    Example:
+        >>> problem = {"type": "extra_forbidden", "loc": ("sedes",)}
+        >>> problem_message(problem, "sedes", owner="a study", keys=["seeds", "name"])
+        'sedes is no key of a study; did you mean seeds?; here there are seeds, name'
+    """
+    if problem["type"] == "extra_forbidden":
+        known = list(keys)
+        hint = nearest(str(problem["loc"][-1]), known)
+        return f"{where} is no key of {owner}{hint}; here there are {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def new_key(default: Any) -> Any:

@@ -16,15 +16,16 @@ class DataSet:
     """The page of a data set.
 
     Attributes:
-        kind: who reads it: MedMNIST's class, MONAI's ``DecathlonDataset``, torchvision's ``ImageFolder`` or MONAI's
-            NIfTI reader; ``"brains"`` are made from a template.
+        kind: How the cases are read: ``"medmnist"`` by MedMNIST's class, ``"decathlon"`` by MONAI's
+            ``DecathlonDataset``, ``"images"`` by torchvision's ``ImageFolder``, ``"volumes"`` by MONAI's NIfTI reader;
+            ``"brains"`` are made from a template.
         title: What the data set is, in one line.
         source: Where to get it.
         licence: Its licence, as its authors give it.
         layout: The layout of its folder.
         folder: The name of its folder below the folder of all data; of MedMNIST's sets, of its file.
-        classes: names of the classes, the background or the normal finding first, of MedMNIST its own names; ``None``
-            where the user says.
+        classes: Names of the classes. The background or the normal finding comes first. A set of MedMNIST has the names
+            of its own file. None if the user's study gives the classes.
         channels: Number of channels of an image.
     """
 

@@ -12,13 +12,13 @@ from layertune_studies.config.clip_test import ClipTestSection
 from layertune_studies.config.data import Data, Split
 from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
-from layertune_studies.config.section import Count, Section, Several, Some, nearest, new_key
+from layertune_studies.config.section import Count, Section, Several, Some, nearest, new_key, problem_message
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.spelling import KINDS, spell_names, stored_kinds
 from layertune_studies.config.training import Budget, Loss, Network, Optimizer
 from layertune_studies.errors import StudyError
 
-__all__ = ["Budget", "Data", "Loss", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study", "nearest"]
+__all__ = ["Budget", "Data", "Loss", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study"]
 
 
 class Study(Section):
@@ -213,23 +213,17 @@ def load_study(path: Path) -> Study:
 def _message(problem: Any) -> str:
     place, kind = problem["loc"], problem["type"]
     where = ".".join(str(part) for part in place if not _is_kind(part)) or "the study"
-    if kind == "extra_forbidden":
-        key = str(place[-1])
-        known = _fields_at(place[:-1])
-        return f"{where} is no key of a study{nearest(key, known)}; here there are {', '.join(known)}"
     if kind == "union_tag_invalid":
         given = str(problem["ctx"]["tag"])
         hint, kinds = nearest(given, KINDS), ", ".join(KINDS)
         return f"{where}: {given!r} is no kind of method{hint}; there are {kinds}"
     if kind == "union_tag_not_found":
         return f"{where}: each method says its kind: {', '.join(KINDS)}"
-    if kind == "missing":
-        return f"{where} is missing"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    return problem_message(problem, where, owner="a study", keys=_fields_at(place[:-1]))
 
 
 def _is_kind(part: str | int) -> bool:
-    """Whether a part of a place is not a key but the kind as which pydantic tried to read a value."""
+    """Return whether a part of a place is not a key but the kind as which pydantic tried to read a value."""
     return part in METHOD_KINDS or "[" in str(part) or str(part).startswith("constrained-")
 
 

@@ -149,17 +149,18 @@ def draw(
     Raises:
         DataError: There are fewer cases, or a share of them is not even one case.
     """
-    there = len(cases.train) - reserved
-    count = there if labelled == "all" else labelled
-    if not 0 < count <= there:
-        told = f", after {reserved} for pre-training" if reserved else ""
-        raise DataError(f"{count} labelled cases were asked for, and there are {there} training cases{told}")
-    if disjoint and (seed + 1) * count > there:
+    available = len(cases.train) - reserved
+    count = available if labelled == "all" else labelled
+    if not 0 < count <= available:
+        left_out = f", after {reserved} for pre-training" if reserved else ""
+        raise DataError(f"{count} labelled cases were asked for, and there are {available} training cases{left_out}")
+    if disjoint and (seed + 1) * count > available:
         raise DataError(
             f"{seed + 1} seeds with {count} labelled cases of their own each need {(seed + 1) * count} training cases, "
-            f"and there are {there}; ask for fewer, or use draw: random"
+            f"and there are {available}; ask for fewer, or use draw: random"
         )
-    order = np.arange(there)[seed * count :] if disjoint else np.random.RandomState(seed).permutation(there)
+    shuffled = np.random.RandomState(seed).permutation(available)
+    order = np.arange(available)[seed * count :] if disjoint else shuffled
     numbers = [reserved + int(index) for index in order[:count]]
     held = round(count * holdout) if holdout else 0
     if holdout and not 0 < held < count:

@@ -1,4 +1,4 @@
-"""Readers of each kind of data set; each returns what reads a case, the paths, and the set's own split."""
+"""Readers of each kind of data set; each returns a function that reads a case, the paths, and the set's own split."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -202,20 +202,20 @@ def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:
     return {int(number): classes.index(name) for number, name in names.items()}
 
 
-def _classes(there: set[str], data: Data, place: Path, found: DataSet) -> list[str]:
+def _classes(folders: set[str], data: Data, place: Path, found: DataSet) -> list[str]:
     """Return the classes in the set's order; of a user's folder the normal finding first, then the others by name."""
-    unknown = sorted(there - set(found.classes or there))
+    unknown = sorted(folders - set(found.classes or folders))
     if unknown:
         known = ", ".join(found.classes or ())
         raise DataError(f"the folder {unknown[0]} is no class of {found.folder}: {known}. {found.page()}")
     if found.classes is not None:
         return list(found.classes)
-    if not data.binary and data.classes is not None and data.classes != len(there):
-        names = ", ".join(sorted(there))
-        raise DataError(f"data.classes is {data.classes}, and {place} has {len(there)} folders of classes: {names}")
-    if data.normal is not None and data.normal not in there:
-        raise DataError(f"data.normal {data.normal!r} is no class of {place}; there are {', '.join(sorted(there))}")
-    return sorted(there, key=lambda name: (name != data.normal, name))
+    if not data.binary and data.classes is not None and data.classes != len(folders):
+        names = ", ".join(sorted(folders))
+        raise DataError(f"data.classes is {data.classes}, and {place} has {len(folders)} folders of classes: {names}")
+    if data.normal is not None and data.normal not in folders:
+        raise DataError(f"data.normal {data.normal!r} is no class of {place}; there are {', '.join(sorted(folders))}")
+    return sorted(folders, key=lambda name: (name != data.normal, name))
 
 
 def _picture(path: Path, channels: int) -> Tensor:

@@ -23,7 +23,7 @@ from layertune_studies.data.case import Batch
 from layertune_studies.data.cases import Cases
 from layertune_studies.engine.held_data import study_cases, trial_batches
 from layertune_studies.errors import StudyError
-from layertune_studies.training.loop import Task, Trained, Training
+from layertune_studies.training.loop import Task, Training, TrainingResult
 from layertune_studies.training.loss import make_loss
 from layertune_studies.training.methods import train
 from layertune_studies.training.metrics import evaluate
@@ -210,7 +210,7 @@ def run_trial(
 
 def _trained_by_nnunet(
     study: Study, trial: Trial, folder: Path, tell: Callable[[int], object]
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[TrainingResult, dict[str, Any]]:
     from layertune_studies.training.nnunet import train_and_score
 
     assert trial.lr is not None

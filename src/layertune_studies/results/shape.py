@@ -39,10 +39,10 @@ class Shape:
     """Numbers of each layer, from the first to the last.
 
     Attributes:
-        layers: their names.
-        lengths: |g_j| |u_j|, the geometric mean over steps and seeds, over that of all layers.
-        cosines: cos(g_j, u_j), the mean over steps and seeds.
-        learned: by method, the learned rate over the one at the start, the geometric mean over seeds.
+        layers: Names of the layers.
+        lengths: |g_j| |u_j|, the geometric mean over steps and seeds, divided by the geometric mean over layers.
+        cosines: The mean of cos(g_j, u_j) over steps and seeds.
+        learned: By method, the learned rate divided by the rate at the start, the geometric mean over seeds.
     """
 
     layers: tuple[str, ...]
@@ -55,14 +55,14 @@ def shape_of(context: StudyContext, *, labelled: int, lr: float, seeds: int) -> 
     """Measure the two factors of the meta gradient, and what is learned from them.
 
     Args:
-        context: the study; its test cases are not looked at.
-        labelled: how many labelled cases.
-        lr: rate at the start, in the measurement the rate throughout.
-        seeds: how many, counted from 0.
+        context: The study. Its test cases are not used.
+        labelled: The number of labelled cases.
+        lr: Learning rate at the start of each training; the measurement keeps it throughout.
+        seeds: The number of seeds, which count from 0.
 
     Raises:
-        StudyError: the study has no method of kind metalr, a layer has no gradient, or the training diverged.
-        DataError: the cases are not there, or are too few.
+        StudyError: The study has no method of kind metalr, a layer has no gradient, or the training diverged.
+        DataError: The cases are not there, or are too few.
     """
     study = context.study.model_copy(update={"report": "validation"})
     methods = [method for method in study.methods if isinstance(method, MetaLRMethod)]
@@ -93,10 +93,10 @@ def shape_of(context: StudyContext, *, labelled: int, lr: float, seeds: int) -> 
 
 
 def measure(training: Training) -> tuple[np.ndarray, np.ndarray]:
-    """|g_j| |u_j| and cos(g_j, u_j) of each layer along a training at one rate, the next batch's gradient as g.
+    """Measure |g_j| |u_j| and cos(g_j, u_j) of each layer in a training at one rate; g is the next batch's gradient.
 
     Args:
-        training: at its start; trained as far as its study's budget goes.
+        training: A training at its start. It is trained for the whole budget of its study.
 
     Returns:
         The geometric mean of the lengths over the steps, and the mean of the cosines, one entry a layer.
@@ -109,7 +109,7 @@ def measure(training: Training) -> tuple[np.ndarray, np.ndarray]:
 
 
 def correlations(shape: Shape) -> dict[str, tuple[float, float]]:
-    """Rank correlation (Spearman) over the layers of each method's learned rates with lengths and with cosines.
+    """Return Spearman's rank correlation over layers of each method's learned rates with lengths and with cosines.
 
     Example:
         >>> shape = Shape(("a", "b", "c"), [3.0, 1.0, 2.0], [0.1, 0.2, 0.3], {"metalr": [9.0, 1.0, 4.0]})

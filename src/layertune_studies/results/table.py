@@ -130,7 +130,7 @@ def _chosen(context: StudyContext, trials: Sequence[Trial]) -> Chosen | None:
         found = context.found(ready)
         if found is None:
             return None
-        # Another method of the study may have trained what the search gave up: that is not its finding.
+        # Another method of the study may have trained settings that the search dropped; they are not results of it.
         results, passes = found
     else:
         results = context.results(ready)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_studies.config.methods import MetaLRMethod
 from layertune_studies.data.case import Batch
-from layertune_studies.training.loop import Part, Run, Trained, Training
+from layertune_studies.training.loop import Part, Run, Training, TrainingResult
 
 __all__ = ["LightningPart", "StudyModule", "quiet", "quiet_trainer"]
 
@@ -63,7 +63,7 @@ class LightningPart(Part):
         """Silence Lightning; the callbacks freeze and attach."""
         return quiet()
 
-    def take_steps(self, run: Run, trained: Trained) -> None:
+    def take_steps(self, run: Run, trained: TrainingResult) -> None:
         """Fit for one epoch of as many batches as there are steps."""
         self.learner = self._learner()
         callbacks = [_Record(self.training, trained), *self._freezes(), *([self.learner] if self.learner else [])]
@@ -71,7 +71,7 @@ class LightningPart(Part):
         module = StudyModule(run, self.training.loss_of).to(next(run.network.parameters()).device)
         trainer.fit(module, _Batches(self.training.task.batch, range(self.steps)))
 
-    def report(self, run: Run, trained: Trained) -> None:  # noqa: ARG002
+    def report(self, run: Run, trained: TrainingResult) -> None:  # noqa: ARG002
         """Add the learned rates to the outcome."""
         if self.learner is not None:
             trained.set_profile(self.learner.lrs, self.learner.profile)
@@ -109,7 +109,7 @@ class _Batches:
 class _Record(pl.Callback):
     """Records steps and losses, and ends the fit where the loss is not finite any more."""
 
-    def __init__(self, training: Training, trained: Trained) -> None:
+    def __init__(self, training: Training, trained: TrainingResult) -> None:
         self.training = training
         self.trained = trained
         self.start = 0.0

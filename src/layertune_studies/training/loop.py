@@ -17,7 +17,7 @@ from layertune.policies.policies import Policy
 from layertune_studies.config.study import Study
 from layertune_studies.data.case import Batch
 
-__all__ = ["Part", "Run", "Task", "Trained", "Training", "train_step", "train_steps"]
+__all__ = ["Part", "Run", "Task", "Training", "TrainingResult", "train_step", "train_steps"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Run:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """The outcome of a training.
 
     Attributes:
@@ -143,7 +143,7 @@ class Training:
             case _:
                 return None
 
-    def measure(self, trained: Trained) -> None:
+    def measure(self, trained: TrainingResult) -> None:
         """Add a point to the learning curve, where one is due before the next step."""
         if self.study.curve and trained.steps % self.study.curve == 0:
             trained.curve.append((trained.steps, self.score()))
@@ -174,7 +174,7 @@ def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> tuple[flo
     return float(loss.detach()), time.perf_counter() - start
 
 
-def train_steps(training: Training, run: Run, steps: int, trained: Trained) -> None:
+def train_steps(training: Training, run: Run, steps: int, trained: TrainingResult) -> None:
     """Take a number of further steps; stop early where the loss is not finite any more."""
     for _ in range(steps):
         training.measure(trained)
@@ -215,9 +215,9 @@ class Part:
             return nullcontext()
         return freeze(self.training.network, self.training.layers, self.policy)
 
-    def take_steps(self, run: Run, trained: Trained) -> None:
+    def take_steps(self, run: Run, trained: TrainingResult) -> None:
         """Take the steps."""
         train_steps(self.training, run, self.steps, trained)
 
-    def report(self, run: Run, trained: Trained) -> None:
+    def report(self, run: Run, trained: TrainingResult) -> None:
         """Add what was learned to the outcome."""

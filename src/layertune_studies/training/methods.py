@@ -33,13 +33,13 @@ from layertune_studies.config.methods import (
 )
 from layertune_studies.config.study import Study
 from layertune_studies.training.budget import passes_of_step, steps_of
-from layertune_studies.training.loop import Part, Run, Trained, Training, train_steps
+from layertune_studies.training.loop import Part, Run, Training, TrainingResult, train_steps
 from layertune_studies.training.settings import Setting, policy_of
 
 __all__ = ["train"]
 
 
-def train(training: Training, method: Method, setting: Setting) -> Trained:
+def train(training: Training, method: Method, setting: Setting) -> TrainingResult:
     """Train a network by a method.
 
     Args:
@@ -47,7 +47,7 @@ def train(training: Training, method: Method, setting: Setting) -> Trained:
         method: The method, as the study's file describes it.
         setting: The setting of the method, which says which layers are trained.
     """
-    trained = Trained()
+    trained = TrainingResult()
     start = time.process_time()
     for part in _parts(training, method, setting):
         optimizer = part.optimizer()
@@ -67,7 +67,7 @@ class MetaLRPart(Part):
         run.metalr = MetaLR(run.optimizer, **self.method.learner_options())
         return nullcontext()
 
-    def report(self, run: Run, trained: Trained) -> None:
+    def report(self, run: Run, trained: TrainingResult) -> None:
         assert run.metalr is not None
         trained.set_profile(run.metalr.lrs, run.metalr.profile() if run.metalr.history else None)
 
@@ -92,7 +92,7 @@ class AutoLRPart(Part):
         )
         return nullcontext()
 
-    def take_steps(self, run: Run, trained: Trained) -> None:
+    def take_steps(self, run: Run, trained: TrainingResult) -> None:
         epoch_steps = self.training.epoch_steps
 
         def left() -> int:
@@ -105,7 +105,7 @@ class AutoLRPart(Part):
                     self.autolr.max_trials = number  # the budget ends with this trial; the epoch's best one is kept
                 train_steps(self.training, run, min(epoch_steps, left()), trained)
 
-    def report(self, run: Run, trained: Trained) -> None:  # noqa: ARG002
+    def report(self, run: Run, trained: TrainingResult) -> None:  # noqa: ARG002
         trained.lrs = self.autolr.lrs
         trained.trials = [(one.epoch, one.number, one.quality, one.accepted) for one in self.autolr.trials]
 
@@ -136,7 +136,7 @@ class ProdigyPart(Part):
         optimizer: Optimizer = Prodigy(groups, lr=self.lr)
         return optimizer
 
-    def report(self, run: Run, trained: Trained) -> None:
+    def report(self, run: Run, trained: TrainingResult) -> None:
         trained.lrs = {"all": float(run.optimizer.param_groups[0]["d"]) * self.lr}
 
 
@@ -167,7 +167,7 @@ class AlchemyPart(Part):
         )
         return self.alchemy
 
-    def take_steps(self, run: Run, trained: Trained) -> None:
+    def take_steps(self, run: Run, trained: TrainingResult) -> None:
         if self.first:
             train_steps(self.training, run, self.first, trained)
             if not all(bool(gamma.isfinite().all()) for gamma in gammas(self.training.network).values()):

@@ -31,7 +31,7 @@ from layertune_studies.config.methods import Flat, MetaLRMethod, Method, Scratch
 from layertune_studies.config.study import Study
 from layertune_studies.data.nnunet import CONFIGURATION, PLANS, SOURCE, TARGET, environment
 from layertune_studies.training.budget import passes_of_step, steps_of
-from layertune_studies.training.loop import Trained
+from layertune_studies.training.loop import TrainingResult
 from layertune_studies.training.metrics import Scores
 from layertune_studies.training.network import device
 from layertune_studies.training.settings import Setting, policy_of
@@ -73,7 +73,7 @@ def pretrain(study: Study, folder: Path, tell: Callable[[int], object]) -> None:
     with _nnunet(folder, PRETRAINING):
         trainer = _trainer(folder, SOURCE, TRAINERS[study.optimizer.name], seed=config.seed)
         _set_budget(trainer, study, config.lr, config.steps)
-        _fit(trainer, Trained(), tell)
+        _fit(trainer, TrainingResult(), tell)
 
 
 def train_and_score(
@@ -86,7 +86,7 @@ def train_and_score(
     folder: Path,
     name: str,
     tell: Callable[[int], object],
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[TrainingResult, dict[str, Any]]:
     """Train by a method and evaluate the result.
 
     Args:
@@ -104,7 +104,7 @@ def train_and_score(
         that diverged, and None for the test cases if the study does not look at them.
     """
     torch.set_num_threads(study.threads)
-    trained = Trained()
+    trained = TrainingResult()
     with _nnunet(folder, f"trials/{name}"):
         trainer = _trainer(folder, TARGET, trainer_class(study, method, setting), seed=seed)
         _set_budget(trainer, study, lr, max(1, steps_of(study, method)))
@@ -157,7 +157,7 @@ def _set_budget(trainer: Any, study: Study, lr: float, steps: int) -> None:
     trainer.num_val_iterations_per_epoch = 1
 
 
-def _fit(trainer: Any, trained: Trained, tell: Callable[[int], object]) -> None:
+def _fit(trainer: Any, trained: TrainingResult, tell: Callable[[int], object]) -> None:
     """Train as ``nnUNetv2_train`` does."""
     train_step = trainer.train_step
 

@@ -13,7 +13,7 @@ from layertune_studies.training.settings import Depths
 
 FOLDER = Path(__file__).parents[3] / "configs" / "studies"
 
-# Written by version 0.1 (commit d5d63c3): for each study the digests in the names of the file of its network's depths
+# Written by version 0.1: for each study the digests in the names of the file of its network's depths
 # and of the file of its pre-trained weights, behind a digest of the names of all of its trials' files. The trials are
 # those of a network of depth 10 with 4 levels; a rate that waits for the tuned one is 0.01.
 VERSION_0_1 = {

@@ -22,7 +22,7 @@ from layertune_studies.engine.trial import Trial, run_trial, training_of
 from layertune_studies.errors import DataError, DiskError, FolderError, StudyError
 from layertune_studies.results.table import chosen_trials
 from layertune_studies.training import network as study_network
-from layertune_studies.training.loop import Trained, Training
+from layertune_studies.training.loop import Training, TrainingResult
 from layertune_studies.training.methods import train
 from layertune_studies.training.settings import Setting
 from study_runs import METHODS, study_of, volumes, write_images
@@ -175,7 +175,9 @@ def test_the_last_layer_alone_takes_a_budget_of_one_step(root: Path, tmp_path: P
     assert [one["steps"] for one in results(tmp_path, "last-then-all")] == [1]
 
 
-def trained_by_autolr(root: Path, amount: int, **changes: Any) -> tuple[Training, Trained, dict[str, torch.Tensor]]:
+def trained_by_autolr(
+    root: Path, amount: int, **changes: Any
+) -> tuple[Training, TrainingResult, dict[str, torch.Tensor]]:
     """An epoch has two steps, and no trial is good enough for a threshold of 1; the weights before are given too."""
     config = study(methods=[{"kind": "autolr", "lr": [0.01], "threshold": 1.0}], budget=budget_of(amount), **changes)
     (method,) = config.methods

@@ -9,7 +9,7 @@ import torch
 from layertune_studies.config.study import Study, load_study
 from layertune_studies.engine.trial import Trial, training_of
 from layertune_studies.errors import StudyError
-from layertune_studies.training.loop import Trained
+from layertune_studies.training.loop import TrainingResult
 from layertune_studies.training.methods import train
 from layertune_studies.training.settings import Depths, settings_of
 from study_runs import study_of, write_images, write_study
@@ -36,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained_by(
     loop: str, method: dict[str, Any], root: Path, *, lr: float = 0.1, **changes: Any
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[TrainingResult, dict[str, Any]]:
     """Train five steps; return the outcome and the weights."""
     budget = {"unit": "steps", "amount": 5, "batch": 4}
     lone = {**method, "lr": [lr]}
