@@ -92,8 +92,8 @@ class Data(Section):
         validation: The number of validation cases that are used; by default all.
         test: The number of test cases that are used; by default all.
         split: How to split data sets that have no train/validation/test split of their own.
-        reserved: So many training cases are kept for pre-training, and are never labelled cases; by default the cases
-            of the pre-training task.
+        reserved: The number of training cases that are kept for pre-training and are never labelled cases; by default
+            that of the pre-training task.
         draw: ``"random"``: each seed draws its labelled cases from all training cases; ``"disjoint"``: the first seed
             gets the first training cases, the second seed the next ones, so that no two seeds share a case.
         augment: Whether training batches are augmented by flips, contrast, brightness and noise; or a section with the

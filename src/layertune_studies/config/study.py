@@ -26,7 +26,7 @@ class Study(Section):
 
     Attributes:
         name: The name of the study, which is also that of its folder.
-        loop: Whose training loop trains: ``"torch"``, the study's own; ``"lightning"``, Lightning's Trainer with
+        loop: The training loop: ``"torch"``, the study's own; ``"lightning"``, Lightning's Trainer with
             layertune's callbacks; ``"nnunet"``, nnU-Net with layertune's trainers.
         title: Title of the table.
         paper: The table or figure of a paper that the study repeats.
