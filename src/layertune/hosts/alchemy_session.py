@@ -159,9 +159,14 @@ class AlchemySession:
         return self._state if self.alchemy is None else self.alchemy.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state: at once in a run, or else at the next ``begin``."""
-        if self.running and self.alchemy is not None and state:
-            self.alchemy.load_state_dict(state)
+        """Go on from a saved state: at once in a run, or else at the next ``begin``.
+
+        Args:
+            state: What ``state_dict`` returned. An empty state holds no phase, and does not change a run.
+        """
+        if self.running and self.alchemy is not None:
+            if state:
+                self.alchemy.load_state_dict(state)
         else:
             self._state, self.alchemy = state, None
 

@@ -113,6 +113,16 @@ def test_a_later_run_goes_on_and_a_loaded_state_waits_for_it() -> None:
         each.end()
 
 
+def test_an_empty_state_does_not_change_a_run() -> None:
+    run, net = session(), network()
+    run.begin(net, SGD(net.parameters(), lr=0.1), INPUT)
+    run.load_state_dict({})
+    assert run.alchemy is not None
+    assert run.phase == "identification"
+    run.end()
+    assert not frozen(net)
+
+
 def test_without_an_identification_the_modification_comes_before_the_first_step() -> None:
     run, net = session(identification=None), network()
     run.begin(net, SGD(net.parameters(), lr=0.1), INPUT)
