@@ -1,7 +1,7 @@
 """AlchemyCallback: the three phases of Network Alchemy in Lightning."""
 
 import logging
-from typing import Unpack
+from typing import Any, Unpack
 
 import pytorch_lightning as pl
 from torch.optim import Optimizer
@@ -17,6 +17,8 @@ from layertune_lightning.two_packages import Callback
 __all__ = ["AlchemyCallback"]
 
 logger = logging.getLogger("layertune_lightning")
+
+_VALUE = "metric"  # the key in a checkpoint, beside those of the phases
 
 
 class AlchemyCallback(AlchemyHolder, Callback):
@@ -66,7 +68,8 @@ class AlchemyCallback(AlchemyHolder, Callback):
         record.require_metric(monitor is not None, "AlchemyCallback(monitor=...) the name of a logged metric")
         self._session = AlchemySession(record, owner=type(self).__name__)
         self.monitor = monitor
-        self._validated = False
+        self._validated = self._loaded = False
+        self._value: float | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Build the phases, and freeze; Lightning restores the optimizer's saved state after this hook."""
@@ -77,7 +80,9 @@ class AlchemyCallback(AlchemyHolder, Callback):
             )
         inputs = example_inputs(pl_module, "train it in a loop of your own with layertune.Alchemy")
         self._session.begin(pl_module, trainer.optimizers[0], *inputs)
-        self._validated = False
+        if not self._loaded:
+            self._validated, self._value = False, None
+        self._loaded = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Do a modification that waits: there was no identification, or the modification was refused."""
@@ -94,16 +99,20 @@ class AlchemyCallback(AlchemyHolder, Callback):
         self._session.add_gradient(scale=grad_scale(trainer, optimizer))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Remember that the metric is new."""
-        self._validated = not trainer.sanity_checking
+        """Remember that the metric is new, and its value for a checkpoint that is saved before the epoch ends."""
+        if self.monitor is None or trainer.sanity_checking or not self._session.running:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        self._validated, self._value = True, None if value is None else float(value)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Count an epoch, before Lightning saves checkpoints."""
         validates = self.monitor is not None and sum(trainer.num_val_batches) > 0
         if validates and not self._validated:
             return
-        self._validated = False
-        if self._session.end_epoch(self._metric(trainer)):
+        metric = self._metric(trainer)
+        self._validated, self._value = False, None
+        if self._session.end_epoch(metric):
             logger.info(self._session.message)
             trainer.should_stop = trainer.should_stop or self._session.phase == "finished"
 
@@ -111,6 +120,17 @@ class AlchemyCallback(AlchemyHolder, Callback):
         """Warn of a fit in which only the norms were trained."""
         if self._session.unfinished:
             logger.warning(self._session.unfinished)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the phases, and the metric of a validation whose epoch is not counted yet."""
+        state = self._session.state_dict()
+        return state if self._value is None else {**state, _VALUE: self._value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state; version 0.1 saved no metric."""
+        self._session.load_state_dict({key: value for key, value in state_dict.items() if key != _VALUE})
+        self._value = state_dict.get(_VALUE)
+        self._validated, self._loaded = self._value is not None, True
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Unfreeze."""
@@ -125,7 +145,8 @@ class AlchemyCallback(AlchemyHolder, Callback):
         """Return the metric of the first process, so that all processes change phase together."""
         if self.monitor is None:
             return None
-        value = trainer.callback_metrics.get(self.monitor)
+        # A fit that resumes between a validation and the end of its epoch has logged nothing yet.
+        value = trainer.callback_metrics.get(self.monitor, self._value)
         if value is None:
             known = ", ".join(sorted(trainer.callback_metrics)) or "none"
             raise AlchemyError(

@@ -79,7 +79,7 @@ class MetaLRCallback(LearnerHolder, Callback):
         check_figure(figure)
         self.optimizer, self.figure, self.output_dir = optimizer, figure, output_dir
         self._training_batch: Any = None
-        self._had_loss = False
+        self._saw_batch = self._had_loss = False
 
     @property
     def state_key(self) -> str:
@@ -91,7 +91,7 @@ class MetaLRCallback(LearnerHolder, Callback):
         self._learner.forget()
         if not self.settings.streaming:
             check_meta_step(pl_module)
-        self._had_loss = False
+        self._saw_batch = self._had_loss = False
         if not _freezes_layers(trainer):
             self._attach(trainer, pl_module)
 
@@ -127,12 +127,13 @@ class MetaLRCallback(LearnerHolder, Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Release the batch."""
-        self._training_batch = None
+        self._training_batch, self._saw_batch = None, True
         self._had_loss = self._had_loss or not pl_module.automatic_optimization or has_loss(outputs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Refuse a module that never gives a loss: Lightning skips single batches without one, and here all of them."""
-        if not self._had_loss:
+        # A fit that resumes at the end of an epoch's last validation ends that epoch without any batch.
+        if self._saw_batch and not self._had_loss:
             raise ModelError(
                 f"training_step of {type(pl_module).__name__} gave no loss in a whole epoch, so there is nothing to "
                 "learn from; return the loss, a tensor that depends on the parameters"
@@ -150,7 +151,9 @@ class MetaLRCallback(LearnerHolder, Callback):
         checkpoint: dict[str, Any],
     ) -> None:
         """Save what was learned also after the fit or its exception, when nothing is attached any more."""
-        if state := checkpoint["optimizer_states"][self.optimizer]:
+        # After Trainer.validate a checkpoint holds the state of no optimizer.
+        states = checkpoint.get("optimizer_states", ())
+        if self.optimizer < len(states) and (state := states[self.optimizer]):
             self._learner.complete(state["param_groups"])
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002

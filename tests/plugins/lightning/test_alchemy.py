@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -145,6 +146,24 @@ def test_a_fit_resumes_bit_for_bit_in_any_phase(stopped: int, tmp_path: Path) ->
     fit(resumed, later, max_epochs=4, ckpt_path=tmp_path / "kept.ckpt")
     assert_equal(resumed, whole)
     assert learner.state_dict() == later.state_dict()
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_fit_resumes_from_a_validation_that_closes_an_epoch(learn: bool, tmp_path: Path) -> None:
+    class Save(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+            if not trainer.sanity_checking and trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "kept.ckpt")
+
+    def callbacks() -> list[Any]:
+        return [callback(), *([MetaLRCallback(**LEARN, meta_loader=META)] if learn else [])]
+
+    whole, (learner, *others) = Validated(), callbacks()
+    fit(whole, learner, *others, Save(), max_epochs=4)
+    resumed, (later, *others) = Validated(), callbacks()
+    fit(resumed, later, *others, max_epochs=4, ckpt_path=tmp_path / "kept.ckpt")
+    assert learner.state_dict() == later.state_dict()
+    assert_equal(resumed, whole)
 
 
 @pytest.mark.parametrize("stopped", [2, 3])  # right before the first rate is learned, and after

@@ -161,6 +161,18 @@ def test_layers_that_fit_two_networks_give_one_clear_error(callback: Any) -> Non
         fit(Twins(first_trains=True), callback(layers=layers_of_net))
 
 
+class Validates(Module):
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compute nothing: only the checkpoint afterwards matters."""
+
+
+def test_a_checkpoint_without_optimizers_is_saved(tmp_path: Path) -> None:
+    run = trainer(MetaLRCallback(**LEARN))
+    run.validate(Validates(), DataLoader(samples(), batch_size=4), verbose=False)
+    run.save_checkpoint(tmp_path / "kept.ckpt")
+    assert (tmp_path / "kept.ckpt").is_file()
+
+
 class Silent(Module):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Return no loss: Lightning skips the batch, and warns."""
