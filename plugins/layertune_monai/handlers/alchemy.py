@@ -1,6 +1,7 @@
 """AlchemyHandler: the three phases of Network Alchemy in MONAI's engines."""
 
 import logging
+from dataclasses import replace
 from typing import Any, Unpack
 
 from ignite.engine import Events
@@ -36,9 +37,10 @@ class AlchemyHandler(AlchemyHolder):
         evaluator: The engine that validates, and has the metric that shows convergence. Phases with a fixed number of
             epochs need none.
         metric: Name of the metric in the evaluator. Default: its key metric.
-        identification: When the identification ends; for a metric that grows, as MONAI's key metrics do,
-            ``Convergence(mode="max", ...)``. ``None`` leaves it out: the gammas are judged as they are when the run
-            starts. Default: after 5 validations without a lower metric, or after 100 validations.
+        identification: When the identification ends; for a metric that falls, as a loss,
+            ``Convergence(mode="min", ...)``. ``None`` leaves it out: the gammas are judged as they are when the run
+            starts. Default: after 5 validations without a higher metric, since MONAI's key metrics grow, or after 100
+            validations.
         network: The network that the optimizer trains. Default: ``engine.network``.
         **settings: ``threshold``, ``quantile``, ``whole_layers``, ``modification``, ``maximisation``, ``biases``,
             ``head`` and ``seed`` of ``layertune.Alchemy``, and ``alpha``, ``beta``, ``weight`` and ``absolute`` of
@@ -71,6 +73,8 @@ class AlchemyHandler(AlchemyHolder):
         network: nn.Module | None = None,
         **settings: Unpack[AlchemyOptions],
     ) -> None:
+        if identification is USUAL and evaluator is not None:
+            identification = replace(USUAL, mode="max")  # a key metric is a score in MONAI: the highest is the best
         record = AlchemySettings.given(identification=identification, **settings)
         record.require_metric(evaluator is not None, "AlchemyHandler(evaluator=...) the engine that validates")
         self._session = AlchemySession(record, owner=type(self).__name__)

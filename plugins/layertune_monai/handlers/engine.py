@@ -71,8 +71,9 @@ def check_not_wrapped(network: nn.Module) -> None:
     """
     if isinstance(network, DistributedDataParallel) and not network.find_unused_parameters:
         raise ModelError(
-            "this policy freezes layers, and DistributedDataParallel waits for the gradients of all parameters that it "
-            "has wrapped; freeze before the network is wrapped, or wrap it with find_unused_parameters=True"
+            "part of the network is to be frozen, and DistributedDataParallel waits for the gradients of all "
+            "parameters that it has wrapped; freeze before the network is wrapped, or wrap it with "
+            "find_unused_parameters=True"
         )
 
 

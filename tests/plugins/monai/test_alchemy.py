@@ -1,10 +1,12 @@
 """Network Alchemy in MONAI's engines compared with a plain loop: same weights, same phases, resumed in any of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from ignite.metrics import Loss
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver, ValidationHandler, from_engine
@@ -12,6 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, ModelError
+from layertune.alchemy.convergence import USUAL
 from layertune_monai import AlchemyHandler, GammaPenaltyHandler, MetaLRHandler
 from monai_runs import LEARN, META, STEPS, assert_equal, batches, sgd, train, weights
 from monai_runs import network as plain_network
@@ -176,6 +179,13 @@ def test_without_an_identification_the_run_starts_with_the_modification() -> Non
     assert handler.alchemy.redundant.count > 0
 
 
+def test_by_default_the_key_metric_of_an_evaluator_grows() -> None:
+    optimizer, judge = sgd(network()), evaluator(network())
+    assert AlchemyHandler(optimizer, evaluator=judge).settings.identification == replace(USUAL, mode="max")
+    falls = replace(USUAL, mode="min")
+    assert AlchemyHandler(optimizer, evaluator=judge, identification=falls).settings.identification == falls
+
+
 def test_mistakes_give_one_clear_error() -> None:
     with pytest.raises(AlchemyError, match=r"give AlchemyHandler\(evaluator=\.\.\.\)"):
         AlchemyHandler(sgd(network()))
@@ -192,6 +202,17 @@ def test_mistakes_give_one_clear_error() -> None:
     net, handler, engine = run(1)
     with pytest.raises(ModelError, match="AlchemyHandler came to a Engine that has begun"):
         handler.attach(engine)
+
+
+def test_a_wrapper_that_waits_for_frozen_layers_is_refused(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/init", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(network())
+        optimizer = sgd(wrapped)
+        with pytest.raises(ModelError, match="part of the network is to be frozen, and DistributedDataParallel waits"):
+            train(wrapped, optimizer, AlchemyHandler(optimizer, identification=Convergence(limit=1)))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("first", [AlchemyHandler, GammaPenaltyHandler])
