@@ -204,7 +204,7 @@ class Alchemy:
             norms, phase, progress = list(state["norms"]), state["phase"], Progress(**state["progress"])
             history = [(name, value) for name, value in state["history"]]
             identified = {name: torch.tensor(values) for name, values in state["identified"].items()} or None
-            stored = state["redundant"]
+            redundant = self._redundant_of(state["redundant"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AlchemyError(f"this is not a state that Alchemy.state_dict() returned: {error!r}") from error
         if phase not in get_args(Phase) or norms != list(gammas(self._model)):
@@ -214,9 +214,12 @@ class Alchemy:
             )
         self.detach()
         self.phase, self.progress, self.history, self.identified = phase, progress, history, identified
-        both = pair_kernels(self._model, self._trace)
-        self.redundant = None if stored is None else RedundantKernels.from_state(stored, both)
+        self.redundant = redundant
         self._freeze()
+
+    def _redundant_of(self, stored: Mapping[str, Any] | None) -> RedundantKernels | None:
+        both = pair_kernels(self._model, self._trace)
+        return None if stored is None else RedundantKernels.from_state(stored, both)
 
     def _enter(self, phase: Phase) -> None:
         self.detach()

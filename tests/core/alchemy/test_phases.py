@@ -240,6 +240,17 @@ def test_states_that_do_not_fit() -> None:
     assert alchemy.phase == "identification"
 
 
+@pytest.mark.parametrize("damaged", [{}, {"threshold": 0.1}, {"threshold": 0.1, "channels": [1]}, 3])
+def test_a_state_with_damaged_kernels_changes_nothing(damaged: Any) -> None:
+    net, alchemy = start()
+    before = alchemy.state_dict()
+    trained = [parameter.requires_grad for parameter in net.parameters()]
+    with pytest.raises(AlchemyError, match="not a state that Alchemy"):
+        alchemy.load_state_dict({**before, "phase": "maximisation", "redundant": damaged})
+    assert alchemy.state_dict() == before
+    assert [parameter.requires_grad for parameter in net.parameters()] == trained
+
+
 def test_it_leaves_as_it_came() -> None:
     net = network()
     net[7].bias.requires_grad_(False)
