@@ -46,12 +46,13 @@ def scheme(method: str, *, m: int | None = None, n: int | None = None, first: in
         method: ``"bidirectional"``, ``"layer_wise"``, ``"last_layer"`` or ``"all_layers"``; or a method that leaves no
             layer out: ``"metalr"``, ``"metalr_streaming"`` or one of ``ALCHEMY_METHODS``.
         m: The shallowest frozen depth of ``"bidirectional"``. Without ``m`` and ``n``, the middle third of the depths
-            is frozen, and neither the shallowest depth nor the head.
+            is frozen. The head is never frozen, and the shallowest depth only in a network of two depths.
         n: The deepest frozen depth of ``"bidirectional"``.
         first: The shallowest tuned depth of ``"layer_wise"``. By default the deeper half is tuned.
 
     Raises:
-        PolicyError: The name is unknown, or a number does not belong to the method.
+        PolicyError: The name is unknown, or a number does not belong to the method. The policy raises it for a network
+            of one depth, in which it cannot freeze a middle third.
 
     Example:
         >>> from layertune import map_layers
@@ -82,6 +83,11 @@ def scheme(method: str, *, m: int | None = None, n: int | None = None, first: in
 
 def _freeze_middle_third(layers: LayerMap) -> list[float]:
     """Freeze a third of the depths, rounded up; of an odd rest the shallow end keeps one more."""
+    if layers.d < 2:
+        raise PolicyError(
+            f"'bidirectional' freezes depths below the head, so d must be at least 2, not {layers.d}; tune all layers, "
+            "or map the layers in a finer granularity"
+        )
     frozen = math.ceil(layers.d / 3)
     # By levels (I2) few layers are shallow and most are deep.
     shallow = min(math.ceil((layers.d - frozen) / 2), layers.d - 1 - frozen)

@@ -67,6 +67,12 @@ def test_a_third_is_frozen_in_the_middle(d: int, tuned: set[int]) -> None:
     assert {depth for depth, scale in enumerate(scheme("bidirectional")(chain(d)), 1) if scale} == tuned
 
 
+def test_a_middle_third_needs_two_depths() -> None:
+    assert scheme("bidirectional")(chain(2)) == [0.0, 1.0]
+    with pytest.raises(PolicyError, match="d must be at least 2, not 1"):
+        scheme("bidirectional")(chain(1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
