@@ -65,7 +65,8 @@ def plot_lrs_over_depth(profiles: LRProfile | Mapping[str, LRProfile], *, ax: Ax
         rates = profile.converged()
         values = [rates[first.layers[column]] or float("nan") for column in order]
         if all(value != value for value in values):
-            raise ProfileError(f"no layer of profile {name!r} has a rate above 0, so there is nothing to show")
+            of_profile = f" of profile {name!r}" if name else ""
+            raise ProfileError(f"no layer{of_profile} has a rate above 0, so there is nothing to show")
         ax.plot(range(1, len(order) + 1), values, color=color, marker=marker, markersize=4, lw=1.2, label=name)
     if len(named) > 1:
         ax.legend(fontsize=SMALL_FONT, frameon=False)

@@ -147,7 +147,8 @@ def test_over_depth_draws_on_given_axes() -> None:
         ({"a": a_profile(3), "b": a_profile(4)}, "do not share an axis"),
         ({"a": a_profile(4), "b": a_profile(4, depths=[1, 2, 2, 3])}, "do not share an axis"),
         (LRProfile(["a"], [1], [], [], []), "has no records"),
-        (LRProfile(["a"], [1], [1], [[0]], [[0]]), "no layer"),
+        (LRProfile(["a"], [1], [1], [[0]], [[0]]), "^no layer has a rate above 0"),
+        ({"mine": LRProfile(["a"], [1], [1], [[0]], [[0]])}, "^no layer of profile 'mine' has a rate above 0"),
     ],
 )
 def test_over_depth_refuses_what_it_cannot_show(profiles: LRProfile | dict[str, LRProfile], fault: str) -> None:
