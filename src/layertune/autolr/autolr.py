@@ -46,7 +46,8 @@ class LRTrial:
         number: Number of the trial in its epoch, counted from 1.
         lrs: The learning rate of each layer at the end of the trial, stem and classifier included.
         variations: The weight variation of each layer between stem and classifier, shallow to deep.
-        target: The variations that the next trial of the epoch aims at; ``None`` for an accepted or a diverged trial.
+        target: The variations that the next trial of the epoch aims at. The target is ``None`` for an accepted trial,
+            and for one that diverged before the epoch had a target.
         quality: The sorting quality of the variations; minus infinity for a trial that diverged.
         accepted: Whether the quality reached the epoch's threshold.
     """
@@ -75,13 +76,14 @@ class AutoLR(LRMultiplier):
     finished epoch. Memory: up to two copies of model and optimizer state, and one of the weights.
 
     Where the published code has no answer: after ``max_trials`` the best trial is kept, with a warning; targets stay
-    above 0; a layer that did not move keeps its rate; a trial that diverged is not kept, and its layers' rates are
-    divided by ten. Momentum is restored to the start of the epoch, where that code starts each trial without momentum.
+    above 0; a layer that did not move keeps its rate. A trial that diverged is not kept: the rate of each layer whose
+    weights became infinite or NaN is divided by ten. Momentum is restored to the start of the epoch, where that code
+    starts each trial without momentum.
 
     Args:
         model: The network that is trained.
         optimizer: An optimizer over ``param_groups``. The paper uses SGD with Nesterov momentum 0.9, weight decay 5e-4.
-        threshold: tau in the first epoch, in (0, 1].
+        threshold: The threshold tau of the first epoch, in (0, 1]. Later epochs lower it.
         f_min: Shallow end of the first target, as a multiple of the least variation, > 0.
         f_max: Deep end of the first target, as a multiple of the largest variation, > 0.
         stem_factor: Rate of the stem as a multiple of that of the next layer, > 0.
@@ -183,7 +185,7 @@ class AutoLR(LRMultiplier):
             self._load(start)
             self._write(scales)
             if number >= self.max_trials:
-                self._keep(best, best_quality)
+                self._keep(best, best_quality, number)
                 break
         self._count_epoch()
 
@@ -219,15 +221,15 @@ class AutoLR(LRMultiplier):
         aims = zip(trial.variations.items(), trial.target, strict=True)
         return {name: scales[name] * (w / v if v > 0 else 1) for (name, v), w in aims}
 
-    def _keep(self, best: list[Any] | None, quality: float) -> None:
-        """End an epoch in which no trial was good enough."""
+    def _keep(self, best: list[Any] | None, quality: float, trials: int) -> None:
+        """End an epoch in which none of the trials made was good enough."""
         if best is None:
             kept = "all of them diverged, so the epoch is left out and the next one starts with lower rates"
         else:
             self._load(best)
             kept = f"the best trial is kept, of quality {quality:.3f}"
         warnings.warn(
-            f"none of {self.max_trials} trials of epoch {self.epochs + 1} reached the sorting quality "
+            f"none of {trials} trials of epoch {self.epochs + 1} reached the sorting quality "
             f"{self.threshold:.3f}: {kept}",
             RuntimeWarning,
             stacklevel=3,

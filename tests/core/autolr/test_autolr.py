@@ -145,6 +145,19 @@ def test_the_best_of_all_trials_is_kept_and_said_so():
     assert autolr.epochs == 1
 
 
+def test_the_warning_counts_the_trials_that_were_made():
+    net = Weights()
+    autolr = AutoLR(net, sgd(net), max_trials=20)
+    trials = autolr.epoch()
+    for slopes in [(4, 1, 2), (0.5, 0.01 / 0.18, 0.3)]:
+        next(trials)
+        step(net, autolr.optimizer, slopes)
+    autolr.max_trials = 1
+    with pytest.warns(RuntimeWarning, match="none of 2 trials of epoch 1"):
+        assert list(trials) == []
+    assert autolr.epochs == 1
+
+
 def test_a_layer_that_does_not_move_keeps_its_rate():
     autolr, _ = run([(0, 2, 1)])
     first, second = autolr.trials
