@@ -99,8 +99,8 @@ class Skipped:
         if not self._warned and self.count:
             self._warned = True
             warnings.warn(
-                f"the meta gradient was not finite at step {step}: no rate was learned from it and the step was kept; "
-                "further cases are only counted, in MetaLR.skipped",
+                f"the meta gradient was not finite at or before step {step}: nothing was learned from it and the step "
+                "was kept; further cases are only counted, in MetaLR.skipped",
                 RuntimeWarning,
                 stacklevel=4,
             )
