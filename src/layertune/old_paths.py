@@ -43,5 +43,5 @@ class _OldPaths(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if fullname in NEW_PATHS else None
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system returns what stands in `sys.modules` afterwards, so both paths give one module object.
+        # The import system returns the entry of `sys.modules` after this call, so both paths give one module object.
         sys.modules[module.__name__] = importlib.import_module(NEW_PATHS[module.__name__])

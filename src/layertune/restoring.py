@@ -146,7 +146,7 @@ def _version(tensor: Tensor) -> int | None:
 
 
 class _FrozenStatistics:
-    """Lets norms run in evaluation mode, whatever mode the network is in, by hooks on their forward.
+    """Let norms run in evaluation mode, whatever mode the network is in, by hooks on their forward.
 
     A norm that was only set to evaluation mode would be back in train mode with the next ``model.train()``.
     """

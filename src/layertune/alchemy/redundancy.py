@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layertune.alchemy.kernels import KernelNorm, KernelNorms, pair_kernels
-from layertune.alchemy.norms import gammas, require_finite, why_no_gammas
+from layertune.alchemy.norms import gammas, require_finite
 from layertune.errors import AlchemyError, ModelError
 from layertune.layers.names import unwrap
 from layertune.layers.trace import Trace, trace
@@ -19,7 +19,7 @@ from layertune.layers.trace import Trace, trace
 __all__ = ["THRESHOLD", "RedundantKernels", "check_limits", "redundant_kernels"]
 
 THRESHOLD = 0.05
-"""The default of Network Alchemy: a kernel is redundant if its |gamma| is below this number."""
+"""The threshold of ``Alchemy`` without a threshold or a quantile: a kernel whose |gamma| is smaller is redundant."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def redundant_kernels(
     if whole and not whole_layers:
         raise AlchemyError(
             f"threshold {limit:.4g} takes all kernels of {len(whole)} layers ({', '.join(whole[:3])}), which would "
-            "throw away what they learned; lower it, or ask for it with whole_layers=True"
+            "throw away what they learned; lower the threshold, or allow this with whole_layers=True"
         )
     return RedundantKernels(limit, channels, both.pairs, both.unpaired)
 
@@ -140,7 +140,7 @@ def _threshold(threshold: float | None, quantile: float | None, values: Sequence
 
 
 def _warn_unpaired(model: nn.Module, both: KernelNorms) -> None:
-    name, reason = next(iter(both.unpaired.items())) if both.unpaired else ("", why_no_gammas(model))
+    name, reason = next(iter(both.unpaired.items()))  # a network without any gamma was refused before
     warnings.warn(
         f"no norm of {type(unwrap(model)).__name__} scales the kernels of one layer, so none can be redundant; "
         f"{name}: {reason}",

@@ -79,13 +79,13 @@ class ActivationTrail:
         """Take note of one operator of the forward.
 
         Args:
-            operator: Its name in aten.
-            args: Its arguments.
-            active: Its inputs that depend on the network's input.
-            outputs: Its outputs.
-            norm: The norm of which it is a part, or ``None``.
-            ends: Whether it is a convolution or linear layer, before which an activation has to come.
-            weights: The names of the parameters among its inputs.
+            operator: The name of the operator in aten.
+            args: The arguments of the operator.
+            active: The input tensors that depend on the network's input.
+            outputs: The output tensors of the operator.
+            norm: The path of the norm that the operator is a part of, or ``None``.
+            ends: Whether the operator is a convolution or linear layer, before which an activation has to come.
+            weights: The names of the parameters among the inputs.
         """
         if norm is not None:
             waiting = frozenset([norm])

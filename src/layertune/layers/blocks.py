@@ -63,8 +63,8 @@ def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
 
     Of the modules around an operation, its block is the first of these that exists:
 
-    1. the innermost module that adds a shortcut, such as a residual or transformer block. These are told by their
-       class, so a block of the same class without a shortcut is a block too;
+    1. the innermost module that adds a shortcut, such as a residual or transformer block. These are recognised by
+       their class, so a block of the same class without a shortcut is a block too;
     2. the innermost module that holds several operations of one resolution, such as a double convolution;
     3. the operation alone.
 

@@ -14,13 +14,14 @@ POINTWISE = {"_to_copy", "add", "addcmul", "div", "mul", "neg", "pow", "rsub", "
 
 
 class KernelAxes:
-    """Follows, tensor by tensor, the axis along which an operation's kernels lie, and compares it with a norm's gamma.
+    """Follow, tensor by tensor, the axis along which an operation's kernels lie, and compare it with a norm's gammas.
 
     Equal counts do not tell that gamma c scales kernel c: ``BatchNorm1d`` on the output (N, L, C) of a linear layer has
     L gammas, and with L = C all counts agree.
 
     Attributes:
-        misaligned: By the path of a norm, why its gammas do not scale the kernels of the operation that it reads.
+        misaligned: The path of each norm whose gammas do not scale the kernels of the operation that it reads, to the
+            reason.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class KernelAxes:
         self._axis[id(output)] = axis % output.ndim
 
     def follow(self, operator: str, args: Sequence[Any], before: Tensor, outputs: Sequence[Tensor]) -> None:
-        """Hand the axis of a tensor on to what an operator makes of it; it is lost where it cannot be told."""
+        """Hand the axis of a tensor on to the outputs of an operator, where it can be followed."""
         axis = self._axis.get(id(before))
         for output in outputs:
             self._axis.pop(id(output), None)
@@ -51,7 +52,7 @@ class KernelAxes:
             self._compare(path, self._axis.get(id(given)), _torch_gamma_axis(norm, given))
 
     def scale(self, path: str, operator: str, args: Sequence[Any], given: Tensor, gamma: Tensor) -> None:
-        """See the operator that multiplies by the gammas of a norm, or of a function that normalises."""
+        """Take note of the operator that multiplies by the gammas of a norm, or of a function that normalises."""
         self._open.discard(path)
         if path not in self._known:
             self._compare(path, self._axis.get(id(given)), _operator_gamma_axis(operator, args, given, gamma))
@@ -75,7 +76,7 @@ class KernelAxes:
 
 
 def _torch_gamma_axis(norm: nn.Module, given: Tensor) -> int | None:
-    """The axis that the gammas of one of torch's own norms scale."""
+    """Return the axis that the gammas of one of torch's own norms scale."""
     if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
         return given.ndim - 1 if len(norm.normalized_shape) == 1 else None
     unbatched = isinstance(norm, nn.modules.instancenorm._InstanceNorm) and given.ndim == norm._get_no_batch_dim()
@@ -83,7 +84,7 @@ def _torch_gamma_axis(norm: nn.Module, given: Tensor) -> int | None:
 
 
 def _operator_gamma_axis(operator: str, args: Sequence[Any], given: Tensor, gamma: Tensor) -> int | None:
-    """The axis of an operator's input that the gammas scale."""
+    """Return the axis of an operator's input that the gammas scale."""
     if "layer_norm" in operator or "rms_norm" in operator:
         return given.ndim - 1 if len(args[1]) == 1 else None
     if "norm" in operator:
@@ -94,7 +95,7 @@ def _operator_gamma_axis(operator: str, args: Sequence[Any], given: Tensor, gamm
 
 
 def _moved_axis(operator: str, args: Sequence[Any], axis: int, before: Tensor, after: Tensor) -> int | None:
-    """Where ``axis`` of one tensor is in the tensor that an operator makes of it; ``None`` where it cannot be told."""
+    """Return where ``axis`` of an operator's input is in its output; ``None`` where that is not known."""
     if operator == "permute":
         return [int(dim % before.ndim) for dim in args[1]].index(axis)
     if operator == "transpose":
@@ -110,7 +111,7 @@ def _moved_axis(operator: str, args: Sequence[Any], axis: int, before: Tensor, a
 
 
 def _reshaped_axis(axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    """The axis of the same length with as many values before it, as reshaping keeps the order of values.
+    """Return the axis of the same length with as many values before it, as reshaping keeps the order of values.
 
     Example:
         >>> _reshaped_axis(2, (4, 9, 6), (36, 6)), _reshaped_axis(1, (4, 6, 3, 3), (4, 2, 3, 3, 3))

@@ -53,7 +53,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _parts(leaf: Any) -> list[tuple[Any, Any]] | None:
-    """The keys and parts of a container that torch's trees take for a leaf; ``None`` for anything else."""
+    """Return the keys and parts of a container that torch's trees take for a leaf; ``None`` for anything else."""
     if isinstance(leaf, Mapping):
         return list(leaf.items())
     if is_dataclass(leaf) and not isinstance(leaf, type):

@@ -54,7 +54,7 @@ class Displacement:
         Args:
             groups: The optimizer's param groups.
             stand_in: The stand-in that is about to make the step.
-            exponent: k. The step is made at 2^k times the learning rate.
+            exponent: The whole number k. The step is made at 2^k times the learning rate.
         """
         self._moving = [
             _Moving(number, index, parameter, self._copy_of(parameter))

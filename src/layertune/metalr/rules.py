@@ -1,4 +1,7 @@
-"""How a layer's learning rate follows its meta gradient: pure functions of tensors with one entry for each layer."""
+"""How a layer's learning rate follows its meta gradient: pure functions of tensors with one entry for each layer.
+
+The recipe "add a rule" in ``CONTRIBUTING.md`` says what a new rule needs beside its function.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -93,10 +96,10 @@ def bounded(ratio: Tensor, alpha: Tensor, min_lr: float, max_lr: float, max_chan
     raised to it, only not lowered further; the same above ``max_lr``.
 
     Args:
-        ratio: alpha'/alpha as a rule proposes it.
-        alpha: The present learning rates.
-        min_lr: The smallest learned rate.
-        max_lr: The largest learned rate.
+        ratio: The ratio alpha'/alpha that a rule proposes, one entry for each layer.
+        alpha: The present learning rate of each layer, with the schedule in it.
+        min_lr: The smallest rate that may be learned, >= 0.
+        max_lr: The largest rate that may be learned; infinity sets no limit.
         max_change: The largest factor, up or down, of one adaptation, > 1.
 
     Returns:

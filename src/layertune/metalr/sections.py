@@ -83,7 +83,7 @@ class Sections(NamedTuple):
         return len(set(self.group_of)) == len(self.group_of)
 
     def leading_groups(self, groups: Groups) -> list[int]:
-        """Return the group of each layer whose learning rate is the layer's: the first with a part that is trained."""
+        """Return for each layer its first param group with a trained parameter, whose learning rate is the layer's."""
         trained = {
             section
             for group, row in zip(groups, self.of_parameter, strict=True)

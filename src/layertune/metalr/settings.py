@@ -80,7 +80,8 @@ class MetaLRSettings:
     @property
     def eta(self) -> float:
         """``hyper_lr`` as a number: the given one, or the default of the rule."""
-        return HYPER_LR.get(self.rule, 0.0) if self.hyper_lr is None else self.hyper_lr
+        assert self.hyper_lr is not None  # __post_init__ has replaced None by the default of the rule
+        return self.hyper_lr
 
     @classmethod
     def given(cls, *, preset: str = "usual", **values: Any) -> Self:

@@ -92,7 +92,7 @@ def call_before_update(ready: Callable[[], None], args: tuple[Any, ...], kwargs:
     """Call ``ready`` as soon as the gradients of a step are there: at once, or after the step's closure.
 
     Args:
-        ready: Called before the parameters change.
+        ready: The function to call when all gradients are there, before the parameters change.
         args: Positional arguments of ``Optimizer.step``, the optimizer itself first.
         kwargs: Keyword arguments of ``Optimizer.step``.
 

@@ -16,14 +16,14 @@ NOT_COPIED = ("param_groups", "state", "step", "__deepcopy__", *HOOKS)
 class StandIn:
     """Make one step of an optimizer in its place, with other learning rates and, where asked, on other parameters.
 
-    A step hook may replace the object that ``step`` runs on. The stand-in is an object of the same class that shares
-    the optimizer's state, but has param groups of its own. Only these are changed, so nothing has to be put back if the
-    step raises, and whoever reads the optimizer during the step finds its own learning rates.
+    A step hook may replace the object that ``step`` runs on. The stand-in is an object of the same class. It shares the
+    optimizer's state but has its own param groups, and only these groups are changed. The optimizer's groups keep their
+    learning rates during the step, and nothing has to be restored if the step raises an error.
 
     Args:
         optimizer: The optimizer to make a step for.
-        owner: The object whose step hooks the stand-in leaves out. A subclass whose step calls its parent's would else
-            call them again inside.
+        owner: The object whose step hooks the stand-in leaves out. Otherwise an optimizer whose step calls its parent
+            class's step would run these hooks a second time.
 
     Attributes:
         optimizer: The object to run ``step`` on.

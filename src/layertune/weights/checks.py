@@ -56,7 +56,7 @@ def require_share(loaded: Loaded, least: float) -> None:
     """Refuse weights of which too little matches, by ``Loaded.suffices``.
 
     Args:
-        loaded: What matches.
+        loaded: The report of the tensors that match and of those that do not.
         least: The share that is required, 0 to 1.
 
     Raises:

@@ -73,7 +73,7 @@ def read_checkpoint(file: str | Path) -> Any:
     """Read all that a file holds, without running code that it carries.
 
     Args:
-        file: A file that ``torch.save`` or safetensors (suffix ``.safetensors``) wrote.
+        file: A file that ``torch.save``, ``torch.jit.save`` or safetensors (suffix ``.safetensors``) wrote.
 
     Raises:
         WeightsError: As ``read_weights``, but not for a file without weights.

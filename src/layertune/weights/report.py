@@ -54,7 +54,7 @@ class Loaded:
 
     def summary(self) -> str:
         """Return one line for a log."""
-        notes = [f"{len(self.by_order)} told by order and shape"] if self.by_order else []
+        notes = [f"{len(self.by_order)} paired by order and shape"] if self.by_order else []
         notes += [self.prefix] if self.prefix else []
         total = len(self.matched) + len(self.missing)
         how = f" ({', '.join(notes)})" if notes else ""

@@ -27,7 +27,7 @@ def state_dict_in(content: Any) -> dict[str, Tensor] | None:
     none of which is under one of the keys in ``HOLDERS``.
 
     Args:
-        content: What the file holds.
+        content: The content of the file, as ``torch.load`` returns it.
 
     Raises:
         WeightsError: Two tensors have one name once the prefixes of wrappers are removed.
@@ -51,7 +51,7 @@ def state_dict_in(content: Any) -> dict[str, Tensor] | None:
 
 
 def differ(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are not known to have the same values."""
+    """Return whether two tensors are not known to have the same values."""
     comparable = first.layout == second.layout == torch.strided and not (first.is_meta or second.is_meta)
     if not comparable or first.dtype != second.dtype or first.shape != second.shape:
         return first is not second

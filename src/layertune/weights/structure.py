@@ -69,7 +69,7 @@ def signature(names: Sequence[str], shapes: Shapes) -> Signature:
 
 
 def is_statistic(name: str) -> bool:
-    """Whether a tensor is a running statistic of a norm, which some files lack."""
+    """Return whether a tensor is a running statistic of a norm, which some files lack."""
     return name.rpartition(".")[2] in STATISTICS
 
 
@@ -105,7 +105,7 @@ def add_statistics(pairs: Mapping[str, str], ours: Shapes, theirs: Shapes) -> di
 
 
 def same_modules(own: Sequence[str], file: Sequence[str], ours: Shapes, theirs: Shapes) -> bool:
-    """Whether two lists of tensors that agree in order and shapes also agree in the modules around them.
+    """Return whether two lists of tensors that agree in order and shapes also agree in the modules around them.
 
     Two things must hold:
 
@@ -115,7 +115,7 @@ def same_modules(own: Sequence[str], file: Sequence[str], ours: Shapes, theirs: 
       and a ``key`` have equal shapes, and only their names say which comes first.
 
     Args:
-        own: Names in the network.
+        own: The names of tensors in the network, in order.
         file: The name in the file that each of them would take, in the same order.
         ours: The network's tensors.
         theirs: The file's tensors.
@@ -149,7 +149,7 @@ def _ascending(words: Sequence[str]) -> bool:
 
 
 def _spans(names: Sequence[str]) -> set[tuple[int, int]]:
-    """Where the tensors of each module begin and end in a list."""
+    """Return where the tensors of each module begin and end in a list."""
     ends: dict[str, tuple[int, int]] = {}
     for index, name in enumerate(names):
         for module in modules_around(name):
@@ -158,7 +158,7 @@ def _spans(names: Sequence[str]) -> set[tuple[int, int]]:
 
 
 def _cross(first: set[tuple[int, int]], second: set[tuple[int, int]]) -> bool:
-    """Whether a span of one set begins within a span of the other and ends behind it."""
+    """Return whether a span of one set begins within a span of the other and ends behind it."""
     open_spans: list[int] = []
     # Sorted so that an outer span comes before the inner ones that begin with it.
     for begin, end in sorted(first | second, key=lambda span: (span[0], -span[1])):

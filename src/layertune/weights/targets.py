@@ -83,9 +83,9 @@ class Targets:
         model: The network, also inside ``torch.compile`` or DDP.
 
     Attributes:
-        tensors: First name -> tensor.
+        tensors: The tensors by their first names.
         first_name: Every name, aliases included -> first name.
-        shapes: First name -> shape.
+        shapes: The shapes of the tensors by their first names.
         modules: The network's modules by name.
 
     Raises:

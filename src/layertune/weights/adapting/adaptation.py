@@ -23,14 +23,14 @@ CONVOLUTIONS = nn.modules.conv._ConvNd
 
 @dataclass
 class _Piece:
-    """A tensor on its way to the shape of the network's.
+    """A tensor of the file that is being brought to the shape of its partner in the network.
 
     Attributes:
-        own: Its name in the network.
-        tensor: What it is by now.
-        target: The network's tensor.
-        module: The module that owns the network's tensor.
-        notes: What was done to it.
+        own: The name of the partner in the network.
+        tensor: The tensor of the file, with all changes that were made so far.
+        target: The partner, a tensor of the network, which gives the wanted shape.
+        module: The module that owns the partner.
+        notes: A note of each change, for the report.
     """
 
     own: str
@@ -80,9 +80,9 @@ def adapt_misfits(matching: Matching, source: Source, targets: Targets, asked: s
     """Adapt the tensors that belong together and differ in shape, and count them as pairs.
 
     Args:
-        matching: What belongs together; it is changed.
-        source: The file's tensors.
-        targets: The network's tensors.
+        matching: The pairs so far and the tensors that differ in shape. What was adapted is added to its pairs.
+        source: The tensors of the file.
+        targets: The tensors of the network.
         asked: The adaptations to use, checked by ``read_adaptations``.
     """
     pieces = [

@@ -17,7 +17,7 @@ def leave_out_decoders(matching: Matching, source: Source, targets: Targets, *, 
     """Leave the numbered stages of a decoder fresh if the file has another number of them.
 
     Args:
-        matching: What belongs together; it is changed.
+        matching: The pairs so far. The pairs that are found are added to it.
         source: The file's tensors.
         targets: The network's tensors.
         asked: Whether the user wants such decoders fresh.
