@@ -97,7 +97,7 @@ def bounded(ratio: Tensor, alpha: Tensor, min_lr: float, max_lr: float, max_chan
 
     Args:
         ratio: The ratio alpha'/alpha that a rule proposes, one entry for each layer.
-        alpha: The present learning rate of each layer, with the schedule in it.
+        alpha: The learning rate of each layer in the last step, the schedule included.
         min_lr: The smallest rate that may be learned, >= 0.
         max_lr: The largest rate that may be learned; infinity sets no limit.
         max_change: The largest factor, up or down, of one adaptation, > 1.

@@ -80,7 +80,7 @@ def adapt_misfits(matching: Matching, source: Source, targets: Targets, asked: s
     """Adapt the tensors that belong together and differ in shape, and count them as pairs.
 
     Args:
-        matching: The pairs so far and the tensors that differ in shape. What was adapted is added to its pairs.
+        matching: The pairs so far and the tensors that differ in shape. Adapted tensors are added to its pairs.
         source: The tensors of the file.
         targets: The tensors of the network.
         asked: The adaptations to use, checked by ``read_adaptations``.

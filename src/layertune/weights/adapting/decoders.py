@@ -17,9 +17,9 @@ def leave_out_decoders(matching: Matching, source: Source, targets: Targets, *, 
     """Leave the numbered stages of a decoder fresh if the file has another number of them.
 
     Args:
-        matching: The pairs so far. The pairs that are found are added to it.
-        source: The file's tensors.
-        targets: The network's tensors.
+        matching: The pairs so far. Tensors that stay as they are in the network are removed from its pairs.
+        source: The tensors of the file.
+        targets: The tensors of the network.
         asked: Whether the user wants such decoders fresh.
 
     Returns:
