@@ -21,7 +21,7 @@ class ClipPoint:
     Attributes:
         threshold: Gammas whose |gamma| is below this number were set to 0.
         clipped: The number of these gammas.
-        share: Their share of all gammas, in [0, 1].
+        share: The share of these gammas in all gammas, in [0, 1].
         metric: The metric with these gammas at 0.
         random: The metric with as many random gammas at 0, one value for each draw.
     """

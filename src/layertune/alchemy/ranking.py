@@ -33,7 +33,7 @@ class Candidate:
     Attributes:
         name: The name that was given for it, or the name of its file.
         metric: The validation metric after its norm-only training.
-        spent: Its budget in all rounds together.
+        spent: The sum of the budgets that the checkpoint was trained with, over all rounds.
         rounds: The number of rounds that it took part in; 1 without successive halving.
         loaded: Which of its tensors were loaded into the network.
     """

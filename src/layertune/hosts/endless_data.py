@@ -83,7 +83,8 @@ class PlacedData(Dataset[Any]):
         data: A dataset with indices.
 
     Attributes:
-        keep: Sets and restores random state beside the global generators. Default: nothing.
+        keep: A function from a seed to a ``with`` block, in which random generators beside the global ones start from
+            this seed, and after which they are restored. By default there are none.
 
     Example:
         >>> class Noise(Dataset):

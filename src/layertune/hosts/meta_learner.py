@@ -47,7 +47,7 @@ class MetaLearner:
 
     Attributes:
         settings: The complete settings.
-        metalr: What is attached to the optimizer, or ``None``.
+        metalr: The ``MetaLR`` that is attached to the optimizer, or ``None`` while none is.
 
     Raises:
         OptimizerError: A setting is unknown or out of range.

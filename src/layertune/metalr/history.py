@@ -76,7 +76,7 @@ class History:
         """Return all records of the named layers as a profile. This waits for the device once.
 
         Args:
-            names: The layers.
+            names: The names of the layers to return.
             depths: The depth of each layer.
 
         Raises:

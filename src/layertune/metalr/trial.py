@@ -26,7 +26,7 @@ class Trial:
         optimizer: The optimizer to copy. It is not changed.
 
     Attributes:
-        optimizer: The copy.
+        optimizer: The copy of the optimizer, which steps in the trial.
         sets_lr: Whether a step has changed the learning rates.
     """
 

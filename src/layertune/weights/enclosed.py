@@ -23,8 +23,8 @@ def pair_enclosed(ours: Shapes, theirs: Shapes) -> tuple[dict[str, str], dict[st
     two libraries list the parts of a block in another order.
 
     Args:
-        ours: The network's tensors.
-        theirs: The file's tensors under the names that they would have in the network.
+        ours: The shapes of the network's tensors by name.
+        theirs: The shapes of the file's tensors, by the names that they would have in the network.
 
     Returns:
         The new pairs, network -> file; and the network's tensors that are left and could be one of the file's, each

@@ -60,8 +60,8 @@ def pair_by_order(ours: Shapes, theirs: Shapes) -> ByOrder:
     - the same modules around its tensors, see ``layertune.weights.structure.same_modules``.
 
     Args:
-        ours: The network's tensors.
-        theirs: The file's tensors.
+        ours: The shapes of the network's tensors by name.
+        theirs: The shapes of the file's tensors by name.
 
     Returns:
         The pairs; without pairs where nothing fits or where a doubt remains.

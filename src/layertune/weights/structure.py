@@ -89,8 +89,8 @@ def add_statistics(pairs: Mapping[str, str], ours: Shapes, theirs: Shapes) -> di
 
     Args:
         pairs: Name in the network -> name in the file.
-        ours: The network's tensors.
-        theirs: The file's tensors.
+        ours: The shapes of the network's tensors by name.
+        theirs: The shapes of the file's tensors by name.
 
     Returns:
         ``pairs`` and the pairs of statistics.
@@ -117,8 +117,8 @@ def same_modules(own: Sequence[str], file: Sequence[str], ours: Shapes, theirs: 
     Args:
         own: The names of tensors in the network, in order.
         file: The name in the file that each of them would take, in the same order.
-        ours: The network's tensors.
-        theirs: The file's tensors.
+        ours: The shapes of the network's tensors by name.
+        theirs: The shapes of the file's tensors by name.
     """
     alike = _siblings_are_sure(own, file, ours) and _siblings_are_sure(file, own, theirs)
     return alike and not _cross(_spans(own), _spans(file))

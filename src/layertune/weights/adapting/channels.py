@@ -28,7 +28,7 @@ def adapt_channels(tensor: Tensor, channels: int, way: str) -> Tensor | None:
     Args:
         tensor: The kernel, of shape (outputs, inputs, ...).
         channels: The wanted number of inputs.
-        way: One of ``CHANNELS``.
+        way: The name of the way to make the new channels, one of ``CHANNELS``.
 
     Returns:
         The kernel of shape (outputs, ``channels``, ...); ``None`` if this way cannot make it.
