@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from layertune_studies.config.section import Count, Section, problem_message
+from layertune_studies.config.section import Count, Positive, Section, problem_message
 from layertune_studies.config.sets import MNI
 from layertune_studies.errors import StudyError
 
@@ -44,7 +44,7 @@ class RankStudy(Section):
     halving: Annotated[int, Field(ge=2)] | None = None
     keep: Count = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-2
+    lr: Positive = 1e-2
     head: bool = False
     biases: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
@@ -68,7 +68,7 @@ def load_rank_study(path: Path) -> RankStudy:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise StudyError(f"{path} cannot be read as YAML ({error}); see docs/alchemy.md for an example") from error
     if not isinstance(content, Mapping):
-        raise StudyError(f"{path} says nothing; a ranking is a mapping with {', '.join(RankStudy.model_fields)}")
+        raise StudyError(f"{path} holds no ranking; a ranking is a mapping with {', '.join(RankStudy.model_fields)}")
     try:
         return RankStudy.model_validate(content)
     except ValidationError as error:

@@ -27,6 +27,7 @@ from layertune_studies.engine.context import StudyContext
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial, training_of
 from layertune_studies.errors import StudyError
+from layertune_studies.results.formats import markdown
 from layertune_studies.training.budget import steps_of
 from layertune_studies.training.loop import Training
 from layertune_studies.training.settings import Setting
@@ -36,7 +37,7 @@ __all__ = ["Shape", "app", "correlations", "draw", "measure", "shape_of", "table
 
 @dataclass(frozen=True)
 class Shape:
-    """Numbers of each layer, from the first to the last.
+    """The factors of the meta gradient and the learned rates of each layer, from the first to the last.
 
     Attributes:
         layers: Names of the layers.
@@ -128,20 +129,19 @@ def correlations(shape: Shape) -> dict[str, tuple[float, float]]:
 
 
 def table(shape: Shape) -> str:
-    """All of it as Markdown, with the correlations in the last two lines."""
-    heading = ["layer", "lengths", "cosine", *shape.learned]
-    lines = [heading, ["---", *("---:" for _ in heading[1:])]]
+    """Write the numbers of each layer as a Markdown table, with the correlations in the last two lines."""
+    lines = [["layer", "lengths", "cosine", *shape.learned]]
     for number, layer in enumerate(shape.layers):
         learned = (f"{values[number]:.2f}" for values in shape.learned.values())
         lines.append([f"`{layer}`", f"{shape.lengths[number]:.2f}", f"{shape.cosines[number]:.2f}", *learned])
     for place, what in enumerate(("lengths", "cosine")):
         ranks = (f"{both[place]:.2f}" for both in correlations(shape).values())
         lines.append([f"rank correlation with {what}", "", "", *ranks])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown(lines)
 
 
 def draw(shape: Shape) -> Figure:
-    """Lengths, cosines and learned rates over the layers, one below the other."""
+    """Draw lengths, cosines and learned rates over the layers, one below the other."""
     figure = Figure(figsize=(COLUMN, 5.0), layout="constrained")
     places = range(1, len(shape.layers) + 1)
     lengths, cosines, learned = figure.subplots(3, 1, sharex=True)
@@ -158,7 +158,7 @@ def draw(shape: Shape) -> Figure:
 
 
 def _pairs(training: Training, optimizer: Any, steps: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Gradient of the batch that follows a step, and the step over its rate, layer by layer."""
+    """Yield, layer by layer, the gradient of the batch that follows a step, and the step divided by its rate."""
     layers = training.layers.parameters_of(training.network)
     parameters, moved = list(layers.values()), list[Tensor]()
     rate_of = {group["layer"]: group["lr"] for group in optimizer.param_groups}  # the head may have one of its own
@@ -176,7 +176,7 @@ def _pairs(training: Training, optimizer: Any, steps: int) -> Iterator[list[tupl
 
 
 def _flat(layers: Sequence[Sequence[Tensor]], *, gradients: bool = False) -> list[Tensor]:
-    """Each layer's parameters, or their gradients, as one vector in double precision."""
+    """Return each layer's parameters, or their gradients, as one vector in double precision."""
     chosen = [[_gradient(p) if gradients else p.detach() for p in parameters] for parameters in layers]
     return [torch.cat([part.flatten().double() for part in parts]) for parts in chosen]
 

@@ -7,15 +7,19 @@ import numpy as np
 
 __all__ = ["interval", "p_value"]
 
-
 RESAMPLES = 9999
-
-
 LEVEL = 0.95
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the median, 95 %, by percentiles; a single value is its own interval.
+    """Compute the bootstrap interval of the median, 95 %, by percentiles.
+
+    Args:
+        values: The values, one for each seed of a study; a single value is its own interval.
+        seed: Seed of the resampling.
+
+    Returns:
+        The lower and the upper end.
 
     Example:
         >>> low, high = interval([0.80, 0.81, 0.82, 0.83, 0.84])
@@ -38,9 +42,13 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
 
 
 def p_value(values: Sequence[float], others: Sequence[float]) -> float:
-    """Two-sided paired permutation test on the mean difference over seeds, exact for up to 13 of them.
+    """Compute the p-value of a two-sided paired permutation test on the mean difference.
 
-    With n seeds it cannot come below 2 / 2 ** n: 0.0625 for 5.
+    The test is exact for up to 13 pairs. With n pairs the p-value cannot come below 2 / 2 ** n, which is 0.0625 for 5.
+
+    Args:
+        values: The values of a method, one for each seed.
+        others: The values of the other method on the same seeds.
 
     Example:
         >>> p_value([0.9, 0.8, 0.9, 0.8, 0.9], [0.7, 0.7, 0.7, 0.7, 0.7])
