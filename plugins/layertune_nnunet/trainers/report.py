@@ -1,4 +1,8 @@
-"""Lines for nnU-Net's log and the figure of the gammas."""
+"""Lines for nnU-Net's log and the figure of the gammas.
+
+A figure is drawn here and called by a mixin's ``on_train_end`` or ``on_epoch_end``: that of the gammas in ``norms`` and
+``alchemy``, that of the learned rates, which all hosts share (``layertune.hosts.report``), in ``learned_rates``.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

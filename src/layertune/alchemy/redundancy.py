@@ -1,4 +1,7 @@
-"""Redundant kernels: kernels whose gamma is small."""
+"""Redundant kernels: kernels whose gamma is small.
+
+Which norm scales which kernels, and why a norm scales none, is decided in ``layertune.alchemy.kernels``.
+"""
 
 import math
 import warnings
