@@ -1,7 +1,7 @@
 """Lines for nnU-Net's log and the figure of the gammas.
 
-A figure is drawn here and called by a mixin's ``on_train_end`` or ``on_epoch_end``: that of the gammas in ``norms`` and
-``alchemy``, that of the learned rates, which all hosts share (``layertune.hosts.report``), in ``learned_rates``.
+The figure of the gammas is drawn from ``norms``. The figure of the learned rates is the one that all hosts share
+(``layertune.hosts.report``), and ``on_train_end`` in ``learned_rates`` writes it.
 """
 
 from collections.abc import Mapping
