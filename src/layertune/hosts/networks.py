@@ -120,11 +120,11 @@ def import_factory(name: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = name.partition(":")
     module = _import_from_here(name, module_name)
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
+    factory: Callable[..., Any] | None = getattr(module, attribute, None)
+    if factory is None or not callable(factory):
         near = _nearest(attribute, [key for key, value in vars(module).items() if callable(value)])
         raise ModelError(f"{module_name} has no function or class {attribute!r}{near}; write module:factory")
-    return factory  # type: ignore[no-any-return]  # it was looked up by name
+    return factory
 
 
 def construct(

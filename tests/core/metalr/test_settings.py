@@ -39,7 +39,7 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
 
 def test_the_record_cannot_change() -> None:
     with pytest.raises(FrozenInstanceError):
-        MetaLRSettings().every = 2  # type: ignore[misc]  # the point of the test
+        MetaLRSettings().every = 2
     assert MetaLRSettings(**asdict(MetaLRSettings(every=2))) == MetaLRSettings(every=2)
 
 

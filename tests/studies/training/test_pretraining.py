@@ -48,7 +48,7 @@ def test_an_early_checkpoint_is_that_of_the_whole_schedule(monkeypatch: pytest.M
     rates: list[float] = []
 
     class Watched(pretraining.Adam):
-        def step(self, *_: Any) -> None:  # type: ignore[override]
+        def step(self, *_: Any) -> None:
             rates.append(self.param_groups[0]["lr"])
             super().step()
 
