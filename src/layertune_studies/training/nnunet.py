@@ -7,6 +7,8 @@ processes that import everything again. The functions that are called here are t
 import json
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -242,8 +244,25 @@ def _nnunet(folder: Path, results: str) -> Iterator[None]:
     """Let nnU-Net work in a folder, without further processes, and write what it prints to ``log.txt``."""
     variables = environment(folder, results) | {"nnUNet_n_proc_DA": "0"}
     log = (folder / "log.txt").open("a", encoding="utf-8")
-    with patch.dict(os.environ, variables), log, redirect_stdout(log):
+    with patch.dict(os.environ, variables), log, redirect_stdout(log), _default_sigterm():
         yield
+
+
+@contextmanager
+def _default_sigterm() -> Iterator[None]:
+    """Give SIGTERM its default action, and give it back its handler at the end.
+
+    nnU-Net lists its files with a pool of processes, which it ends by SIGTERM. Python drops signals that reach a forked
+    process in its first moments if they have a handler in Python, as Ray leaves one; the pool then waits without end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _checkpoint(study: Study, folder: Path) -> Path:

@@ -1,6 +1,9 @@
 """A study by nnU-Net: its trainers for each method, its Dice, and a whole run."""
 
 import json
+import signal
+import sys
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from layertune_nnunet import FixedLayersMixin, MetaLRMixin, MetaLRStreamingMixin
 from layertune_studies.config.study import Study, load_study
 from layertune_studies.engine.run import run_study
 from layertune_studies.errors import StudyError
-from layertune_studies.training.nnunet import TRAINERS, scores_of, trainer_class
+from layertune_studies.training.nnunet import TRAINERS, _nnunet, scores_of, trainer_class
 from layertune_studies.training.settings import Depths, policy_of, settings_of
 from study_runs import nnunet_study, volumes, write_study
 
@@ -102,6 +105,20 @@ def test_the_trainer_of_a_frozen_method_has_its_policy(method: dict[str, Any]) -
 def test_what_nnunet_cannot_do_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         load_study(write_study(tmp_path / "study.yaml", **nnunet_study(**changes)))
+
+
+@pytest.mark.slow
+def test_a_pool_ends_although_sigterm_has_a_handler(tmp_path: Path) -> None:
+    """A pool of processes that ends at once hangs under a handler in Python, as Ray leaves one."""
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with _nnunet(tmp_path, "results"):
+            for _ in range(6):
+                with Pool(8) as pool:
+                    pool.map(abs, [1])
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.slow
