@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
 from layertune.metalr import attached
+from layertune.metalr.adapt_calls import AdaptCalls, refuse_streaming_call
 from layertune.metalr.learner import Learner
 from layertune.metalr.requirements import check_layers, check_meta_gradient, check_optimizer, refuse_copy
 from layertune.metalr.sections import Layers
@@ -101,6 +102,7 @@ class MetaLR(LRMultiplier):
         single |= {"max_change": max_change, "every": every, "streaming": streaming}
         self.settings = MetaLRSettings.one_of(settings, **single)
         self._learner = Learner(optimizer, layers)
+        self._calls = AdaptCalls()
         check_layers(self._learner.sections.names)
         check_optimizer(optimizer)
         super().__init__(optimizer)
@@ -155,9 +157,11 @@ class MetaLR(LRMultiplier):
         """Return what was learned over time, to save, plot, or replay without meta passes.
 
         Raises:
-            OptimizerError: Nothing was learned yet.
+            OptimizerError: Nothing was learned yet. The message says why.
         """
         self._learner.skipped.warn(self.steps)
+        if not self._learner.history.records:
+            self._calls.explain_missing_profile(self.settings, self.steps)
         sections = self._learner.sections
         return self._learner.history.profile(sections.names, sections.depths(self.optimizer.param_groups))
 
@@ -166,9 +170,10 @@ class MetaLR(LRMultiplier):
         """Learn from the meta gradient in ``.grad``, correct the last step, and clear the gradients.
 
         Call it after ``optimizer.step()``, ``optimizer.zero_grad()`` and the backward pass of the meta loss. With
-        ``streaming=True`` MetaLR does this by itself. If no step waits (``due`` is false, after a step that AMP
-        skipped, in an accumulating iteration, or between the steps of ``every``), nothing happens and the gradients
-        stay. A loop in which that occurs asks first, which saves the meta pass and the accumulated gradients::
+        ``streaming=True`` MetaLR does this by itself, and a call is refused. If no step waits (``due`` is false, after
+        a step that AMP skipped, in an accumulating iteration, or between the steps of ``every``), nothing happens and
+        the gradients stay. A loop in which that occurs asks first, which saves the meta pass and the accumulated
+        gradients::
 
             scaler.step(optimizer)
             scaler.update()
@@ -184,8 +189,11 @@ class MetaLR(LRMultiplier):
             grad_scale: The factor that the meta loss was multiplied by: ``scaler.get_scale()`` under a ``GradScaler``.
 
         Raises:
-            OptimizerError: No step was ever made, or no parameter has a gradient. Nothing is changed then.
+            OptimizerError: ``streaming`` is set, no step was ever made, or no parameter has a gradient. Nothing is
+                changed then.
         """
+        if self.streaming:
+            refuse_streaming_call()
         if not self.due:
             if not self.steps:
                 raise OptimizerError(
@@ -194,6 +202,7 @@ class MetaLR(LRMultiplier):
                 )
             return
         check_meta_gradient(self.optimizer)
+        self._calls.called = True
         self._learner.learn(self.settings, grad_scale)
         self.optimizer.zero_grad()
 
@@ -211,6 +220,8 @@ class MetaLR(LRMultiplier):
             # A GradScaler leaves these two on an optimizer whose fused step unscales by itself.
             scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
             self._learner.learn(self.settings, 1.0 if scale is None else scale, found_inf)
+        elif self.due:
+            self._calls.lose_step(self.settings)
         self._learner.start_step(stand_in, self.settings)
 
     @torch.no_grad()
