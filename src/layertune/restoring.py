@@ -1,4 +1,7 @@
-"""Put back what was changed for a time: frozen parameters, random state, and attributes of modules."""
+"""Put back what was changed for a time: frozen parameters, random state, and attributes of modules.
+
+The global generators are also seeded here, so that seeding and restoring concern the same ones.
+"""
 
 import random
 from collections import deque
@@ -14,7 +17,14 @@ from torch import Tensor, nn
 
 from layertune.errors import ModelError
 
-__all__ = ["Frozen", "kept_attributes", "kept_random_state", "unwritten_parameters"]
+__all__ = [
+    "Frozen",
+    "cuda_devices_of",
+    "kept_attributes",
+    "kept_random_state",
+    "seed_generators",
+    "unwritten_parameters",
+]
 
 
 class Frozen:
@@ -78,6 +88,37 @@ def kept_random_state(cuda_devices: Sequence[int] = ()) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def seed_generators(seed: int, cuda_devices: Sequence[int] | None = None) -> None:
+    """Seed the global generators of torch, numpy and Python, from which networks, data sets and augmentations draw.
+
+    Args:
+        seed: The seed, >= 0. numpy gets its last 32 bits, because it takes no more.
+        cuda_devices: Indices of the CUDA devices to seed beside the CPU; inside ``kept_random_state`` give the same
+            ones. By default all devices are seeded, as by ``torch.manual_seed``.
+
+    Example:
+        >>> with kept_random_state():
+        ...     seed_generators(5, ())
+        ...     first = random.random()
+        ...     seed_generators(5, ())
+        ...     first == random.random()
+        True
+    """
+    if cuda_devices is None:
+        torch.manual_seed(seed)
+    else:
+        # `torch.manual_seed` would also seed devices whose state nobody restores.
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in cuda_devices)):
+            generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - networks draw from it
+
+
+def cuda_devices_of(parameters: Iterable[Tensor]) -> list[int]:
+    """Return the indices of the CUDA devices that hold the parameters, in ascending order."""
+    return sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
 
 
 @contextmanager

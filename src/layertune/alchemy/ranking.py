@@ -1,22 +1,19 @@
 """Rank checkpoints for a task by a norm-only training of each, instead of fine-tuning all of them."""
 
 import math
-import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from layertune.alchemy.norms import norm_only
 from layertune.alchemy.snapshot import Snapshot
 from layertune.errors import AlchemyError, WeightsError
 from layertune.layers.names import unwrap
-from layertune.restoring import kept_attributes, kept_random_state
+from layertune.restoring import cuda_devices_of, kept_attributes, kept_random_state, seed_generators
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = ["Candidate", "Ranking", "rank_checkpoints"]
@@ -177,13 +174,13 @@ class _Runner:
         self._model, self._named, self._trained, self._seed = model, named, trained, seed
         self._train, self._evaluate = train, evaluate
         self._snapshot = Snapshot(model)
-        self._devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+        self._devices = cuda_devices_of(model.parameters())
 
     def run(self, name: str, budget: int) -> None:
         """Train and evaluate a checkpoint for one round."""
         self._load(name)
         with kept_random_state(self._devices), kept_attributes(self._model), norm_only(self._model, **self._trained):
-            _seed_everything(self._seed + self.rounds[name])
+            seed_generators(self._seed + self.rounds[name])
             self._train(self._model, budget)
             self.metrics[name] = float(self._evaluate(self._model))
             moved = [key for key, parameter in self._model.named_parameters() if parameter.requires_grad]
@@ -224,13 +221,6 @@ class _Runner:
             )
         self._loaded[name] = loaded
         self._snapshot.set(self._learned.get(name, {}))
-
-
-def _seed_everything(seed: int) -> None:
-    """Seed all generators that loaders, augmentations and networks draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - loaders and augmentations draw from it
-    random.seed(seed)
 
 
 def _key(sign: int, metric: float) -> float:

@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from layertune.errors import MetaBatchError
+from layertune.restoring import seed_generators
 
-__all__ = ["ALONE", "EndlessSampler", "Keep", "Place", "PlacedData", "Share", "mixed", "over_same_data", "seed_all"]
+__all__ = ["ALONE", "EndlessSampler", "Keep", "Place", "PlacedData", "Share", "mixed", "over_same_data"]
 
 Keep = Callable[[int], AbstractContextManager[Any]]
 """A function from a seed to a context manager that sets random state beside the global generators inside a block."""
@@ -99,7 +99,7 @@ class PlacedData(Dataset[Any]):
         self.keep: Keep = nullcontext
 
     def __getitem__(self, place: Place) -> Any:
-        seed_all(place.seed)
+        seed_generators(place.seed, ())
         with self.keep(place.seed):
             return self.data[place.sample]
 
@@ -153,13 +153,6 @@ def over_same_data(loader: Any, seed: int, share: Share, *, shuffle: bool = True
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global generators that datasets draw from: those of torch's CPU, Python and numpy."""
-    torch.default_generator.manual_seed(seed)  # not `torch.manual_seed`, which seeds the devices too
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - what datasets draw from
 
 
 def mixed(*parts: int | str) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from layertune.errors import MetaBatchError
-from layertune.hosts.endless_data import ALONE, Keep, PlacedData, Share, mixed, over_same_data, seed_all
-from layertune.restoring import kept_random_state
+from layertune.hosts.endless_data import ALONE, Keep, PlacedData, Share, mixed, over_same_data
+from layertune.restoring import kept_random_state, seed_generators
 
 __all__ = ["MetaBatches", "structure"]
 
@@ -125,7 +125,7 @@ class MetaBatches(Iterator[Any]):
         """Set random state from the place in the stream inside the block, and restore it after the block."""
         seed = mixed(self._seed, self._passes, number, self._share.rank)
         with kept_random_state(), self._keep(seed):
-            seed_all(seed)
+            seed_generators(seed, ())
             yield
 
 

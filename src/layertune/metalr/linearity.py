@@ -1,6 +1,5 @@
 """Whether an optimizer's step is proportional to its learning rate. Only then can a step be corrected afterwards."""
 
-import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from layertune.metalr.displacement import Displacement
 from layertune.metalr.trial import RATES, Trial
 from layertune.rates.attachment import LRMultiplier
 from layertune.rates.stand_in import StandIn
-from layertune.restoring import kept_random_state
+from layertune.restoring import cuda_devices_of, kept_random_state, seed_generators
 
 __all__ = ["require_linear_step"]
 
@@ -105,15 +104,12 @@ def _fault(optimizer: Optimizer) -> str | None:
 @contextmanager
 def _same_conditions(optimizer: Optimizer) -> Iterator[None]:
     """Give both trials the same random numbers, restore the generators at the end, compile nothing, and be quiet."""
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    devices = sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
+    devices = cuda_devices_of(parameter for group in optimizer.param_groups for parameter in group["params"])
     # Kron compiles its steps for each shape, which takes minutes. Importing the compiler takes seconds.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with kept_random_state(devices), torch.enable_grad(), eager, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first real step gives the same warnings
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
-            generator.manual_seed(0)
-        random.seed(0)
+        seed_generators(0, devices)
         yield
 
 

@@ -1,15 +1,13 @@
 """The meta pass: a second forward and backward pass that changes nothing but the gradients."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from layertune.metalr.attached import count_meta_pass
-from layertune.restoring import kept_random_state
+from layertune.restoring import cuda_devices_of, kept_random_state, seed_generators
 
 __all__ = ["frozen_statistics", "kept_gradients", "meta_pass"]
 
@@ -35,17 +33,12 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
         True
     """
     parameters = list(model.parameters())
-    devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
+    devices = cuda_devices_of(parameters)
     passes = count_meta_pass(parameters)
     with kept_random_state(devices), frozen_statistics(model):
         # Where masks are drawn on a device, only that generator moves from step to step; its offset is at hand there.
         offsets = [torch.cuda.default_generators[index].get_offset() for index in devices]
-        seed = hash((int(torch.randint(2**32, ()).item()), *offsets, *passes)) % 2**32
-        # Not `torch.manual_seed`: it would also seed the devices that the model is not on.
-        for generator in (torch.default_generator, *(torch.cuda.default_generators[index] for index in devices)):
-            generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - what networks and augmentations draw from
+        seed_generators(hash((int(torch.randint(2**32, ()).item()), *offsets, *passes)) % 2**32, devices)
         yield
 
 

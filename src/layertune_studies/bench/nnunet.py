@@ -15,6 +15,7 @@ import torch
 
 import layertune_nnunet
 from layertune.hosts.plugin import import_host
+from layertune.restoring import seed_generators
 from layertune_nnunet import PLUGIN
 from layertune_studies.bench.paired import ratios_to, seconds_of, summary, time_in_turns
 
@@ -143,8 +144,7 @@ def _trainer(name: str, device: str, seed: int) -> Any:
         "numTraining": CASES,
         "file_ending": ".nii.gz",
     }
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what nnU-Net draws from
+    seed_generators(seed)
     plans = json.loads(json.dumps(small_plan())) | {"continue_training": False}
     trainer = trainer_class(plans, "3d_fullres", "all", description, torch.device(device))
     trainer.on_train_start()

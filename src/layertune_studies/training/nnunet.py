@@ -6,7 +6,6 @@ processes that import everything again. The functions that are called here are t
 
 import json
 import os
-import random
 import signal
 import threading
 import time
@@ -27,6 +26,7 @@ from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import
 
 from layertune import LayerMap, map_layers
 from layertune.layers.layer import Depth
+from layertune.restoring import seed_generators
 from layertune_nnunet import FixedLayersMixin, MetaLRMixin, MetaLRStreamingMixin
 from layertune_nnunet.tools.planned_network import planned_network
 from layertune_studies.config.methods import Flat, MetaLRMethod, Method, Scratch, Untuned
@@ -143,9 +143,7 @@ def trainer_class(study: Study, method: Method, setting: Setting) -> type:
 
 def _trainer(folder: Path, dataset: str, trainer_class: type, *, seed: int) -> Any:
     """Make a trainer for all cases of a data set."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - nnU-Net draws from the global generator
-    torch.manual_seed(seed)
+    seed_generators(seed)
     planned = folder / "preprocessed" / dataset
     plans, description = (_read(planned / f"{name}.json") for name in (PLANS, "dataset"))
     return trainer_class(plans | {"continue_training": False}, CONFIGURATION, "all", description, device())
