@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,13 +13,21 @@ from layertune.alchemy.clip_test import ClipTest
 from layertune.alchemy.norms import require_finite
 from layertune.alchemy.rank_correlation import rank_correlation
 from layertune.errors import AlchemyError
-from layertune.plots.style import COLUMN, FONT, LINE_COLORS, SMALL_FONT, new_axes, short_names
+from layertune.plots.style import (
+    COLUMN,
+    FONT,
+    LINE_COLORS,
+    MOST_NAMED,
+    SMALL_FONT,
+    finish_axes,
+    line_styles,
+    name_ticks,
+    new_axes,
+)
 
 __all__ = ["plot_clip_test", "plot_gammas", "plot_gammas_by_layer", "plot_rank_correlation"]
 
 Gammas = Mapping[str, Tensor]
-MOST_NAMED = 24  # with more layers the axis shows numbers instead of names
-MARKERS = "os^Dv<>"
 
 
 def plot_gammas(
@@ -48,15 +55,15 @@ def plot_gammas(
         ['before', 'after']
     """
     several = _several(named)
-    values = {name: np.concatenate([_flat(gamma) for gamma in found.values()]) for name, found in several.items()}
-    every = np.concatenate(list(values.values()))
-    low, high = min(0.0, every.min()), max(every.max(), 0.0)
+    values = {name: np.concatenate([_flat(gamma) for gamma in gammas.values()]) for name, gammas in several.items()}
+    pooled = np.concatenate(list(values.values()))
+    low, high = min(0.0, pooled.min()), max(pooled.max(), 0.0)
     edges = np.linspace(low, high if high > low else low + 1, bins + 1).tolist()
     ax = ax or new_axes(COLUMN, 2.4)
-    for (name, own), color in zip(values.items(), cycle(LINE_COLORS), strict=False):
-        weights = np.full(len(own), 1 / len(own))
-        ax.hist(own, edges, weights=weights, histtype="stepfilled", color=color, alpha=0.15)
-        ax.hist(own, edges, weights=weights, histtype="step", color=color, lw=1.2, label=name)
+    for (name, sample), (color, _) in zip(values.items(), line_styles(), strict=False):
+        weights = np.full(len(sample), 1 / len(sample))  # shares, so that networks of different sizes compare
+        ax.hist(sample, edges, weights=weights, histtype="stepfilled", color=color, alpha=0.15)
+        ax.hist(sample, edges, weights=weights, histtype="step", color=color, lw=1.2, label=name)
     if threshold is not None:
         ax.axvspan(-threshold if low < 0 else 0.0, threshold, color="0.8", lw=0, zorder=0)
     if len(values) > 1:
@@ -64,7 +71,7 @@ def plot_gammas(
     ax.set_xlabel("γ", fontsize=FONT)
     ax.set_ylabel("share of kernels", fontsize=FONT)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return _style(ax)
+    return finish_axes(ax)
 
 
 def plot_gammas_by_layer(named: Gammas | Mapping[str, Gammas], *, ax: Axes | None = None) -> Axes:
@@ -85,24 +92,23 @@ def plot_gammas_by_layer(named: Gammas | Mapping[str, Gammas], *, ax: Axes | Non
         ['stem', 'last']
     """
     several = _several(named)
-    norms = [list(found) for found in several.values()]
-    if any(own != norms[0] for own in norms):
+    first, *others = [list(gammas) for gammas in several.values()]
+    if any(norms != first for norms in others):
         raise AlchemyError("gammas of different networks do not share an axis; draw them one by one")
     ax = ax or new_axes(COLUMN, 2.6)
-    styles = zip(cycle(LINE_COLORS), cycle(MARKERS), strict=False)
-    for place, ((name, found), (color, marker)) in enumerate(zip(several.items(), styles, strict=False)):
-        at = np.arange(1, len(found) + 1) + 0.25 * (place - (len(several) - 1) / 2)
+    for index, ((name, gammas), (color, marker)) in enumerate(zip(several.items(), line_styles(), strict=False)):
+        places = np.arange(1, len(gammas) + 1) + 0.25 * (index - (len(several) - 1) / 2)  # side by side
         low, middle, high = (
-            np.array([np.quantile(_flat(gamma), q) for gamma in found.values()]) for q in (0.1, 0.5, 0.9)
+            np.array([np.quantile(_flat(gamma), q) for gamma in gammas.values()]) for q in (0.1, 0.5, 0.9)
         )
-        ax.vlines(at, low, high, color=color, lw=1.2)
-        ax.plot(at, middle, marker, color=color, markersize=3.5, label=name)
+        ax.vlines(places, low, high, color=color, lw=1.2)
+        ax.plot(places, middle, marker, color=color, markersize=3.5, label=name)
     if len(several) > 1:
         # Above the axes, where no layer lies.
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(several), fontsize=SMALL_FONT, frameon=False)
-    _label_norms(ax, norms[0])
+    _label_norms(ax, first)
     ax.set_ylabel("γ, median and 10–90 %", fontsize=FONT)
-    return _style(ax)
+    return finish_axes(ax)
 
 
 def plot_clip_test(result: ClipTest, *, metric: str = "Dice", ax: Axes | None = None) -> Axes:
@@ -141,7 +147,7 @@ def plot_clip_test(result: ClipTest, *, metric: str = "Dice", ax: Axes | None = 
     ax.legend(fontsize=SMALL_FONT, frameon=False)
     ax.set_xlabel("threshold for |γ|", fontsize=FONT)
     ax.set_ylabel(metric, fontsize=FONT)
-    return _style(ax)
+    return finish_axes(ax)
 
 
 def plot_rank_correlation(
@@ -181,7 +187,7 @@ def plot_rank_correlation(
     ax.set_title(f"Spearman's ρ = {rho:.2f}", fontsize=FONT)
     ax.set_xlabel(f"{metric}, norms alone trained", fontsize=FONT)
     ax.set_ylabel(f"{metric}, all trained", fontsize=FONT)
-    return _style(ax)
+    return finish_axes(ax)
 
 
 def _several(named: Gammas | Mapping[str, Gammas]) -> dict[str, Gammas]:
@@ -189,8 +195,8 @@ def _several(named: Gammas | Mapping[str, Gammas]) -> dict[str, Gammas]:
     several: dict[str, Gammas] = {"": one} if one else {k: v for k, v in named.items() if not isinstance(v, Tensor)}
     if not several or not all(several.values()):
         raise AlchemyError("there are no gammas to show; give what layertune.gammas(model) returns")
-    for found in several.values():
-        require_finite(found)
+    for gammas in several.values():
+        require_finite(gammas)
     return several
 
 
@@ -201,17 +207,7 @@ def _flat(gamma: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 def _label_norms(ax: Axes, norms: list[str]) -> None:
     if len(norms) <= MOST_NAMED:
-        ax.set_xticks(range(1, len(norms) + 1), short_names(norms), rotation=45, ha="right", rotation_mode="anchor")
-        ax.tick_params(axis="x", labelsize=SMALL_FONT)
+        name_ticks(ax, norms)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.set_xlabel("number of the norm", fontsize=FONT)
-
-
-def _style(ax: Axes) -> Axes:
-    ax.set_axisbelow(True)
-    ax.grid(axis="y", lw=0.4, alpha=0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(axis="both", which="both", width=0.6)
-    ax.tick_params(axis="y", labelsize=FONT)
-    return ax

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,9 +16,12 @@ from layertune.errors import ProfileError
 from layertune.plots.style import (
     COLUMN,
     FONT,
-    LINE_COLORS,
+    MOST_NAMED,
     SMALL_FONT,
     depth_colors,
+    finish_axes,
+    line_styles,
+    name_ticks,
     new_axes,
     shared_path,
     short_names,
@@ -29,10 +31,8 @@ from layertune.rates.profile import LRProfile
 
 __all__ = ["plot_lrs_over_depth", "plot_lrs_over_time", "plot_profile"]
 
-MOST_NAMED = 24  # with more layers the axis names every second layer, every third, and so on
 MOST_LISTED = 12  # with more layers a colour bar of depth replaces the legend
 LEAST_RANGE = 1.2  # the axis of rates spans at least this factor up and down, where they hardly differ
-MARKERS = "os^Dv<>"
 
 
 def plot_lrs_over_depth(profiles: LRProfile | Mapping[str, LRProfile], *, ax: Axes | None = None) -> Axes:
@@ -60,8 +60,7 @@ def plot_lrs_over_depth(profiles: LRProfile | Mapping[str, LRProfile], *, ax: Ax
     first = next(iter(named.values()))
     order = sorted(range(len(first.layers)), key=lambda column: first.depths[column])
     ax = ax or new_axes(COLUMN, 2.6)
-    styles = zip(cycle(LINE_COLORS), cycle(MARKERS), strict=False)
-    for (name, profile), (color, marker) in zip(named.items(), styles, strict=False):
+    for (name, profile), (color, marker) in zip(named.items(), line_styles(), strict=False):
         rates = profile.converged()
         values = [rates[first.layers[column]] or float("nan") for column in order]
         if all(value != value for value in values):
@@ -151,10 +150,8 @@ def _check_same_layers(named: Mapping[str, LRProfile]) -> None:
 
 
 def _label_layers(ax: Axes, layers: list[str]) -> None:
-    step = math.ceil(len(layers) / MOST_NAMED)
-    places = range(1, len(layers) + 1, step)
-    ax.set_xticks(places, short_names(layers)[::step], rotation=45, ha="right", rotation_mode="anchor")
-    ax.tick_params(axis="x", labelsize=SMALL_FONT)
+    step = math.ceil(len(layers) / MOST_NAMED)  # every second layer is named, or every third, and so on
+    name_ticks(ax, layers, step)
     inside = shared_path(layers)
     of, named = f" of {inside}" if inside else "", f", one in {step} named" if step > 1 else ""
     ax.set_xlabel(f"layer{of}, shallow to deep{named}", fontsize=FONT)
@@ -176,7 +173,4 @@ def _label_rates(ax: Axes) -> None:
         ax.set_ylim(middle / LEAST_RANGE, middle * LEAST_RANGE)
     tick_rates(ax.yaxis, *ax.get_ylim())
     ax.set_ylabel("learned learning rate", fontsize=FONT)
-    ax.grid(axis="y", lw=0.4, alpha=0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(axis="both", which="both", width=0.6)
-    ax.tick_params(axis="y", which="both", labelsize=FONT)
+    finish_axes(ax)

@@ -1,9 +1,10 @@
-"""Colours, sizes and short names of layers, which all figures share."""
+"""Colours, sizes, axes and short names of layers, which all figures share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,8 +20,12 @@ __all__ = [
     "COLUMN",
     "FONT",
     "LINE_COLORS",
+    "MOST_NAMED",
     "SMALL_FONT",
     "depth_colors",
+    "finish_axes",
+    "line_styles",
+    "name_ticks",
     "new_axes",
     "rate_norm",
     "shared_path",
@@ -31,10 +36,12 @@ __all__ = [
 COLUMN = 3.5  # inches: the width of a column in most journals
 FONT = 8  # points, in a figure of that width
 SMALL_FONT = 6.5
+MOST_NAMED = 24  # names of layers that fit below an axis
 
 # The palette of Okabe and Ito, whose colours differ for people with any common colour vision deficiency too. Its yellow
 # is left out, since it is hard to see on white.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>"
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -44,6 +51,28 @@ def new_axes(width: float, height: float) -> Axes:
     axes.xaxis.label.set_fontsize(FONT)
     axes.yaxis.label.set_fontsize(FONT)
     return axes
+
+
+def finish_axes(axes: Axes) -> Axes:
+    """Style axes that are drawn: faint lines at the ticks of y behind the data, and no frame at the top and right."""
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", lw=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="both", which="both", width=0.6)
+    axes.tick_params(axis="y", which="both", labelsize=FONT)
+    return axes
+
+
+def name_ticks(axes: Axes, names: Sequence[str], step: int = 1) -> None:
+    """Write the short name of every ``step``-th layer below the axis, where the layers lie at x = 1, 2, and so on."""
+    places = range(1, len(names) + 1, step)
+    axes.set_xticks(places, short_names(names)[::step], rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(axis="x", labelsize=SMALL_FONT)
+
+
+def line_styles() -> Iterator[tuple[str, str]]:
+    """Return pairs of a colour and a marker without end; the first 35 differ from each other."""
+    return zip(cycle(LINE_COLORS), cycle(MARKERS), strict=False)
 
 
 def depth_colors() -> Colormap:
