@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from layertune.alchemy.norms import affine_norms, gamma_of
 from layertune.layers.activations import Activation
+from layertune.layers.convolutions import Convolution
 from layertune.layers.names import modules_by_name, unwrap
 from layertune.layers.trace import Trace
 
 __all__ = ["KernelNorm", "KernelNorms", "holds_kernels", "kernel_rows", "pair_kernels"]
-
-CONVOLUTIONS = nn.modules.conv._ConvNd
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
 
 def holds_kernels(module: nn.Module | None) -> bool:
     """Return whether a module is a convolution or linear layer whose weight is a plain parameter of its own."""
-    return isinstance(module, CONVOLUTIONS | nn.Linear) and module._parameters.get("weight") is not None
+    return isinstance(module, Convolution | nn.Linear) and module._parameters.get("weight") is not None
 
 
 def kernel_rows(module: nn.Module, like: Tensor | None = None) -> Tensor:
@@ -106,9 +105,9 @@ def kernel_rows(module: nn.Module, like: Tensor | None = None) -> Tensor:
     """
     weight = module._parameters["weight"] if like is None else like
     assert weight is not None, "a paired operation holds its weight"
-    groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
+    groups = module.groups if isinstance(module, Convolution) else 1
     rows: Tensor = weight.detach().unflatten(0, (groups, -1))
-    return rows.transpose(1, 2) if isinstance(module, CONVOLUTIONS) and module.transposed else rows
+    return rows.transpose(1, 2) if isinstance(module, Convolution) and module.transposed else rows
 
 
 def _no_pair(norm: str, found: Trace) -> str:

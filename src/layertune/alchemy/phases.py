@@ -13,7 +13,7 @@ from layertune.alchemy.convergence import USUAL, Convergence, Progress, check_ru
 from layertune.alchemy.kernels import pair_kernels
 from layertune.alchemy.norms import affine_norms, gamma_of, gammas, norm_only
 from layertune.alchemy.penalty import GammaPenalty
-from layertune.alchemy.redundancy import THRESHOLD, RedundantKernels, redundant_kernels
+from layertune.alchemy.redundancy import RedundantKernels, default_threshold, redundant_kernels
 from layertune.alchemy.reinitialize import reinitialize
 from layertune.errors import AlchemyError, OptimizerError
 from layertune.layers.names import unwrap
@@ -97,7 +97,7 @@ class Alchemy:
     ) -> None:
         check_rules(identification=identification, maximisation=maximisation)
         self.optimizer, self.whole_layers, self.seed = optimizer, whole_layers, seed
-        self.threshold = THRESHOLD if threshold is None and quantile is None else threshold
+        self.threshold = default_threshold(threshold, quantile)
         self.quantile = quantile
         self.phase: Phase = "modification" if identification is None else "identification"
         self.progress = Progress()

@@ -19,10 +19,10 @@ from layertune.errors import AlchemyError, ModelError
 from layertune.layers.names import unwrap
 from layertune.layers.trace import Trace, trace
 
-__all__ = ["THRESHOLD", "RedundantKernels", "check_limits", "redundant_kernels"]
+__all__ = ["THRESHOLD", "RedundantKernels", "check_limits", "default_threshold", "redundant_kernels"]
 
 THRESHOLD = 0.05
-"""The threshold of ``Alchemy`` without a threshold or a quantile: a kernel whose |gamma| is smaller is redundant."""
+"""The threshold of Network Alchemy by default: a kernel whose |gamma| is smaller is redundant."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ def redundant_kernels(
             "throw away what they learned; lower the threshold, or allow this with whole_layers=True"
         )
     return RedundantKernels(limit, channels, both.pairs, both.unpaired)
+
+
+def default_threshold(threshold: float | None, quantile: float | None) -> float | None:
+    """Return the threshold that a user gave, or ``THRESHOLD`` for a user who gave no quantile either."""
+    return THRESHOLD if threshold is None and quantile is None else threshold
 
 
 def check_limits(threshold: float | None, quantile: float | None) -> None:

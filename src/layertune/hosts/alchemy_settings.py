@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from layertune.alchemy.convergence import USUAL, Convergence, check_rules
-from layertune.alchemy.redundancy import THRESHOLD, check_limits
+from layertune.alchemy.redundancy import check_limits, default_threshold
 from layertune.errors import AlchemyError
 from layertune.hosts.gamma_penalty import PenaltyOptions, PenaltySettings, check_switches
 
@@ -75,8 +75,7 @@ class AlchemySettings(PenaltySettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_rules(identification=self.identification, maximisation=self.maximisation)
-        if self.threshold is None and self.quantile is None:
-            object.__setattr__(self, "threshold", THRESHOLD)
+        object.__setattr__(self, "threshold", default_threshold(self.threshold, self.quantile))
         check_limits(self.threshold, self.quantile)
         check_switches(self, "whole_layers", "modification", "biases")
         if isinstance(self.head, str) or not all(isinstance(name, str) for name in self.head):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from layertune.errors import WeightsError
+from layertune.layers.convolutions import Convolution, TransposedConvolution
 from layertune.weights.adapting.channels import CHANNELS, adapt_channels
 from layertune.weights.adapting.kernels import inflate, resize_kernel
 from layertune.weights.adapting.positions import expected_grid, is_positional, resize_positions
@@ -17,8 +18,6 @@ __all__ = ["ADAPTATIONS", "adapt_misfits", "read_adaptations"]
 
 ADAPTATIONS = (*CHANNELS, "classes", "inflate", "kernel_size", "positions", "decoder")
 """The names of all adaptations."""
-
-CONVOLUTIONS = nn.modules.conv._ConvNd
 
 
 @dataclass
@@ -48,7 +47,7 @@ class _Piece:
     @property
     def output_axis(self) -> int:
         """The axis of the output channels."""
-        return 1 if isinstance(self.module, nn.modules.conv._ConvTransposeNd) else 0
+        return 1 if isinstance(self.module, TransposedConvolution) else 0
 
     def differs_in(self, axis: int) -> tuple[int, int] | None:
         """Return the sizes of an axis, before and wanted, if nothing else differs."""
@@ -112,14 +111,14 @@ def adapt_misfits(matching: Matching, source: Source, targets: Targets, asked: s
 
 def _inflate(pieces: Collection[_Piece]) -> None:
     for piece in pieces:
-        if isinstance(piece.module, CONVOLUTIONS):
+        if isinstance(piece.module, Convolution):
             old, new = (_times(tensor.shape[2:]) for tensor in (piece.tensor, piece.target))
             piece.replace(inflate(piece.tensor, piece.target.shape, piece.module), f"2D kernel inflated {old} -> {new}")
 
 
 def _resize_kernels(pieces: Collection[_Piece]) -> None:
     for piece in pieces:
-        if isinstance(piece.module, CONVOLUTIONS):
+        if isinstance(piece.module, Convolution):
             old, new = (_times(tensor.shape[2:]) for tensor in (piece.tensor, piece.target))
             piece.replace(resize_kernel(piece.tensor, piece.target.shape, piece.module), f"kernel {old} -> {new}")
 
@@ -127,11 +126,11 @@ def _resize_kernels(pieces: Collection[_Piece]) -> None:
 def _adapt_channels(pieces: Collection[_Piece], matching: Matching, targets: Targets, way: str) -> None:
     """Adapt the first convolution, and all others that read as many channels of the image."""
     waiting = {piece.own: piece for piece in pieces}
-    convolutions = (own for own in targets.tensors if isinstance(targets.owner(own), CONVOLUTIONS))
+    convolutions = (own for own in targets.tensors if isinstance(targets.owner(own), Convolution))
     first = next((own for own in convolutions if own in waiting or own in matching.pairs), "")
     image = waiting[first].differs_in(1) if first in waiting else None
     for piece in pieces:
-        plain = isinstance(piece.module, CONVOLUTIONS) and piece.module.groups == 1 and not piece.output_axis
+        plain = isinstance(piece.module, Convolution) and piece.module.groups == 1 and not piece.output_axis
         if image is not None and plain and piece.differs_in(1) == image:
             kernel = adapt_channels(piece.tensor, image[1], way)
             how = "their sum" if image[1] == 1 else CHANNELS[way]

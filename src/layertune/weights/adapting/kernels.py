@@ -5,6 +5,8 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
+from layertune.layers.convolutions import TransposedConvolution
+
 __all__ = ["inflate", "resize_kernel"]
 
 
@@ -65,23 +67,19 @@ def _resize_axis(tensor: Tensor, axis: int, size: int, module: nn.Module) -> Ten
         return _repeat(tensor, axis, size, module)
     if size != 1:
         return None
-    if not _is_transposed(module):
+    if not isinstance(module, TransposedConvolution):
         return tensor.sum(axis, keepdim=True)
     return tensor.mean(axis, keepdim=True) if _stride(module, axis) == 1 else None
 
 
 def _repeat(tensor: Tensor, axis: int, size: int, module: nn.Module) -> Tensor | None:
     taps = Fraction(size)
-    if _is_transposed(module):
+    if isinstance(module, TransposedConvolution):
         # Every output of a transposed convolution is the sum of kernel / stride taps.
         taps /= _stride(module, axis)
         if taps.denominator != 1:
             return None
     return tensor.repeat_interleave(size, axis) / int(taps)
-
-
-def _is_transposed(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvTransposeNd)
 
 
 def _stride(module: nn.Module, axis: int) -> int:

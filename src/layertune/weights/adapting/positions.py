@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layertune.layers.convolutions import Convolution
+
 __all__ = ["expected_grid", "is_positional", "resize_positions"]
 
 TABLE = "relative_position_bias_table"
@@ -30,7 +32,7 @@ def expected_grid(name: str, modules: Mapping[str, nn.Module]) -> tuple[tuple[in
         The sides of the grid, of the window's offsets for a table of relative positions, or ``None`` if no module says
         it (timm's and MONAI's windows have a ``window_size``, timm's patch embeddings a ``grid_size``); and 2 or 3.
     """
-    convolutions = [module for module in modules.values() if isinstance(module, nn.modules.conv._ConvNd)]
+    convolutions = [module for module in modules.values() if isinstance(module, Convolution)]
     dims = len(convolutions[0].kernel_size) if convolutions else 2
     if name.endswith(TABLE):
         window = getattr(modules[name.rpartition(".")[0]], "window_size", None)
