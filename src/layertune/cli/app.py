@@ -9,9 +9,10 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from layertune.cli.gammas import show_gammas
+from layertune.cli.network_options import Arguments, InputShape, network_of
 from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, printable, show
 from layertune.errors import LayertuneError
-from layertune.hosts.networks import NamedNetwork, named_network, parse_arguments, parse_shape
+from layertune.hosts.networks import NamedNetwork
 from layertune.hosts.plugin import host_commands, plugins
 from layertune.layers.layer import Granularity, LayerMap
 from layertune.layers.layer_map import map_layers
@@ -66,18 +67,8 @@ def _options(
 @app.command()
 def layers(
     model: Annotated[str, typer.Argument(help="A model of timm, a network of MONAI, or module:factory of your own.")],
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            help="Shape of an input, batch first, as in 2,1,96,96,96. A batch of 1 fails where a batch norm in train "
-            "mode sees one value per channel. Default: a batch of 2 of timm's own input size; for MONAI 96 voxels or "
-            "256 pixels a side.",
-        ),
-    ] = None,
-    arg: Annotated[
-        list[str] | None, typer.Option(help="An argument of the constructor, key=value, as JSON or a Python literal.")
-    ] = None,
+    shape: InputShape = None,
+    arg: Arguments = None,
     granularity: Annotated[str, typer.Option(help="module, block or stage.")] = "block",
     as_json: Json = False,
 ) -> None:
@@ -85,26 +76,24 @@ def layers(
     if granularity not in get_args(Granularity):
         raise typer.BadParameter(f"{granularity!r} is not module, block or stage", param_hint="--granularity")
     with hosts_to_stderr():
-        made = named_network(
-            model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
-        )
-        map_at = partial(map_layers, made.network, made.example, granularity=cast(Granularity, granularity))
+        named = network_of(model, shape, arg)
+        map_at = partial(map_layers, named.network, named.example, granularity=cast(Granularity, granularity))
         i1 = map_at(depth="I1")
         i2 = map_at(depth="I2") if i1.has_decoder else None
-    result = _describe_layers(model, made, i1, i2)
+    result = _describe_layers(model, named, i1, i2)
     if as_json:
         print_json(result)
     else:
         _print_layers(result)
 
 
-def _describe_layers(model: str, made: NamedNetwork, i1: LayerMap, i2: LayerMap | None) -> dict[str, Any]:
-    sizes = {name: parameter.numel() for name, parameter in named_parameters(made.network).items()}
+def _describe_layers(model: str, named: NamedNetwork, i1: LayerMap, i2: LayerMap | None) -> dict[str, Any]:
+    sizes = {name: parameter.numel() for name, parameter in named_parameters(named.network).items()}
     depth_i2 = {layer.name: layer.depth for layer in i2 or ()}
     return {
         "model": model,
-        "arguments": dict(made.arguments),
-        "input": list(made.example.shape),
+        "arguments": dict(named.arguments),
+        "input": list(named.example.shape),
         "granularity": i1.granularity,
         "layers": [
             {
@@ -137,11 +126,11 @@ def _print_layers(result: dict[str, Any]) -> None:
 @app.command("plugins")
 def show_plugins(as_json: Json = False) -> None:
     """Show the installed plug-ins, and whether their hosts can be used."""
-    found = [
+    states = [
         {"name": row.name, "installed": row.installed, "usable": row.usable, "reason": row.reason} for row in plugins()
     ]
     if as_json:
-        print_json(found)
+        print_json(states)
         return
-    rows = [[str(row["name"]), cell(row["installed"]), str(row["reason"] or "usable")] for row in found]
+    rows = [[str(row["name"]), cell(row["installed"]), str(row["reason"] or "usable")] for row in states]
     print_table("Plug-ins", ["Host", "Version", "State"], rows, left=3)

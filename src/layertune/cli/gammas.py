@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from layertune.alchemy.kernels import pair_kernels
 from layertune.alchemy.norms import affine_norms, gammas, require_finite
 from layertune.alchemy.redundancy import THRESHOLD
+from layertune.cli.network_options import Arguments, InputShape, network_of
 from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, show
 from layertune.errors import AlchemyError
-from layertune.hosts.networks import named_network, parse_arguments, parse_shape
 from layertune.layers.norm_layers import gamma_name
 from layertune.layers.trace import trace
 from layertune.weights.loading import Loaded, load_weights, read_weights
@@ -29,25 +29,19 @@ def show_gammas(
     model: Annotated[
         str, typer.Option(help="The network of the checkpoint: a name of timm or MONAI, or module:factory.")
     ],
-    shape: Annotated[
-        str | None, typer.Option("--input", help="Shape of an input, batch first; as for `layertune layers`.")
-    ] = None,
-    arg: Annotated[
-        list[str] | None, typer.Option(help="An argument of the constructor, key=value, as JSON or a Python literal.")
-    ] = None,
+    shape: InputShape = None,
+    arg: Arguments = None,
     threshold: Threshold = THRESHOLD,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Show the gammas of a checkpoint, norm by norm, and count the small ones; nothing is trained."""
     with hosts_to_stderr():
-        made = named_network(
-            model, shape=None if shape is None else parse_shape(shape), arguments=parse_arguments(arg or [])
-        )
+        named = network_of(model, shape, arg)
         weights = read_weights(checkpoint)
     report_gammas(
-        made.network,
-        made.example,
+        named.network,
+        named.example,
         weights,
         file=checkpoint,
         model=model,
@@ -89,8 +83,8 @@ def report_gammas(
         sizes = gammas(network)
         _require_loaded(network, loaded)
         require_finite(sizes)
-        found = pair_kernels(network, trace(network, example))
-    rows = [_row(name, values, found.pairs, found.unpaired, threshold) for name, values in sizes.items()]
+        kernels = pair_kernels(network, trace(network, example))
+    rows = [_row(name, values, kernels.pairs, kernels.unpaired, threshold) for name, values in sizes.items()]
     if figure is not None:
         _draw(sizes, threshold, figure)
     if as_json:
@@ -103,8 +97,8 @@ def report_gammas(
     judged = sum(row["count"] for row in rows if row["kernels_of"])
     small = sum(row["small"] for row in rows if row["kernels_of"])
     show(Text(f"{small} of {judged} kernels have a |gamma| below {threshold:g}."))
-    if found.unpaired:
-        show(Text(f"{len(found.unpaired)} norms scale no kernels of one layer and are left alone; --json says why."))
+    if kernels.unpaired:
+        show(Text(f"{len(kernels.unpaired)} norms scale no kernels of one layer and are left alone; --json says why."))
     if figure is not None:
         show(Text(f"Figure: {figure}"))
 
