@@ -6,6 +6,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import yaml
+from PIL import Image
 
 METHODS: list[dict[str, Any]] = [
     {"kind": "flat"},
@@ -35,6 +36,16 @@ def write_images(root: Path, *, counts: tuple[int, int, int] = (12, 6, 6), class
         arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
     root.mkdir(parents=True, exist_ok=True)
     np.savez(root / "pneumoniamnist.npz", **arrays)
+
+
+def write_pictures(root: Path, folders: list[str], *, count: int = 4, size: int = 20) -> None:
+    """PNG files in folders of classes, none of which is like another."""
+    rng = np.random.RandomState(0)
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            picture = Image.fromarray(rng.randint(0, 256, (size, size)).astype(np.uint8))
+            picture.save(root / folder / f"{number}.png")
 
 
 def study_of(**changes: Any) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class Split(Section):
             stay in one part.
         counts: The numbers of training, validation and test cases, dealt out one after the other from the shuffled
             cases. It replaces the folds; by default there are folds.
+        alike: Images whose correlation is above this number, between 0 and 1, count as near copies of each other and
+            stay in one part, as do near copies of near copies. By default images are not compared.
     """
 
     folds: Annotated[int, Field(ge=3)] = 5
@@ -32,6 +34,7 @@ class Split(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     group: str | None = None
     counts: tuple[Count, Count, Count] | None = new_key(None)
+    alike: Fraction | None = new_key(None)
 
     @field_validator("group")
     @classmethod
@@ -46,6 +49,8 @@ class Split(Section):
     def _fold_exists(self) -> "Split":
         if self.counts is not None and self.group is not None:
             raise ValueError("counts deal out single cases, and group keeps cases together; leave one of them out")
+        if self.alike is not None and (self.counts is not None or self.group is not None):
+            raise ValueError("alike keeps near copies together in folds; leave out counts and group, or alike")
         if self.fold >= self.folds:
             raise ValueError(f"fold is {self.fold}, and the {self.folds} folds are counted from 0 to {self.folds - 1}")
         return self
@@ -82,7 +87,10 @@ class Data(Section):
         percentiles: Lower and upper percentile of a volume's intensities that are scaled to [0, 1].
         contrast: Contrast of the brains that are made for the set mni152: ``"t1"`` or ``"t2"``, as in scans with that
             weighting.
-        patch: Size of the crops that are trained on. In evaluation a window of this size slides over the volume.
+        patch: Size of the random crops that are trained on, for images smaller than ``size``. In evaluation a window of
+            this size slides over a volume, and images are cropped in the middle.
+        normalise: ``"imagenet"``: images get three channels with the mean and the standard deviation that networks
+            pre-trained on ImageNet expect; by default intensities are in [-1, 1] and the channels are the data set's.
         classes: Number of classes, background included, for a folder of your own.
         normal: In a folder of your own images, the class that is the normal finding. It becomes class 0, whose recall
             is the specificity; by default the first class in the alphabet.
@@ -110,6 +118,7 @@ class Data(Section):
     percentiles: tuple[float, float] | None = new_key(None)
     contrast: Literal["t1", "t2"] | None = new_key(None)
     patch: tuple[Count, ...] | None = None
+    normalise: Literal["imagenet"] | None = new_key(None)
     classes: Annotated[int, Field(ge=2)] | None = None
     normal: str | None = new_key(None)
     labelled: Several[Count | Literal["all"]] = ("all",)
@@ -146,12 +155,23 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
+    def _suits_images(self) -> "Data":
+        found = SETS[self.set]
+        if self.normalise is not None and found.volumes:
+            raise ValueError(f"normalise is for images, and {self.set} holds volumes; leave it out")
+        if self.split.alike is not None and found.kind != "images":
+            raise ValueError(f"split.alike is for folders of images, and {self.set} is none; leave it out")
+        if self.patch is not None and self.size is None and not found.volumes:
+            raise ValueError("patch crops images of one size; give data.size too, a little larger than the patch")
+        return self
+
+    @model_validator(mode="after")
     def _fits_the_axes(self) -> "Data":
         volumes = SETS[self.set].volumes
         axes, what = (3, "volumes") if volumes else (2, "images")
         keys = ("size", "resample", "spacing", "patch")
         lists = {key: given for key in keys if (given := getattr(self, key)) is not None}
-        for key in ("resample", "spacing", "window", "percentiles", "patch"):
+        for key in ("resample", "spacing", "window", "percentiles"):
             if getattr(self, key) is not None and not volumes:
                 raise ValueError(f"{key} is for volumes, and {self.set} holds images; leave it out")
         for key, given in lists.items():

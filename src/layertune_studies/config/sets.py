@@ -104,6 +104,26 @@ SETS: dict[str, DataSet] = {
         ("normal", "benign", "malignant"),
         channels=3,
     ),
+    "breast-ultrasound": DataSet(
+        "images",
+        "BUSI in grey at 256 x 256: 780 breast ultrasound images, normal, benign and malignant (Al-Dhabyani et al. "
+        "2020); the images of one woman are not marked, and some are near copies of each other",
+        "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset; masks are left out, images resampled",
+        "given by the authors on that page; the article is CC BY 4.0",
+        IMAGES.format("breast_ultrasound/normal, breast_ultrasound/benign, breast_ultrasound/malignant"),
+        "breast_ultrasound",
+        ("normal", "benign", "malignant"),
+    ),
+    "brain-tumour-mri": DataSet(
+        "images",
+        "Brain Tumor Classification (MRI), the Training part: 2,870 slices, no tumour, glioma, meningioma and "
+        "pituitary tumour (Bhuvaji et al. 2020); the slices of one patient are not marked",
+        "https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri",
+        "given by the authors on that page",
+        IMAGES.format("brain_tumour_mri/no_tumor, glioma_tumor, meningioma_tumor, pituitary_tumor"),
+        "brain_tumour_mri",
+        ("no_tumor", "glioma_tumor", "meningioma_tumor", "pituitary_tumor"),
+    ),
     "hippocampus": DataSet(
         "decathlon",
         "Task04_Hippocampus of the Medical Segmentation Decathlon: 260 labelled MRI, anterior and posterior",

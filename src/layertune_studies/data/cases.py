@@ -12,12 +12,14 @@ import torch
 from layertune_studies.config.sets import SETS, require_folder
 from layertune_studies.config.study import Data
 from layertune_studies.data.case import Case
+from layertune_studies.data.near_copies import near_copies
 from layertune_studies.data.split import split_cases
 from layertune_studies.errors import DataError
 
 __all__ = ["Cases", "LabelledCases", "LazyCases", "checked", "draw", "load_cases"]
 
 Task = Literal["classification", "segmentation"]
+Parts = tuple[Sequence[int], Sequence[int], Sequence[int]]
 PARTS = ("train", "val", "test")
 # Bytes of cases that stay in memory, of those that are read when they are asked for: two data sets of a process, which
 # is what the trials of a study may hold, then leave half of a small machine's 8 GiB to networks and to reading.
@@ -105,7 +107,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
     read = getattr(study_readers, f"read_{found.kind}")
     case_of, paths, parts = read(data, place, found)
     check = _Check(data, classes, place)
-    numbers = parts or split_cases([str(path) for path in paths], data.split)
+    numbers = _split(data, case_of, paths, parts)
     for name, part in zip(PARTS, numbers, strict=True):
         if not part:
             raise DataError(f"the {name} part of {data.set} has no case, of {len(paths)}; choose fewer folds")
@@ -125,6 +127,17 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         (first.image.shape[0], *(data.patch or first.image.shape[1:])),
         paths,
     )
+
+
+def _split(data: Data, case_of: Callable[[int], Case], paths: Sequence[Path], parts: Parts | None) -> Parts:
+    """Return the numbers of the training, validation and test cases: the set's own split, or one by the study."""
+    names, alike = [str(path) for path in paths], data.split.alike
+    if alike is None:
+        return parts or split_cases(names, data.split)
+    if parts is not None:
+        raise DataError(f"{data.set} comes with its own split, so near copies cannot be moved; leave out split.alike")
+    first = near_copies((case_of(number).image for number in range(len(names))), alike)
+    return split_cases(names, data.split, groups=[names[number] for number in first])
 
 
 def draw(

@@ -34,6 +34,8 @@ __all__ = ["read_brains", "read_decathlon", "read_images", "read_medmnist", "rea
 Parts = tuple[list[int], list[int], list[int]]
 Read = tuple[Callable[[int], Case], list[Path], Parts | None]
 KEYS = ("image", "label")
+# Of the training images of ImageNet, by channel, with intensities in [0, 1].
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The errors of readers for a file that is damaged, of another kind, or incomplete.
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, BadZipFile, zlib.error)
 
@@ -65,7 +67,7 @@ def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
     def case(number: int) -> Case:
         image = torch.from_numpy(images[number].copy()).float()
         image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
-        return Case(_sized(image / 127.5 - 1, data.size), torch.tensor(labels[number]))
+        return Case(_prepared(image / 127.5 - 1, data), torch.tensor(labels[number]))
 
     return case, [Path(f"{place}[{number}]") for number in range(len(images))], (parts[0], parts[1], parts[2])
 
@@ -94,7 +96,7 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
 
     def case(number: int) -> Case:
         path, label = samples[number]
-        return Case(_sized(_picture(Path(path), found.channels), data.size), torch.tensor(label))
+        return Case(_prepared(_picture(Path(path), found.channels), data), torch.tensor(label))
 
     if "" in ends:
         return case, paths, None
@@ -228,6 +230,17 @@ def _picture(path: Path, channels: int) -> Tensor:
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of a file that is cut off or damaged
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     return torch.from_numpy(array).reshape(*array.shape[:2], channels).movedim(-1, 0) / 127.5 - 1
+
+
+def _prepared(image: Tensor, data: Data) -> Tensor:
+    """Resize and normalise an image, whose intensities are in [-1, 1], as the study says."""
+    sized = _sized(image, data.size)
+    if data.normalise is None:
+        return sized
+    if len(sized) not in (1, 3):
+        raise DataError(f"normalise imagenet takes images of 1 or 3 channels, and {data.set} has {len(sized)}")
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return ((sized + 1) / 2 - mean) / deviation
 
 
 def _sized(image: Tensor, size: tuple[int, ...] | None) -> Tensor:

@@ -11,12 +11,15 @@ from layertune_studies.errors import DataError
 __all__ = ["split_cases"]
 
 
-def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int], list[int]]:
+def split_cases(
+    paths: Sequence[str], split: Split, *, groups: Sequence[str] | None = None
+) -> tuple[list[int], list[int], list[int]]:
     """Return the numbers of the training, validation and test cases.
 
     Args:
         paths: The paths of the cases.
         split: The section of the study's file.
+        groups: The name of each case's group, whose cases stay in one part; by default ``split.group`` says it.
 
     Raises:
         DataError: A path does not match the group, or a part gets no case.
@@ -29,12 +32,12 @@ def split_cases(paths: Sequence[str], split: Split) -> tuple[list[int], list[int
     """
     if split.counts is not None:
         return _dealt(len(paths), split.counts, split.seed)
-    groups: dict[str, list[int]] = {}
-    for number, path in enumerate(paths):
-        groups.setdefault(_group(path, split.group), []).append(number)
-    names = sorted(groups)
+    members: dict[str, list[int]] = {}
+    for number, name in enumerate(groups or [_group(path, split.group) for path in paths]):
+        members.setdefault(name, []).append(number)
+    names = sorted(members)
     order = [names[index] for index in np.random.RandomState(split.seed).permutation(len(names)).tolist()]
-    folds = [[number for name in order[part :: split.folds] for number in groups[name]] for part in range(split.folds)]
+    folds = [[number for name in order[part :: split.folds] for number in members[name]] for part in range(split.folds)]
     empty = [part for part, fold in enumerate(folds) if not fold]
     if empty:
         raise DataError(

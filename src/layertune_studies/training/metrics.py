@@ -16,7 +16,7 @@ from layertune_studies.data.case import Case
 __all__ = ["CLASSIFICATION", "SEGMENTATION", "Scores", "classification_scores", "evaluate", "label_map"]
 
 Scores = dict[str, float]
-CLASSIFICATION = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")
+CLASSIFICATION = ("accuracy", "balanced_accuracy", "auc", "macro_auc", "sensitivity", "specificity")
 SEGMENTATION = ("dice", "ppv", "sensitivity")
 BATCH = 128
 
@@ -29,7 +29,8 @@ def evaluate(network: nn.Module, cases: Sequence[Case], *, classes: int, patch: 
         network: Returns scores of the classes, for an image or for each voxel. It is left in eval mode.
         cases: The held-out cases.
         classes: Number of classes.
-        patch: Size of the window that slides over volumes, or None for whole volumes.
+        patch: Size of the window that slides over volumes, or of the middle of an image that is looked at; None for
+            whole volumes or images.
 
     Returns:
         For images ``CLASSIFICATION`` and ``sensitivity_N`` of each class N; for volumes ``SEGMENTATION``, the means
@@ -39,7 +40,8 @@ def evaluate(network: nn.Module, cases: Sequence[Case], *, classes: int, patch: 
     device = next(network.parameters()).device
     if not cases[0].label.ndim:
         chunks = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
-        outputs = [network(torch.stack([case.image for case in chunk]).to(device)).float().cpu() for chunk in chunks]
+        batches = (torch.stack([_middle(case.image, patch) for case in chunk]).to(device) for chunk in chunks)
+        outputs = [network(batch).float().cpu() for batch in batches]
         return classification_scores(torch.cat(outputs).softmax(1), torch.stack([case.label for case in cases]))
     return _segmentation_scores(network, cases, classes, patch, device)
 
@@ -67,8 +69,9 @@ def classification_scores(shares: Tensor, labels: Tensor) -> Scores:
         labels: Whole numbers of shape (cases,); 0 is the normal finding.
 
     Returns:
-        ``sensitivity`` is the mean recall of the classes above 0, ``specificity`` the recall of class 0; a class
-        without a case is left out of the means.
+        ``auc`` is the mean AUC of each class above 0 against the rest, and ``macro_auc`` that of all classes, which is
+        the same for two. ``sensitivity`` is the mean recall of the classes above 0, ``specificity`` the recall of class
+        0. A class without a case is left out of the means.
 
     Example:
         >>> shares = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])
@@ -86,17 +89,27 @@ def classification_scores(shares: Tensor, labels: Tensor) -> Scores:
     return {
         "accuracy": float((predicted == labels).float().mean()),
         "balanced_accuracy": float(np.mean(list(recalls.values()))),
-        "auc": _auc(shares, labels),
+        "auc": _auc(shares, labels, range(1, shares.shape[1])),
+        "macro_auc": _auc(shares, labels, range(shares.shape[1])),
         "sensitivity": float(np.mean(findings)) if findings else 0.0,
         "specificity": recalls.get(0, 0.0),
         **{f"sensitivity_{number}": recall for number, recall in recalls.items()},
     }
 
 
-def _auc(shares: Tensor, labels: Tensor) -> float:
-    """Return the mean AUC of each finding against the rest; 0.5 if no finding has cases on both sides."""
+def _middle(image: Tensor, patch: tuple[int, ...] | None) -> Tensor:
+    """Return the middle of an image (channels, height, width), or all of it."""
+    if patch is None:
+        return image
+    starts = [(side - part) // 2 for side, part in zip(image.shape[1:], patch, strict=True)]
+    rows, columns = (slice(start, start + part) for start, part in zip(starts, patch, strict=True))
+    return image[:, rows, columns]
+
+
+def _auc(shares: Tensor, labels: Tensor, classes: Sequence[int]) -> float:
+    """Return the mean AUC of some classes, each against the rest; 0.5 if none has cases on both sides."""
     areas: list[Any] = []
-    for number in range(1, shares.shape[1]):
+    for number in classes:
         truth = (labels == number).int()
         if 0 < int(truth.sum()) < len(truth):
             areas.append(compute_roc_auc(shares[:, number], truth))

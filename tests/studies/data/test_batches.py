@@ -55,3 +55,15 @@ def test_a_patch_is_cropped_from_image_and_label_alike() -> None:
     image, label = batch_maker(cases(), data, count=3, key=lambda step: (step,), augment=True)(0)
     assert image.shape == label.shape == (3, 1, 4, 4, 2)
     assert label.equal(image.round().to(torch.uint8))
+
+
+def test_images_are_cropped_at_random_and_flipped_alone_where_nothing_else_is_asked_for() -> None:
+    config = {"set": "pneumoniamnist", "size": [6, 6], "patch": [4, 4]}
+    only_flip = {"flip": 0.5, "contrast": 0, "brightness": 0, "noise": 0}
+    image = torch.arange(36.0).reshape(1, 6, 6)
+    case = Case(image, torch.tensor(0))
+    data = Data.model_validate({**config, "augment": only_flip})
+    batches, _ = batch_maker([case], data, count=300, key=lambda step: (step,), augment=True)(0)
+    crops = [image[:, top : top + 4, left : left + 4] for top in range(3) for left in range(3)]
+    wanted = {crop.numpy().tobytes() for one in crops for crop in (one, one.flip(2).contiguous())}
+    assert {crop.numpy().tobytes() for crop in batches} == wanted

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import normalize as torchvision_normalise
 
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Split
@@ -65,6 +66,25 @@ def test_folders_of_classes_are_cut_into_folds(tmp_path: Path) -> None:
         *[1] * 4,
         *[2] * 4,
     ]
+
+
+@pytest.mark.parametrize(("name", "counts"), [("breast-ultrasound", (3, 780)), ("brain-tumour-mri", (4, 2870))])
+def test_the_real_folders_of_images(data_dir: Path, name: str, counts: tuple[int, int]) -> None:
+    if not (data_dir / SETS[name].folder).is_dir():
+        pytest.skip(f"no {SETS[name].folder} in the folder that LAYERTUNE_DATA names")
+    config = {"set": name, "size": [72, 72], "patch": [64, 64], "normalise": "imagenet"}
+    cases = load_cases(Data.model_validate(config), data_dir)
+    parts = [len(part) for part in (cases.train, cases.validation, cases.test)]
+    assert (cases.classes, sum(parts)) == counts
+    assert [part / sum(parts) for part in parts] == pytest.approx([0.6, 0.2, 0.2], abs=0.001)
+    assert cases.shape == (3, 64, 64)
+
+
+def test_images_are_normalised_as_those_of_imagenet(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    plain, normalised = (load_cases(data(**more), tmp_path).train[0].image for more in ({}, {"normalise": "imagenet"}))
+    expected = torchvision_normalise((plain.expand(3, -1, -1) + 1) / 2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert normalised.allclose(expected, atol=1e-6)
 
 
 def test_a_sets_own_train_and_test_folders_stay_apart(tmp_path: Path) -> None:
