@@ -162,6 +162,7 @@ def _require_known(owner: str, given: Iterable[str], known: Iterable[str]) -> No
 # What nnU-Net decides itself, by section.
 NNUNETS_OWN = {
     "data": ("size", "resample", "spacing", "window", "percentiles", "holdout", "augment", "binary"),
+    "network": ("reset_head",),
     "pretraining": ("weights", "data", "batch", "optimizer", "schedule", "cycle", "early", "head"),
     "optimizer": ("momentum", "nesterov", "weight_decay", "head_factor", "schedule"),
 }

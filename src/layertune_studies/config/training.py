@@ -20,7 +20,9 @@ class Network(Section):
         granularity: What counts as one layer: ``"module"``, ``"block"`` or ``"stage"``.
         depth: How depths are read: ``"I1"``, or ``"I2"`` in a U-Net.
         channels_last: Whether the channels lie beside each other in memory, which changes the speed and no number; some
-            3D convolutions of few channels are faster so on a CPU.
+            3D convolutions of few channels, and depthwise ones, are faster so on a CPU.
+        reset_head: Whether a new head starts from PyTorch's default initialisation, and not from that of the network's
+            constructor. timm's EfficientNets start theirs from weights up to 0.58, twenty times PyTorch's.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Network(Section):
     granularity: Granularity = "block"
     depth: Literal["I1", "I2"] = "I1"
     channels_last: bool = new_key(False)
+    reset_head: bool = new_key(False)
 
 
 class Optimizer(Section):

@@ -27,7 +27,7 @@ from layertune_studies.training.loop import Task, Training, TrainingResult
 from layertune_studies.training.loss import make_loss
 from layertune_studies.training.methods import train
 from layertune_studies.training.metrics import evaluate
-from layertune_studies.training.network import adopt_weights, device, make_network, network_layers
+from layertune_studies.training.network import adopt_weights, device, make_network, network_layers, reset_head
 from layertune_studies.training.settings import Depths, Setting, settings_of
 
 __all__ = [
@@ -240,6 +240,8 @@ def training_of(
     scratch = isinstance(trial.method, Scratch)
     network = make_network(study.network, classes=cases.classes, shape=cases.shape, pretrained=not scratch)
     layers = study_layers(study, cases, depth_of(study, trial.method))
+    if study.network.reset_head:
+        reset_head(network, layers)
     if weights is not None and not scratch:
         adopt_weights(network, weights)
     network.to(device())

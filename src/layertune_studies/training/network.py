@@ -14,8 +14,17 @@ from layertune.errors import WeightsError
 from layertune.hosts.networks import import_factory, named_network
 from layertune_studies.config.study import Network
 from layertune_studies.errors import DataError, StudyError
+from layertune_studies.training.packaged_weights import PACKAGED, packaged_file
 
-__all__ = ["WEIGHTS", "device", "make_network", "network_layers", "pretrained_weights"]
+__all__ = [
+    "WEIGHTS",
+    "adopt_weights",
+    "device",
+    "make_network",
+    "network_layers",
+    "pretrained_weights",
+    "reset_head",
+]
 
 # Weights by name: the file below the folder of all data, and where it comes from.
 WEIGHTS: dict[str, tuple[str, str]] = {
@@ -95,13 +104,30 @@ def pretrained_weights(name: str, root: Path | None) -> Mapping[str, Tensor]:
 
     Raises:
         DataError: The file is not there; the message says where to get it.
+        MissingPackageError: The package that brings these weights is not installed.
         WeightsError: The file holds no weights.
     """
+    if name in PACKAGED:
+        return read_weights(packaged_file(name))
     file, source = WEIGHTS.get(name, (name, "give a path, absolute or below the folder of all data"))
     path = (root or Path()) / file
     if not path.is_file():
         raise DataError(f"pretraining.weights {name}: there is no {path}. {source}")
     return read_weights(path)
+
+
+def reset_head(network: nn.Module, layers: LayerMap) -> None:
+    """Start the head of a network from PyTorch's default initialisation.
+
+    Raises:
+        StudyError: A part of the head has no default initialisation.
+    """
+    modules = dict(network.named_modules())
+    for name in dict.fromkeys(parameter.rpartition(".")[0] for parameter in layers.head.parameters):
+        reset = getattr(modules[name], "reset_parameters", None)
+        if reset is None:
+            raise StudyError(f"network.reset_head: {name or 'the network'} has no reset_parameters; leave the key out")
+        reset()
 
 
 def adopt_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
