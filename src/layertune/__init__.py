@@ -23,6 +23,8 @@ from layertune.errors import (
     ProfileError,
     WeightsError,
 )
+from layertune.hosts.evaluation_weights import evaluation_weights
+from layertune.hosts.optimizers import make_optimizer
 from layertune.hosts.plugin import Plugin, PluginStatus, plugins
 from layertune.layers.activations import Activation
 from layertune.layers.layer import Layer, LayerMap
@@ -92,10 +94,12 @@ __all__ = [
     "WeightsError",
     "bidirectional_grid",
     "clip_test",
+    "evaluation_weights",
     "freeze",
     "frozen_statistics",
     "gammas",
     "load_weights",
+    "make_optimizer",
     "map_layers",
     "meta_pass",
     "norm_only",
