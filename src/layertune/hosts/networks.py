@@ -27,6 +27,7 @@ __all__ = [
     "named_network",
     "parse_arguments",
     "parse_shape",
+    "require_known_network",
 ]
 
 NETWORKS = "layertune.networks"
@@ -106,6 +107,34 @@ def named_network(name: str, *, shape: Shape | None = None, arguments: Mapping[s
         if made is not None:
             return made
     raise _unknown(name, hosts)
+
+
+def require_known_network(name: str) -> None:
+    """Refuse a name that is no network's; a function of the user's own is imported and not called.
+
+    Args:
+        name: The name of a network of timm or MONAI, or ``"module:factory"``.
+
+    Raises:
+        ModelError: The name is unknown, or the module cannot be imported.
+        MissingPackageError: No host is installed.
+    """
+    if ":" in name:
+        import_factory(name)
+        return
+    hosts: list[HostNetworks] = list(load_entries(NETWORKS, "the networks of {name}").values())
+    if not any(_knows(host, name) for host in hosts):
+        raise _unknown(name, hosts)
+
+
+def _knows(host: HostNetworks, name: str) -> bool:
+    try:
+        # A name with the tag of its weights is not among the names.
+        return name in host.names() or host.build(name, shape=None, arguments={}) is not None
+    except MissingPackageError:
+        return False
+    except ModelError:  # the constructor needs arguments
+        return True
 
 
 def import_factory(name: str) -> Callable[..., Any]:

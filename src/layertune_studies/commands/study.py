@@ -144,6 +144,13 @@ def _context(config: Path, out: Path | None, root: Path | None) -> "StudyContext
     from layertune_studies.config.study import load_study
     from layertune_studies.engine.context import StudyContext
     from layertune_studies.engine.store import StudyStore
+    from layertune_studies.errors import FolderError
 
     loaded = load_study(config)
-    return StudyContext(loaded, root, StudyStore(_folder(loaded, out)))
+    store = StudyStore(_folder(loaded, out))
+    if not any(store.results.glob("*.json")):
+        raise FolderError(
+            f"there are no results of {loaded.name} in {store.folder}; run `layertune study run {config}` first, or "
+            "give the folder of its results with --out"
+        )
+    return StudyContext(loaded, root, store)

@@ -16,7 +16,7 @@ from layertune_studies.data.near_copies import near_copies
 from layertune_studies.data.split import split_cases
 from layertune_studies.errors import DataError
 
-__all__ = ["Cases", "LabelledCases", "LazyCases", "checked", "draw", "load_cases"]
+__all__ = ["Cases", "LabelledCases", "LazyCases", "checked", "class_count", "draw", "load_cases"]
 
 Task = Literal["classification", "segmentation"]
 Parts = tuple[Sequence[int], Sequence[int], Sequence[int]]
@@ -101,7 +101,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
     """
     found = SETS[data.set]
     place = require_folder(data.set, root, data.folder)
-    classes = 2 if data.binary else data.classes or len(found.classes or ())
+    classes = class_count(data)
     from layertune_studies.data import readers as study_readers
 
     read = getattr(study_readers, f"read_{found.kind}")
@@ -138,6 +138,11 @@ def _split(data: Data, case_of: Callable[[int], Case], paths: Sequence[Path], pa
         raise DataError(f"{data.set} comes with its own split, so near copies cannot be moved; leave out split.alike")
     first = near_copies((case_of(number).image for number in range(len(names))), alike)
     return split_cases(names, data.split, groups=[names[number] for number in first])
+
+
+def class_count(data: Data) -> int:
+    """Return the number of classes of a data set, which follows from the study's file alone."""
+    return 2 if data.binary else data.classes or len(SETS[data.set].classes or ())
 
 
 def draw(

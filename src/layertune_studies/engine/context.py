@@ -16,11 +16,11 @@ from layertune_studies.config.methods import Flat
 from layertune_studies.config.study import Study
 from layertune_studies.data.cases import Cases
 from layertune_studies.engine.held_data import study_cases
+from layertune_studies.engine.known_names import require_known_names
 from layertune_studies.engine.search import better, rounds
-from layertune_studies.engine.store import StudyStore
+from layertune_studies.engine.store import DEPTHS, StudyStore
 from layertune_studies.engine.trial import Start, Trial, all_trials, data_identity, ranking, study_layers
 from layertune_studies.errors import StudyError
-from layertune_studies.training.metrics import CLASSIFICATION, SEGMENTATION
 from layertune_studies.training.network import make_network
 from layertune_studies.training.pretraining import pretrain
 from layertune_studies.training.settings import Depths
@@ -63,16 +63,10 @@ class StudyContext:
 
         Raises:
             StudyError: The study names a metric that its task does not have.
+            ModelError: The study names a network that nobody knows.
         """
-        cases = study_cases(self.study, self.root)
-        known = CLASSIFICATION if cases.task == "classification" else SEGMENTATION
-        extra = [f"dice_{number}" for number in range(1, cases.classes)]
-        if known is CLASSIFICATION:
-            extra = [f"sensitivity_{number}" for number in range(cases.classes)]
-        unknown = [metric for metric in self.study.metrics if metric not in (*known, *extra)]
-        if unknown:
-            raise StudyError(f"metrics: {unknown[0]} is none of {', '.join((*known, *extra))}, which {cases.task} has")
-        return cases
+        require_known_names(self.study)
+        return study_cases(self.study, self.root)
 
     @property
     def layers(self) -> LayerMap:
@@ -237,7 +231,7 @@ def best_of(study: Study, results: Mapping[Trial, Result]) -> Trial:
 
 def depths_name(study: Study) -> str:
     """Return the name of the file that holds the depths of a study's network."""
-    return f"network_{_digest(study.model_dump_json(include={'network', 'data'}))}"
+    return f"{DEPTHS}{_digest(study.model_dump_json(include={'network', 'data'}))}"
 
 
 def pretraining_name(study: Study) -> str:

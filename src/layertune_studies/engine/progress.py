@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from layertune_studies.config.study import Study
 from layertune_studies.engine.trial import Trial
@@ -51,12 +52,20 @@ def _steps(study: Study, trials: Sequence[Trial]) -> int:
 
 
 def study_progress(console: Console) -> Progress:
-    """Make a bar with the steps of all trials, the elapsed time and the remaining time."""
+    """Return a bar with the steps of all trials, the elapsed time and the remaining time."""
     return Progress(
         TextColumn("{task.description:<40}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
+        _Steps(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
     )
+
+
+class _Steps(ProgressColumn):
+    """Show the steps done and their total, once there is a total."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text of the column."""
+        return Text(f"{task.completed:g}/{task.total:g} steps" if task.total else "")

@@ -14,17 +14,17 @@ from filelock import FileLock, Timeout
 from layertune.files import write_file
 from layertune_studies.errors import DiskError, FolderError
 
-__all__ = ["StudyStore"]
+__all__ = ["DEPTHS", "StudyStore"]
+
+DEPTHS = "network_"
+"""How the names of files begin that hold the depths of a network. They take no training to make."""
 
 
 class StudyStore:
-    """The results of trials, by name.
+    """Keep the results of trials in a folder, by name.
 
     Args:
-        folder: The folder; it is made if it is not there.
-
-    Raises:
-        FolderError: The folder cannot be made.
+        folder: The folder. It is made when something is written.
 
     Example:
         >>> import tempfile
@@ -37,18 +37,18 @@ class StudyStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = folder / "results"
-        try:
-            self.results.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _folder_error(error, self.results) from error
+        self._made: list[Path] = []
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder against a second run of the study; the lock ends with the process that holds it.
 
+        A run that fails before it has a result leaves no folder behind.
+
         Raises:
-            FolderError: Another run holds the lock.
+            FolderError: Another run holds the lock, or the folder cannot be made.
         """
+        self._make_folder()
         lock = FileLock(str(self.folder / "running.lock"))
         try:
             lock.acquire(timeout=0)
@@ -60,8 +60,26 @@ class StudyStore:
             raise _folder_error(error, self.folder) from error
         try:
             yield
+        except BaseException:
+            self.discard_empty()
+            raise
         finally:
             lock.release()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no result of a training is kept."""
+        return not self.results.is_dir() or all(path.name.startswith(DEPTHS) for path in self.results.iterdir())
+
+    def discard_empty(self) -> None:
+        """Remove the folders that were made for this store, if they hold no result."""
+        if self._made and self.is_empty:
+            with contextlib.suppress(OSError):  # a folder that holds other things stays
+                for path in self.results.glob(f"{DEPTHS}*"):
+                    path.unlink()
+                (self.folder / "running.lock").unlink(missing_ok=True)
+                for folder in self._made:
+                    folder.rmdir()
 
     def load(self, name: str) -> dict[str, Any] | None:
         """Return the result of a trial, or None if there is none yet.
@@ -113,11 +131,21 @@ class StudyStore:
 
         Raises:
             DiskError: The disk is full.
+            FolderError: The file cannot be written.
         """
+        self._make_folder()
         try:
             write_file(path, content, only_writer=True)  # a run holds the lock of its folder
         except OSError as error:
             raise _folder_error(error, path) from error
+
+    def _make_folder(self) -> None:
+        missing = [folder for folder in (self.results, *self.results.parents) if not folder.exists()]
+        try:
+            self.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _folder_error(error, self.results) from error
+        self._made = self._made or missing
 
 
 def _folder_error(error: OSError, path: Path) -> FolderError:

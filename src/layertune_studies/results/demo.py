@@ -137,8 +137,13 @@ def run_demo(options: DemoOptions, *, console: Console | None = None) -> DemoRes
     """
     start = time.perf_counter()
     study, values = demo_study(options)
-    _claim(options.out, values)
-    store = run_study(study, options.out, options.root, console=console)
+    claim = _claim(options.out, values)
+    try:
+        store = run_study(study, options.out, options.root, console=console)
+    except BaseException:
+        if claim is not None:
+            _release(claim)
+        raise
     context = StudyContext(study, options.root, store)
     chosen = {key.method: ones for key, ones in chosen_trials(context).items()}
     rows = tuple(_row(key, title, ones) for key, (title, ones) in zip(KEYS, chosen.items(), strict=True))
@@ -149,16 +154,19 @@ def run_demo(options: DemoOptions, *, console: Console | None = None) -> DemoRes
     return DemoResult(values, rows, report, profile, time.perf_counter() - start)
 
 
-def _claim(folder: Path, values: Mapping[str, Any]) -> None:
+def _claim(folder: Path, values: Mapping[str, Any]) -> StudyStore | None:
     """Take a folder for a run with these options, or go on with such a run.
+
+    Returns:
+        The store of the claimed folder, or None if the folder holds such a run already.
 
     Raises:
         FolderError: The folder holds a run with other options, or other things, or cannot be made.
     """
-    wanted = json.loads(json.dumps(values))
+    wanted, store = json.loads(json.dumps(values)), StudyStore(folder)
     if (folder / RECORD).is_file():
         _require_same(folder, wanted)
-        return
+        return None
     if (folder / "options.json").is_file() and (folder / "pieces").is_dir():
         raise FolderError(
             f"{folder} holds a demo of layertune 0.1, which this version cannot go on with; give another folder with "
@@ -166,7 +174,15 @@ def _claim(folder: Path, values: Mapping[str, Any]) -> None:
         )
     if folder.is_dir() and any(folder.iterdir()):
         raise FolderError(f"{folder} is not empty and holds no demo; give another folder with --out")
-    StudyStore(folder).write(folder / RECORD, f"{json.dumps(wanted, indent=2)}\n")
+    store.write(folder / RECORD, f"{json.dumps(wanted, indent=2)}\n")
+    return store
+
+
+def _release(claim: StudyStore) -> None:
+    """Give a folder back that holds no result, so that a demo with other options may take it."""
+    if claim.is_empty:
+        (claim.folder / RECORD).unlink(missing_ok=True)
+        claim.discard_empty()
 
 
 def _require_same(folder: Path, wanted: Mapping[str, Any]) -> None:

@@ -208,6 +208,7 @@ def main(
     except LayertuneError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
+    out.mkdir(parents=True, exist_ok=True)  # the store makes it only where weights are trained
     draw(shape).savefig(out / "shape.png", dpi=200)
     typer.echo(table(shape), nl=False)
 

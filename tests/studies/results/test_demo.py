@@ -19,6 +19,7 @@ from layertune.cli.app import app
 from layertune_studies.config.demo import DemoOptions, OptionError, demo_study
 from layertune_studies.config.study import load_study
 from layertune_studies.engine import run as engine_run
+from layertune_studies.engine.store import StudyStore
 from layertune_studies.errors import DataError, FolderError
 from layertune_studies.results.demo import DemoResult, run_demo
 
@@ -105,6 +106,20 @@ def test_a_missing_task_names_its_source_and_layout(tmp_path: Path, root: Path |
         run(tmp_path / "out", data=TASK, root=root)
     assert "medicaldecathlon.com" in str(caught.value)
     assert "dataset.json, imagesTr and labelsTr" in str(caught.value)
+
+
+def test_a_demo_that_fails_for_want_of_data_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run(tmp_path / "out", data=TASK, root=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_that_is_refused_beside_a_running_one_leaves_its_folder(tmp_path: Path) -> None:
+    _, values = demo_study(TINY)
+    (tmp_path / "demo.json").write_text(json.dumps(values))
+    with StudyStore(tmp_path).locked(), pytest.raises(FolderError, match="another run"):
+        run(tmp_path)
+    assert (tmp_path / "demo.json").is_file()
 
 
 def test_other_options_are_named_and_refused(tmp_path: Path) -> None:
