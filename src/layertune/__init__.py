@@ -35,7 +35,9 @@ from layertune.metalr.metalr import MetaLR
 from layertune.metalr.settings import MetaLRSettings
 from layertune.old_paths import redirect
 from layertune.policies.freezing import Frozen, freeze
+from layertune.policies.l2_sp import L2SP
 from layertune.policies.param_groups import param_groups
+from layertune.policies.phases import LPFT, GradualUnfreezing, PhasedFreezing, Phases
 from layertune.policies.policies import (
     AllLayers,
     BiDirectional,
@@ -46,16 +48,20 @@ from layertune.policies.policies import (
     UNetScheme,
     bidirectional_grid,
 )
+from layertune.rates.auto_rgn import AutoRGN
 from layertune.rates.profile import LRProfile, ProfileSummary
 from layertune.rates.replay import Replay
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = [
+    "L2SP",
+    "LPFT",
     "Activation",
     "Alchemy",
     "AlchemyError",
     "AllLayers",
     "AutoLR",
+    "AutoRGN",
     "BiDirectional",
     "Candidate",
     "ClipPoint",
@@ -63,6 +69,7 @@ __all__ = [
     "Convergence",
     "Frozen",
     "GammaPenalty",
+    "GradualUnfreezing",
     "KernelNorm",
     "LRProfile",
     "LRTrial",
@@ -79,6 +86,8 @@ __all__ = [
     "MissingPackageError",
     "ModelError",
     "OptimizerError",
+    "PhasedFreezing",
+    "Phases",
     "Plugin",
     "PluginStatus",
     "Policy",

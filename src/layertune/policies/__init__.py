@@ -1,7 +1,9 @@
 """Policies: which layers are trained, and at which scale of the learning rate."""
 
 from layertune.policies.freezing import Frozen, freeze
+from layertune.policies.l2_sp import L2SP
 from layertune.policies.param_groups import param_groups
+from layertune.policies.phases import LPFT, GradualUnfreezing, PhasedFreezing, Phases
 from layertune.policies.policies import (
     AllLayers,
     BiDirectional,
@@ -14,12 +16,17 @@ from layertune.policies.policies import (
 )
 
 __all__ = [
+    "L2SP",
+    "LPFT",
     "AllLayers",
     "BiDirectional",
     "Frozen",
+    "GradualUnfreezing",
     "LastLayer",
     "LayerDecay",
     "LayerWise",
+    "PhasedFreezing",
+    "Phases",
     "Policy",
     "UNetScheme",
     "bidirectional_grid",
