@@ -23,6 +23,14 @@ METHODS: list[dict[str, Any]] = [
     {"kind": "metalr", "mode": "every", "every": 2, "rule": "proportional", "lr": [0.01]},
     {"kind": "metalr", "mode": "streaming", "rule": "additive", "hyper_lr": 1e-4, "lr": [0.01]},
     {"kind": "scratch", "lr": [0.01]},
+    {"kind": "lp_ft", "lr": [0.01]},
+    {"kind": "gradual_unfreezing", "lr": [0.01]},
+    {"kind": "auto_rgn", "lr": [0.01]},
+    {"kind": "l2_sp", "alphas": [0.1, 0.01], "lr": [0.01]},
+    {"kind": "prodigy_split"},
+    {"kind": "ldog"},
+    {"kind": "schedulefree_adamw", "lr": [0.01]},
+    {"kind": "dadapt_adam"},
 ]
 
 

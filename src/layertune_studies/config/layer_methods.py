@@ -5,14 +5,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from layertune_studies.config.method import LOOPS, Loop, Method, Rates
-from layertune_studies.config.section import Fraction, Positive, Several, new_key
+from layertune_studies.config.section import Several, new_key
 
 __all__ = [
     "BiDirectionalMethod",
     "Decay",
     "Flat",
     "Last",
-    "LastThenAll",
     "LayerWiseMethod",
     "NormOnly",
     "Scratch",
@@ -94,19 +93,6 @@ class Decay(Method):
 
     kind: Literal["layer-decay"]
     rates: Several[Annotated[float, Field(gt=0, le=1)]] = (0.75,)
-
-
-class LastThenAll(Method):
-    """First the last layer alone, then all layers.
-
-    Attributes:
-        share: Share of the steps in which the last layer alone is trained.
-        drop: Factor on the learning rate for the second part.
-    """
-
-    kind: Literal["last-then-all"]
-    share: Fraction = 0.3
-    drop: Positive = 0.1
 
 
 class UNet(Method):

@@ -12,7 +12,6 @@ from layertune_studies.config.layer_methods import (
     Decay,
     Flat,
     Last,
-    LastThenAll,
     LayerWiseMethod,
     NormOnly,
     Scratch,
@@ -20,15 +19,35 @@ from layertune_studies.config.layer_methods import (
     Untuned,
 )
 from layertune_studies.config.method import LOOPS, Loop, Method, Rates
+from layertune_studies.config.opponents import (
+    AutoRGNMethod,
+    DAdaptMethod,
+    GradualUnfreezingMethod,
+    L2SPMethod,
+    LastThenAll,
+    LDoGMethod,
+    LPFTMethod,
+    OptimizerMethod,
+    ProdigyMethod,
+    ProdigySplitMethod,
+    ScheduleFreeMethod,
+    TwoParts,
+)
 from layertune_studies.config.section import Fraction, Positive, Section, nearest
 
 __all__ = [
     "METHOD_KINDS",
     "AlchemyMethod",
     "AutoLRMethod",
+    "AutoRGNMethod",
     "BiDirectionalMethod",
+    "DAdaptMethod",
     "Decay",
     "Flat",
+    "GradualUnfreezingMethod",
+    "L2SPMethod",
+    "LDoGMethod",
+    "LPFTMethod",
     "Last",
     "LastThenAll",
     "LayerWiseMethod",
@@ -37,10 +56,14 @@ __all__ = [
     "Method",
     "MethodConfig",
     "NormOnly",
+    "OptimizerMethod",
     "ProdigyMethod",
+    "ProdigySplitMethod",
     "Rates",
+    "ScheduleFreeMethod",
     "Scratch",
     "Section",
+    "TwoParts",
     "UNet",
     "Untuned",
 ]
@@ -64,13 +87,6 @@ class AutoLRMethod(Method):
     f_min: Positive = 2.0
     f_max: Positive = 0.4
     max_trials: Annotated[int, Field(ge=1)] = 5
-
-
-class ProdigyMethod(Method):
-    """Prodigy (Mishchenko and Defazio 2024), which needs no learning rate."""
-
-    kind: Literal["prodigy"]
-    lr: Literal["grid", "tuned"] | Rates = (1.0,)
 
 
 class AlchemyMethod(Method):
@@ -170,9 +186,17 @@ MethodConfig: TypeAlias = Annotated[
     | BiDirectionalMethod
     | Decay
     | LastThenAll
+    | LPFTMethod
+    | GradualUnfreezingMethod
     | UNet
     | AutoLRMethod
+    | AutoRGNMethod
+    | L2SPMethod
     | ProdigyMethod
+    | ProdigySplitMethod
+    | LDoGMethod
+    | ScheduleFreeMethod
+    | DAdaptMethod
     | NormOnly
     | AlchemyMethod
     | MetaLRMethod,
@@ -187,9 +211,17 @@ METHOD_KINDS: dict[str, type[Method]] = {
     "bi-directional": BiDirectionalMethod,
     "layer-decay": Decay,
     "last-then-all": LastThenAll,
+    "lp_ft": LPFTMethod,
+    "gradual_unfreezing": GradualUnfreezingMethod,
     "unet": UNet,
     "autolr": AutoLRMethod,
+    "auto_rgn": AutoRGNMethod,
+    "l2_sp": L2SPMethod,
     "prodigy": ProdigyMethod,
+    "prodigy_split": ProdigySplitMethod,
+    "ldog": LDoGMethod,
+    "schedulefree_adamw": ScheduleFreeMethod,
+    "dadapt_adam": DAdaptMethod,
     "norm-only": NormOnly,
     "alchemy": AlchemyMethod,
     "metalr": MetaLRMethod,

@@ -73,7 +73,8 @@ class Trial:
         parts = study.model_dump(mode="json", include=PARTS)
         parts["data"] = data_identity(study.data)
         method = self.method.model_dump(mode="json", exclude={"title", "lr", "checkpoints", "after"})
-        choices = ("first", "settings", "search", "schemes", "rates")  # these list settings, of which this is one
+        # These keys list settings, of which this trial has one.
+        choices = ("first", "settings", "search", "schemes", "rates", "alphas")
         parts["method"] = {key: value for key, value in method.items() if key not in choices}
         own: dict[str, Any] = {
             "setting": self.setting.as_dict(),

@@ -42,12 +42,15 @@ class Run:
         optimizer: The optimizer of its param groups.
         schedule: The schedule of the optimizer's learning rate, or None for a constant rate.
         metalr: The ``MetaLR`` that is attached to the optimizer, or None.
+        evaluation: Makes a context in which the network has the weights to evaluate, where those are not the trained
+            ones.
     """
 
     network: nn.Module
     optimizer: TorchOptimizer
     schedule: LRScheduler | None = None
     metalr: MetaLR | None = None
+    evaluation: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass
@@ -117,8 +120,14 @@ class Training:
     seed: int = 0
     score: Callable[[], float] = lambda: 0.0
 
-    def optimizer(self, policy: Policy, lr: float) -> TorchOptimizer:
-        """Make the study's optimizer of the layers that a policy tunes."""
+    def optimizer(self, policy: Policy, lr: float, *, weight_decay: float | None = None) -> TorchOptimizer:
+        """Make the study's optimizer of the layers that a policy tunes.
+
+        Args:
+            policy: The policy.
+            lr: Base learning rate.
+            weight_decay: The weight decay, if it is not the study's.
+        """
         config = self.study.optimizer
         groups = param_groups(
             self.network,
@@ -126,7 +135,7 @@ class Training:
             lr=lr,
             policy=policy,
             head_lr=lr * config.head_factor,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay if weight_decay is None else weight_decay,
         )
         if config.name == "sgd":
             return SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
@@ -143,10 +152,18 @@ class Training:
             case _:
                 return None
 
-    def measure(self, trained: TrainingResult) -> None:
-        """Add a point to the learning curve, where one is due before the next step."""
+    def measure(
+        self, trained: TrainingResult, evaluation: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        """Add a point to the learning curve, where one is due before the next step.
+
+        Args:
+            trained: The outcome, which holds the curve.
+            evaluation: Makes a context in which the network has the weights to evaluate.
+        """
         if self.study.curve and trained.steps % self.study.curve == 0:
-            trained.curve.append((trained.steps, self.score()))
+            with evaluation():
+                trained.curve.append((trained.steps, self.score()))
 
 
 def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> tuple[float, float]:
@@ -177,7 +194,7 @@ def train_step(run: Run, task: Task, loss_of: nn.Module, step: int) -> tuple[flo
 def train_steps(training: Training, run: Run, steps: int, trained: TrainingResult) -> None:
     """Take a number of further steps; stop early where the loss is not finite any more."""
     for _ in range(steps):
-        training.measure(trained)
+        training.measure(trained, run.evaluation)
         loss, seconds = train_step(run, training.task, training.loss_of, trained.steps)
         trained.steps += 1
         trained.losses.append(loss)
@@ -208,6 +225,10 @@ class Part:
     def optimizer(self) -> TorchOptimizer:
         """Make the optimizer."""
         return self.training.optimizer(self.policy, self.lr)
+
+    def schedule(self, optimizer: TorchOptimizer) -> LRScheduler | None:
+        """Make the schedule of the optimizer, or None for a constant rate."""
+        return self.training.schedule(optimizer, self.steps)
 
     def restricted(self, run: Run) -> AbstractContextManager[object]:  # noqa: ARG002 - others need it
         """Freeze what is not trained, and attach what learns, for the length of the block."""

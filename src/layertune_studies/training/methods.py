@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from layertune import (
@@ -20,20 +19,21 @@ from layertune import (
     MetaLR,
     gammas,
     norm_only,
-    param_groups,
 )
 from layertune_studies.config.methods import (
     AlchemyMethod,
     AutoLRMethod,
-    LastThenAll,
+    L2SPMethod,
+    LPFTMethod,
     MetaLRMethod,
     Method,
     NormOnly,
-    ProdigyMethod,
+    TwoParts,
 )
 from layertune_studies.config.study import Study
 from layertune_studies.training.budget import passes_of_step, steps_of
 from layertune_studies.training.loop import Part, Run, Training, TrainingResult, train_steps
+from layertune_studies.training.opponents import OPPONENTS, ProbePart
 from layertune_studies.training.settings import Setting, policy_of
 
 __all__ = ["train"]
@@ -51,12 +51,12 @@ def train(training: Training, method: Method, setting: Setting) -> TrainingResul
     start = time.process_time()
     for part in _parts(training, method, setting):
         optimizer = part.optimizer()
-        run = Run(training.network, optimizer, training.schedule(optimizer, part.steps))
+        run = Run(training.network, optimizer, part.schedule(optimizer))
         with part.restricted(run):
             part.take_steps(run, trained)
             part.report(run, trained)
     trained.cpu_seconds = time.process_time() - start
-    trained.passes = round(trained.steps * passes_of_step(method), 6)
+    trained.passes = round(trained.passes + trained.steps * passes_of_step(method), 6)
     return trained
 
 
@@ -125,21 +125,6 @@ class _NeverReset:
             group["lr"] = lr
 
 
-class ProdigyPart(Part):
-    """All layers by Prodigy, at one rate, since it refuses groups of different rates."""
-
-    def optimizer(self) -> Optimizer:
-        from prodigyopt import Prodigy
-
-        weight_decay = self.training.study.optimizer.weight_decay
-        groups = param_groups(self.training.network, self.training.layers, lr=self.lr, weight_decay=weight_decay)
-        optimizer: Optimizer = Prodigy(groups, lr=self.lr)
-        return optimizer
-
-    def report(self, run: Run, trained: TrainingResult) -> None:
-        trained.lrs = {"all": float(run.optimizer.param_groups[0]["d"]) * self.lr}
-
-
 class NormOnlyPart(Part):
     """The normalisation layers alone."""
 
@@ -197,9 +182,9 @@ class _WithPenalty(nn.Module):
 PARTS: dict[type[Method], type[Part]] = {
     MetaLRMethod: MetaLRPart,
     AutoLRMethod: AutoLRPart,
-    ProdigyMethod: ProdigyPart,
     NormOnly: NormOnlyPart,
     AlchemyMethod: AlchemyPart,
+    **OPPONENTS,
 }
 
 
@@ -208,11 +193,14 @@ def _parts(training: Training, method: Method, setting: Setting) -> list[Part]:
     steps = steps_of(training.study, method)
     if not steps:
         return []
-    if isinstance(method, LastThenAll):
+    if isinstance(method, TwoParts):
         first = min(max(1, round(method.share * steps)), steps - 1) if steps > 1 else 1
-        head = Part(training, method, LastLayer(), training.lr, first)
+        head_part = ProbePart if isinstance(method, LPFTMethod) else Part
+        head = head_part(training, method, LastLayer(), training.lr, first)
         rest = Part(training, method, AllLayers(), training.lr * method.drop, steps - first)
         return [head, rest] if rest.steps else [head]
+    if isinstance(method, L2SPMethod):
+        method = method.model_copy(update={"alphas": setting.numbers})
     return [_part_of(training.study, method)(training, method, policy_of(setting), training.lr, steps)]
 
 

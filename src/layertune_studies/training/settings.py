@@ -16,23 +16,23 @@ from layertune import (
     bidirectional_grid,
 )
 from layertune.policies.policies import Policy
-from layertune_studies.config.methods import BiDirectionalMethod, Decay, Last, LayerWiseMethod, Method, UNet
+from layertune_studies.config.methods import BiDirectionalMethod, Decay, L2SPMethod, Last, LayerWiseMethod, Method, UNet
 
 __all__ = ["Depths", "Setting", "policy_of", "settings_of"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A choice of the layers that are trained.
+    """A choice of the layers that are trained, or of the weight of a penalty.
 
     Attributes:
         label: Name of the setting, for tables and file names.
-        policy: Kind of the policy.
-        numbers: Arguments of the policy.
+        policy: Kind of the policy; ``"penalty"`` for all layers under a penalty.
+        numbers: Arguments of the policy, or the weight of the penalty.
     """
 
     label: str
-    policy: Literal["all", "last", "layer-wise", "bi-directional", "decay", "unet"] = "all"
+    policy: Literal["all", "last", "layer-wise", "bi-directional", "decay", "unet", "penalty"] = "all"
     numbers: tuple[Any, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,6 +74,8 @@ def settings_of(method: Method, depths: Depths) -> list[Setting]:
             return [Setting(f"m{m}-n{n}", "bi-directional", (m, n)) for m, n in pairs]
         case Decay():
             return [Setting(f"decay-{rate:g}", "decay", (rate,)) for rate in method.rates]
+        case L2SPMethod():
+            return [Setting(f"alpha-{alpha:g}", "penalty", (alpha,)) for alpha in method.alphas]
         case UNet():
             return [_unet_setting(name) for name in method.schemes or _unet_schemes(depths)]
         case _:
@@ -89,6 +91,7 @@ def policy_of(setting: Setting) -> Policy:
         "bi-directional": BiDirectional,
         "decay": LayerDecay,
         "unet": UNetScheme,
+        "penalty": lambda _: AllLayers(),
     }
     policy: Policy = factories[setting.policy](*setting.numbers)
     return policy

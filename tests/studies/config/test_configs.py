@@ -52,10 +52,11 @@ def test_table_2_has_the_papers_rows_and_todays_baselines(name: str) -> None:
     assert (study.budget.unit, study.seeds, study.optimizer.head_factor) == ("passes", 5, 10)
 
 
-def test_the_example_of_the_documentation_is_understood(tmp_path: Path) -> None:
-    page = (FOLDER.parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-    (tmp_path / "study.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
-    assert load_study(tmp_path / "study.yaml").name == "my_study"
+@pytest.mark.parametrize(("page", "name"), [("studies", "my_study"), ("opponents", "opponents")])
+def test_the_example_of_the_documentation_is_understood(tmp_path: Path, page: str, name: str) -> None:
+    text = (FOLDER.parents[1] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert load_study(tmp_path / "study.yaml").name == name
 
 
 def test_the_documentation_lists_every_method() -> None:

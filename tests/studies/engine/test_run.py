@@ -63,8 +63,9 @@ def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_every_trial_is_there_once(whole: Path) -> None:
-    # Two rates; the tuned one for two settings each of two methods and one of another; one for each of the others.
-    assert len(names(whole)) == 2 + 1 + 2 + 2 + 1 + 1 + 1 + 1 + 2 + 3 + 1
+    # Two rates; the tuned one for two settings each of two methods and one of another; one for each of the others, of
+    # which L2-SP has two weights.
+    assert len(names(whole)) == 2 + 1 + 2 + 2 + 1 + 1 + 1 + 1 + 2 + 3 + 1 + 9
 
 
 @pytest.mark.slow
@@ -74,6 +75,8 @@ def test_every_method_gets_the_same_passes(whole: Path) -> None:
     }
     # Every second step a meta pass: 2.67 steps of 1.5 passes fit into 4, which are 2 steps.
     assert passes.pop("metalr-every_all_lr0.01_n8") == 3
+    # 50 forward passes renew the statistics of batch norms before the evaluation, each a third of a pass.
+    assert passes.pop("schedulefree_adamw_all_lr0.01_n8") == pytest.approx(4 + 50 / 3)
     assert set(passes.values()) == {4}
     assert results(whole, "metalr-exact")[0]["steps"] == 2
 
