@@ -8,6 +8,7 @@ from layertune_timm.plugin import PLUGIN
 if TYPE_CHECKING:
     from layertune_timm.groupers import all_layers, bidirectional, last_layer, layer_decay, layer_wise, norm_only
     from layertune_timm.layers import map_layers
+    from layertune_timm.optimizers import register_optimizers
 
 __all__ = [
     "PLUGIN",
@@ -18,6 +19,7 @@ __all__ = [
     "layer_wise",
     "map_layers",
     "norm_only",
+    "register_optimizers",
 ]
 
 _MODULES = {
@@ -28,6 +30,7 @@ _MODULES = {
     "layer_wise": "layertune_timm.groupers",
     "map_layers": "layertune_timm.layers",
     "norm_only": "layertune_timm.groupers",
+    "register_optimizers": "layertune_timm.optimizers",
 }
 
 __getattr__ = lazy_names(__name__, PLUGIN, _MODULES.get)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import timm.optim
+import timm.scheduler
 import timm.utils
 from torch import nn
 from torch.optim import Optimizer
@@ -16,8 +17,10 @@ from layertune import MetaLR, OptimizerError
 from layertune.layers.names import named_parameters, unwrap
 from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.freezing import Frozen
+from layertune_timm.opponents import EpochPhases, attach_opponent, follow_model
+from layertune_timm.optimizers import register_optimizers
 from layertune_timm.report import log_rates, save_rates
-from layertune_timm.train_options import Scheme
+from layertune_timm.train_options import Opponent, Scheme
 
 __all__ = ["LayerwiseFactory"]
 
@@ -32,10 +35,12 @@ class LayerwiseFactory:
     Args:
         scheme: The grouper that says which layers train.
         metalr: The settings of ``MetaLR``, or None to learn no rates.
+        opponent: A method of another paper that is attached too, or None.
 
     Attributes:
         optimizer: The optimizer that was made, or None.
         metalr: The attached ``MetaLR``, or None.
+        phases: The phases of the opponent, or None.
         folder: The output folder, in the process that made it, or None.
 
     Example:
@@ -46,17 +51,21 @@ class LayerwiseFactory:
         {'fc'}
     """
 
-    def __init__(self, scheme: Scheme, metalr: MetaLRSettings | None) -> None:
+    def __init__(self, scheme: Scheme, metalr: MetaLRSettings | None, opponent: Opponent | None = None) -> None:
         self.scheme = scheme
         self.settings = metalr
+        self.opponent = opponent
         self.optimizer: Optimizer | None = None
         self.metalr: MetaLR | None = None
+        self.phases: EpochPhases | None = None
         self.folder: Path | None = None
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
         self._replace(timm.optim, "create_optimizer_v2", self._create)
         self._replace(timm.utils, "get_outdir", self._open_folder)
+        self._replace(timm.scheduler, "create_scheduler_v2", self._create_scheduler)
+        register_optimizers()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -95,8 +104,19 @@ class LayerwiseFactory:
         if self.settings is not None:
             self.metalr = MetaLR(optimizer, settings=self.settings)
             self._undo.callback(self.metalr.detach)
+        if self.opponent is not None:
+            coarse = self.scheme.coarse
+            self.phases, undo = attach_opponent(self.opponent, model_or_params, optimizer, coarse=coarse)
+            self._undo.callback(undo)
+        self._undo.callback(follow_model(optimizer, model_or_params))
         self.optimizer = optimizer
         return optimizer
+
+    def _create_scheduler(self, own: Any, *args: Any, **kwargs: Any) -> Any:
+        scheduler, epochs = own(*args, **kwargs)
+        if self.phases is not None:
+            self.phases.follow(scheduler)
+        return scheduler, epochs
 
     def _grouper(self, model: nn.Module, kwargs: dict[str, Any]) -> Any:
         fallback = set(kwargs.get("fallback_list", ()))

@@ -56,12 +56,17 @@ def run(options: TrainOptions) -> None:
         import_host(PLUGIN)
         from layertune_timm.optimizer_factory import LayerwiseFactory
 
-        with LayerwiseFactory(options.scheme, options.metalr) as factory:
+        with LayerwiseFactory(options.scheme, options.metalr, options.opponent) as factory:
             runpy.run_path(str(script), run_name="__main__")
             if factory.optimizer is None:
                 raise ModelError(
                     f"{script} ended without a call of timm.optim.create_optimizer_v2, so the launcher changed nothing "
                     "in it; give timm's own train.py with --script"
+                )
+            if factory.phases is not None and not factory.phases.scheduled:
+                raise ModelError(
+                    f"{script} ended without a call of timm.scheduler.create_scheduler_v2, which tells the phases of "
+                    "--opponent their epochs; give timm's own train.py with --script"
                 )
             factory.report()
 

@@ -10,7 +10,7 @@ from layertune.metalr.rules import RULES
 from layertune.metalr.settings import MetaLRSettings
 from layertune.policies.by_name import method_name
 
-__all__ = ["Scheme", "TrainOptions", "error_of", "read_options"]
+__all__ = ["Opponent", "Scheme", "TrainOptions", "error_of", "read_options"]
 
 # The grouper factories of layertune_timm, with the types of their numbers.
 SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -22,6 +22,15 @@ SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
     "norm_only": ("norm_only", ()),
 }
 WRITTEN = "all_layers, last_layer, layer_wise:K, bidirectional:M,N, layer_decay:RATE or norm_only"
+
+# The opponents, with the numbers that they take where none are given.
+OPPONENTS: dict[str, tuple[float, ...]] = {
+    "auto_rgn": (),
+    "l2_sp": (0.01, 0.01),
+    "lp_ft": (5.0,),
+    "gradual_unfreezing": (1.0,),
+}
+OPPONENTS_WRITTEN = "auto_rgn, l2_sp:ALPHA,BETA, lp_ft:EPOCHS or gradual_unfreezing:EPOCHS"
 
 SETTINGS: dict[str, tuple[type, str]] = {
     "hyper_lr": (float, "step size of the learning rates"),
@@ -50,6 +59,19 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Opponent:
+    """Name a method of another paper.
+
+    Args:
+        name: Name of the method.
+        numbers: Alpha and beta of ``l2_sp``; the number of epochs of a phase of ``lp_ft`` and ``gradual_unfreezing``.
+    """
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """Hold the options of the launcher.
 
@@ -58,12 +80,14 @@ class TrainOptions:
         metalr: The settings of MetaLR, or None if no rates are learned.
         script: Path of timm's script, if it was given.
         arguments: The arguments of timm's script.
+        opponent: The method of another paper, or None.
     """
 
     scheme: Scheme
     metalr: MetaLRSettings | None
     script: Path | None
     arguments: tuple[str, ...]
+    opponent: Opponent | None = None
 
 
 def read_options(arguments: Sequence[str]) -> TrainOptions:
@@ -85,14 +109,15 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     if unknown:
         hint = "" if "--" in arguments else "; arguments of timm's train.py come after --"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    if given.param_groups is None and given.metalr is None:
-        parser.error("nothing to do: give --param-groups, --metalr or both")
+    if given.param_groups is None and given.metalr is None and given.opponent is None:
+        parser.error("nothing to do: give --param-groups, --metalr or both, or --opponent")
     try:
         scheme = _scheme(given.param_groups or "all_layers", coarse=given.coarse)
         metalr = _metalr(given)
+        opponent = None if given.opponent is None else _opponent(given.opponent, scheme, learns=metalr is not None)
     except ValueError as error:
         parser.error(str(error))
-    return TrainOptions(scheme, metalr, given.script, tuple(arguments[split + 1 :]))
+    return TrainOptions(scheme, metalr, given.script, tuple(arguments[split + 1 :]), opponent)
 
 
 def error_of(message: str) -> NoReturn:
@@ -111,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--script", type=Path, help="path of timm's train.py [LAYERTUNE_TIMM_TRAIN, or ./train.py]")
     parser.add_argument("--param-groups", metavar="SCHEME", help=f"which layers train: {WRITTEN} [all_layers]")
     parser.add_argument("--coarse", action="store_true", help="layers are timm's coarse groups (stages)")
+    parser.add_argument("--opponent", metavar="NAME", help=f"a method of another paper: {OPPONENTS_WRITTEN}")
     parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, without an extra pass")
     learning = parser.add_argument_group("with --metalr")
     defaults: dict[str, Any] = {field.name: field.default for field in fields(MetaLRSettings)}
@@ -135,6 +161,25 @@ def _scheme(text: str, *, coarse: bool) -> Scheme:
     except ValueError:
         raise ValueError(f"--param-groups takes {WRITTEN}, with numbers, not {text!r}") from None
     return Scheme(factory, numbers, coarse)
+
+
+def _opponent(text: str, scheme: Scheme, *, learns: bool) -> Opponent:
+    name, _, rest = text.partition(":")
+    usual = OPPONENTS.get(name)
+    try:
+        numbers = tuple(float(number) for number in rest.split(",")) if rest else usual
+    except ValueError:
+        numbers = None
+    phased = name in ("lp_ft", "gradual_unfreezing")
+    if usual is None or numbers is None or len(numbers) != len(usual):
+        raise ValueError(f"--opponent takes {OPPONENTS_WRITTEN}, not {text!r}")
+    if phased and not (numbers[0] >= 1 and numbers[0].is_integer()):
+        raise ValueError(f"--opponent {name} takes a whole number of epochs from 1, not {rest}")
+    if phased and scheme.factory != "all_layers":
+        raise ValueError(f"--opponent {name} says itself which layers train; leave --param-groups {scheme.factory} out")
+    if name == "auto_rgn" and learns:
+        raise ValueError("--opponent auto_rgn and --metalr both set the rates of layers; leave one out")
+    return Opponent(name, numbers)
 
 
 def _metalr(given: argparse.Namespace) -> MetaLRSettings | None:

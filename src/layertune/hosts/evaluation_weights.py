@@ -7,11 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from layertune.errors import OptimizerError
 from layertune.restoring import kept_random_state
 
-__all__ = ["HasModes", "evaluation_weights", "mode_of", "renew_statistics"]
+__all__ = ["HasModes", "evaluation_weights", "follow_mode", "mode_of", "renew_statistics"]
 
 
 @runtime_checkable
@@ -109,6 +110,31 @@ def renew_statistics(model: nn.Module | None, batches: Iterable[Tensor]) -> int:
         for module, training in modes:
             module.training = training
     return passes
+
+
+def follow_mode(optimizer: Optimizer, model: nn.Module) -> RemovableHandle:
+    """Switch the weights of a schedule-free optimizer with each forward of a model: by whether the model trains.
+
+    It is for hosts that switch the model between training and evaluation and know nothing of the optimizer's modes. The
+    statistics of batch norms are not renewed.
+
+    Args:
+        optimizer: The optimizer, which must have modes.
+        model: The model that the host runs.
+
+    Returns:
+        The handle of the model's hook, with ``remove()``.
+
+    Raises:
+        OptimizerError: The optimizer has no modes.
+    """
+    modes = mode_of(optimizer)
+
+    def switch(module: nn.Module, _: Any) -> None:
+        if module is model:  # a copy of the model, as for an average of weights, has a copy of the hook
+            (modes.train if module.training else modes.eval)()
+
+    return model.register_forward_pre_hook(switch)
 
 
 def mode_of(optimizer: Optimizer) -> HasModes:
