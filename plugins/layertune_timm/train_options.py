@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from layertune.metalr.rules import RULES
-from layertune.metalr.settings import MetaLRSettings
+from layertune.metalr.settings import RULE_NAMES, MetaLRSettings
 from layertune.policies.by_name import method_name
 
 __all__ = ["Opponent", "Scheme", "TrainOptions", "error_of", "read_options"]
@@ -34,7 +33,7 @@ OPPONENTS_WRITTEN = "auto_rgn, l2_sp:ALPHA,BETA, lp_ft:EPOCHS or gradual_unfreez
 
 SETTINGS: dict[str, tuple[type, str]] = {
     "hyper_lr": (float, "step size of the learning rates"),
-    "rule": (str, f"how a rate follows its meta gradient: {', '.join(RULES)}"),
+    "rule": (str, f"how a rate follows its meta gradient: {', '.join(RULE_NAMES)}"),
     "every": (int, "learn at each EVERY-th step"),
     "min_lr": (float, "smallest learned rate"),
     "max_lr": (float, "largest learned rate"),

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from layertune import LRProfile, MetaLR, OptimizerError
 from layertune.hosts.report import FIGURE, write_figure, write_report
-from layertune.metalr.rules import RULES
-from layertune.metalr.settings import MetaLRSettings
+from layertune.metalr.settings import RULE_NAMES, MetaLRSettings
 from layertune_nnunet.trainers.base import LayeredMixin
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number, written_in_name
 from layertune_nnunet.trainers.report import rate_line
@@ -47,7 +46,7 @@ class LearnedRatesMixin(LayeredMixin):
     streaming: ClassVar[bool | None] = None
     suffixes: ClassVar[tuple[Suffix, ...]] = (
         Suffix("hyper_lr", f"hlr{NUMBER}", number, "hlr0p05", "step size of the learning rates 0.05"),
-        Suffix("rule", "|".join(RULES), str, "cosine", f"rule, one of {', '.join(RULES)}"),
+        Suffix("rule", "|".join(RULE_NAMES), str, "cosine", f"rule, one of {', '.join(RULE_NAMES)}"),
         Suffix("every", r"every([1-9]\d*)", int, "every5", "learn at each 5th step"),
         Suffix("min_lr", f"min{NUMBER}", number, "min1em6", "no learned rate below 0.000001"),
         Suffix("max_lr", f"max{NUMBER}", number, "max0p1", "no learned rate above 0.1"),

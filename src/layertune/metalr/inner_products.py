@@ -1,22 +1,26 @@
 """Inner products of the meta gradient and the last step, summed over layers and over ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from layertune.metalr.displacement import Groups, Sections, local, measured_steps
+from layertune.metalr.correcting.displacement import Groups, Sections, local
 
-__all__ = ["inner_products"]
+__all__ = ["Steps", "inner_products", "squared_length"]
+
+Steps = Iterable[tuple[int, int, Tensor]]
+"""Triples of the number of a param group, the place of a parameter in it, and a displacement of this parameter."""
 
 
-def inner_products(groups: Groups, sections: Sections, *, like: Tensor, norms: bool) -> Tensor:
+def inner_products(groups: Groups, sections: Sections, steps: Steps, *, like: Tensor, norms: bool) -> Tensor:
     """Sum the products of meta gradient g and displacement D over each section.
 
     Args:
-        groups: Param groups with a measured step and the meta gradient.
+        groups: Param groups with the meta gradient.
         sections: The section of each parameter, by group.
+        steps: The displacements of the parameters.
         like: A tensor with one column for each section, and the device and dtype of the result.
         norms: Whether the squared lengths are needed too.
 
@@ -26,7 +30,7 @@ def inner_products(groups: Groups, sections: Sections, *, like: Tensor, norms: b
     """
     whole = _Sums(like)
     sharded: dict[tuple[Any, tuple[int, ...]], _Sums] = {}
-    for number, index, step in measured_steps(groups):
+    for number, index, step in steps:
         parameter = groups[number]["params"][index]
         if parameter.grad is not None or norms:
             shards = _shards(parameter)
@@ -34,6 +38,27 @@ def inner_products(groups: Groups, sections: Sections, *, like: Tensor, norms: b
             # No gradient is a gradient of 0, and the step still counts in its length.
             grad = torch.zeros_like(step) if parameter.grad is None else local(parameter.grad.detach())
             sums.add(sections[number][index], grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
+    return _reduced(whole, sharded)
+
+
+def squared_length(groups: Groups, steps: Steps, *, like: Tensor) -> Tensor:
+    """Return the squared length of all displacements together, reduced over shards.
+
+    Args:
+        groups: The optimizer's param groups.
+        steps: The displacements of the parameters.
+        like: A tensor of the device and dtype of the result.
+    """
+    like = like.new_zeros(1, 1)
+    whole = _Sums(like)
+    sharded: dict[tuple[Any, tuple[int, ...]], _Sums] = {}
+    for number, index, step in steps:
+        shards = _shards(groups[number]["params"][index])
+        (sharded.setdefault(shards, _Sums(like)) if shards else whole).add(0, step, step, norms=False)
+    return _reduced(whole, sharded)[0, 0]
+
+
+def _reduced(whole: "_Sums", sharded: dict[tuple[Any, tuple[int, ...]], "_Sums"]) -> Tensor:
     total = whole.total()
     for (mesh, dimensions), sums in sharded.items():
         part = sums.total()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from layertune.errors import OptimizerError
-from layertune.metalr.displacement import Displacement
+from layertune.metalr.correcting.displacement import Displacement
 from layertune.metalr.trial import RATES, Trial
 from layertune.rates.attachment import LRMultiplier
 from layertune.rates.stand_in import StandIn

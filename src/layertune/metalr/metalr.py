@@ -1,5 +1,7 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -7,8 +9,11 @@ from torch.optim import Optimizer
 from layertune.errors import OptimizerError
 from layertune.metalr import attached
 from layertune.metalr.adapt_calls import AdaptCalls, refuse_streaming_call
+from layertune.metalr.correcting.learner import CorrectingLearner
+from layertune.metalr.free.learner import FreeLearner
 from layertune.metalr.learner import Learner
 from layertune.metalr.requirements import check_layers, check_meta_gradient, check_optimizer, refuse_copy
+from layertune.metalr.resuming import resumed_settings
 from layertune.metalr.sections import Layers
 from layertune.metalr.settings import MetaLRSettings
 from layertune.rates.attachment import LRMultiplier
@@ -35,15 +40,27 @@ class MetaLR(LRMultiplier):
     Groups with the same ``"layer"`` share a factor. A group without that key goes by its ``"name"``, or is a layer of
     its own.
 
+    The default rule, ``"free"``, needs no learning rate. The optimizer's ``lr`` gives the ratio between param groups,
+    and the schedule gives how rates fall; pass ``lr=1.0`` where you have none in mind. The first step is as long as
+    3e-4 of the weights. From then on one factor for all layers is learned: it grows as long as the loss falls along the
+    movement of the last ten steps or so, and it shrinks when the loss begins to rise along it. ``docs/rule.md`` says
+    more.
+
+    The other rules learn a factor for each layer, start from the optimizer's ``lr``, and correct each step along its
+    line as the equations above say.
+
     Args:
         optimizer: The host's optimizer. Its step must be linear in ``lr`` (SGD, Adam, AdamW, Lion, ...).
-        hyper_lr: The step size eta of the learning rates, >= 0. 0 changes nothing, bit for bit. Default: 0.1, and 0.05
-            for the rule ``"cosine"``; the rule ``"additive"`` has no default.
-        rule: ``"joint"`` (default), ``"cosine"`` (alpha' = alpha exp(eta cos(-g, -u))), ``"proportional"`` (alpha' =
-            alpha (1 - eta h)) or ``"additive"`` (eq. 3). ``"joint"`` is ``"cosine"``, and five times as fast by the
-            cosine of all layers together, which makes up for a start that is far too low; from a hyper_lr of 0.12 up
+        hyper_lr: The step size eta of the learning rates, >= 0. 0 changes nothing, bit for bit. Default: 0.05 for the
+            rules ``"free"`` and ``"cosine"``, and 0.1 for ``"joint"`` and ``"proportional"``; the rule ``"additive"``
+            has no default.
+        rule: ``"free"`` (default), ``"joint"``, ``"cosine"`` (alpha' = alpha exp(eta cos(-g, -u))), ``"proportional"``
+            (alpha' = alpha (1 - eta h)) or ``"additive"`` (eq. 3). ``"joint"``, the default of version 0.1, is
+            ``"cosine"``, and five times as fast by the cosine of all layers together; from a hyper_lr of 0.12 up
             ``max_change`` limits it.
-        min_lr: The smallest learned rate. Default: the paper's 1e-6.
+        start: ``"weights"`` (default) or ``"lr"``: what the first step of the rule ``"free"`` follows. With ``"lr"`` it
+            is the optimizer's own step, and a rising schedule raises the rate.
+        min_lr: The smallest learned rate. Default: none for the rule ``"free"``, and the paper's 1e-6 for the others.
         max_lr: The largest learned rate. Default: no limit.
         max_change: The largest factor, up or down, of one adaptation; ``float("inf")`` for eq. 3 without a limit.
             Default: 2.
@@ -58,8 +75,8 @@ class MetaLR(LRMultiplier):
         settings: All settings, in one record.
 
     Raises:
-        OptimizerError: A setting is out of range, the optimizer has a single layer or a state of other layers, or its
-            step is not linear.
+        OptimizerError: A setting is out of range, the optimizer has a state of other layers or a single layer (with
+            other rules than ``"free"``), or its step is not linear.
 
     Example:
         >>> import torch
@@ -90,6 +107,7 @@ class MetaLR(LRMultiplier):
         *,
         hyper_lr: float | None = None,
         rule: str | None = None,
+        start: str | None = None,
         min_lr: float | None = None,
         max_lr: float | None = None,
         max_change: float | None = None,
@@ -98,17 +116,17 @@ class MetaLR(LRMultiplier):
         settings: MetaLRSettings | None = None,
         layers: Layers | None = None,
     ) -> None:
-        single = {"hyper_lr": hyper_lr, "rule": rule, "min_lr": min_lr, "max_lr": max_lr}
+        single = {"hyper_lr": hyper_lr, "rule": rule, "start": start, "min_lr": min_lr, "max_lr": max_lr}
         single |= {"max_change": max_change, "every": every, "streaming": streaming}
         self.settings = MetaLRSettings.one_of(settings, **single)
-        self._learner = Learner(optimizer, layers)
+        self._layers = layers
+        self._learner = self._learner_of(optimizer)
         self._calls = AdaptCalls()
-        check_layers(self._learner.sections.names)
         check_optimizer(optimizer)
         super().__init__(optimizer)
         self._hooks += [
             optimizer.register_state_dict_pre_hook(lambda _: self._learner.write_state()),
-            optimizer.register_load_state_dict_post_hook(lambda _: self._learner.read_state()),
+            optimizer.register_load_state_dict_post_hook(lambda _: self._read_state()),
         ]
         attached.attach(optimizer)
         vars(optimizer)["__deepcopy__"] = refuse_copy
@@ -212,6 +230,24 @@ class MetaLR(LRMultiplier):
         attached.detach(self.optimizer)
         vars(self.optimizer).pop("__deepcopy__", None)
         self._learner.remove_state()
+
+    def _learner_of(self, optimizer: Optimizer) -> Learner:
+        """Return the learner for the rule, or for the older rule by which the optimizer's state was learned."""
+        self.settings = resumed_settings(self.settings, optimizer.param_groups[0])
+        if self.settings.rule == "free":
+            return FreeLearner(optimizer, self._layers)
+        learner = CorrectingLearner(optimizer, self._layers)
+        check_layers(learner.sections.names)
+        return learner
+
+    def _read_state(self) -> None:
+        if isinstance(self._learner, FreeLearner) != (resumed_settings(self.settings, self._group).rule == "free"):
+            self._learner = self._learner_of(self.optimizer)
+        self._learner.read_state()
+
+    @property
+    def _group(self) -> dict[str, Any]:
+        return self.optimizer.param_groups[0]
 
     @torch.no_grad()
     def _prepare_step(self, stand_in: StandIn) -> None:

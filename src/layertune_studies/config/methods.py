@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
-from layertune.metalr.rules import RULES
-from layertune.metalr.settings import MetaLRSettings
+from layertune.metalr.settings import RULE_NAMES, MetaLRSettings
 from layertune_studies.config.layer_methods import (
     BiDirectionalMethod,
     Decay,
@@ -33,7 +32,7 @@ from layertune_studies.config.opponents import (
     ScheduleFreeMethod,
     TwoParts,
 )
-from layertune_studies.config.section import Fraction, Positive, Section, nearest
+from layertune_studies.config.section import Fraction, Positive, Section, nearest, new_key
 
 __all__ = [
     "METHOD_KINDS",
@@ -118,8 +117,8 @@ class AlchemyMethod(Method):
 
 
 def _known_rule(rule: str) -> str:
-    if rule not in RULES:
-        raise ValueError(f"{rule!r} is no rule{nearest(rule, RULES)}; there are {', '.join(RULES)}")
+    if rule not in RULE_NAMES:
+        raise ValueError(f"{rule!r} is no rule{nearest(rule, RULE_NAMES)}; there are {', '.join(RULE_NAMES)}")
     return rule
 
 
@@ -141,8 +140,9 @@ class MetaLRMethod(Method):
     mode: Literal["exact", "every", "streaming"] = "exact"
     every: Annotated[int, Field(ge=2)] = 10
     rule: Annotated[str, AfterValidator(_known_rule)] = DEFAULTS.rule
+    start: Literal["weights", "lr"] = new_key("weights")
     hyper_lr: Annotated[float, Field(ge=0)]
-    min_lr: Annotated[float, Field(ge=0)] = DEFAULTS.min_lr
+    min_lr: Annotated[float, Field(ge=0)]
     max_lr: Positive | None = DEFAULTS.max_lr
     max_change: Annotated[float, Field(gt=1, allow_inf_nan=True)] = DEFAULTS.max_change
 
@@ -150,9 +150,10 @@ class MetaLRMethod(Method):
     @classmethod
     def _usual(cls, given: Any) -> Any:
         """Write the default number down, since it is part of a trial's identity and may differ in a later version."""
-        if isinstance(given, Mapping) and given.get("hyper_lr") is None:
-            return {**given, "hyper_lr": MetaLRSettings.given(rule=given.get("rule")).hyper_lr}
-        return given
+        if not isinstance(given, Mapping):
+            return given
+        usual = MetaLRSettings.given(rule=given.get("rule"), hyper_lr=given.get("hyper_lr"))
+        return {"min_lr": usual.lowest_lr, **given, "hyper_lr": usual.eta}
 
     @model_validator(mode="after")
     def _floor_below_ceiling(self) -> "MetaLRMethod":
@@ -162,7 +163,7 @@ class MetaLRMethod(Method):
 
     def learner_options(self) -> dict[str, Any]:
         """Return the arguments of ``layertune.MetaLR``."""
-        options = self.model_dump(include={"hyper_lr", "rule", "min_lr", "max_lr", "max_change"})
+        options = self.model_dump(include={"hyper_lr", "rule", "start", "min_lr", "max_lr", "max_change"})
         every = self.every if self.mode == "every" else 1
         return {**options, "every": every, "streaming": self.mode == "streaming"}
 

@@ -12,9 +12,9 @@ from torch.optim import SGD, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layertune import MetaLR
+from layertune.metalr.correcting.rules import RULES
 from layertune.metalr.history import History
 from layertune.metalr.learner import Learner
-from layertune.metalr.rules import RULES
 from small_runs import Plain, assert_same, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]

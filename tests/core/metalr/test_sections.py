@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD
 
 from layertune import MetaLR, OptimizerError
-from layertune.metalr.rules import RULES
+from layertune.metalr.correcting.rules import RULES
 from small_runs import Plain, assert_learned, assert_same, batch, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]

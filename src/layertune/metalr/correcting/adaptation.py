@@ -1,18 +1,18 @@
 """One adaptation of the learning rates, from the last step and the meta gradient."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from layertune.metalr.correcting.displacement import measured_steps
+from layertune.metalr.correcting.rules import NEEDS_NORMS, RULES, alignment, bounded
 from layertune.metalr.inner_products import inner_products
-from layertune.metalr.rules import NEEDS_NORMS, RULES, alignment, bounded
 from layertune.metalr.sections import Sections
 from layertune.metalr.settings import MetaLRSettings
 
-__all__ = ["Adaptation", "Skipped", "adaptation"]
+__all__ = ["Adaptation", "adaptation"]
 
 
 class Adaptation(NamedTuple):
@@ -53,13 +53,15 @@ def adaptation(
     scales = sections.read_scales(groups)
     norms = settings.rule in NEEDS_NORMS
     used, applied = _used_and_applied(groups, sections, scales)
-    sums = inner_products(groups, sections.of_parameter, like=sections.members, norms=norms)
+    sums = inner_products(groups, sections.of_parameter, measured_steps(groups), like=sections.members, norms=norms)
     sums = sums * torch.stack([applied, torch.ones_like(applied), applied.square()])
     if norms:  # parameters with a gradient of 0 have not moved either
         used = torch.where(sums[2] > 0, used, 0.0)
     meta = alignment(sums, used, sections.members, grad_scale)
     max_lr = float("inf") if settings.max_lr is None else settings.max_lr
-    ratio = bounded(RULES[settings.rule](settings.eta, meta), meta.alpha, settings.min_lr, max_lr, settings.max_change)
+    ratio = bounded(
+        RULES[settings.rule](settings.eta, meta), meta.alpha, settings.lowest_lr, max_lr, settings.max_change
+    )
     finite = torch.isfinite(sums).all() & torch.isfinite(meta.h).all()
     usual = torch.ones_like(finite) if found_inf is None else found_inf.reshape(()) == 0
     ratio = torch.where(finite & usual, ratio, 1.0)
@@ -76,31 +78,3 @@ def _used_and_applied(groups: Sequence[dict[str, Any]], sections: Sections, scal
         # A step that version 0.1 saved was saved as it was applied.
         applied.append(scales[layer] * step["unit"] if "unit" in step else torch.ones_like(scales[layer]))
     return torch.stack(used), torch.stack(applied)
-
-
-class Skipped:
-    """Count, on the device, the adaptations with a meta gradient that was not finite, and warn of the first."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._count = torch.zeros((), dtype=torch.int64, device=device)
-        self._warned = False
-
-    @property
-    def count(self) -> int:
-        """The number of adaptations. Reading it waits for the device."""
-        return int(self._count.item())
-
-    def add(self, overflowed: Tensor) -> None:
-        """Count one more if ``overflowed`` is true."""
-        self._count += overflowed
-
-    def warn(self, step: int) -> None:
-        """Warn once there was a first case. Until then each call waits for the device."""
-        if not self._warned and self.count:
-            self._warned = True
-            warnings.warn(
-                f"the meta gradient was not finite at or before step {step}: nothing was learned from it and the step "
-                "was kept; further cases are only counted, in MetaLR.skipped",
-                RuntimeWarning,
-                stacklevel=4,
-            )

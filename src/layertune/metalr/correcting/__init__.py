@@ -1,0 +1,1 @@
+"""The rules that correct each step: those of the paper and its later work, and those of version 0.1."""

@@ -1,0 +1,95 @@
+"""The running average of the recent weights, and the movement of the weights away from it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layertune.errors import OptimizerError
+from layertune.metalr.correcting.displacement import Groups, local
+
+__all__ = ["RecentAverage"]
+
+MEMORY = 0.9  # of the average: some ten steps
+KEY = "meta_average"
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class RecentAverage:
+    """Keep an exponential average of the recent weights in the optimizer's param groups.
+
+    The movement e = theta - average is the sum of the last steps, each weighted by 0.9 to the power of its age. The
+    average needs one copy of the weights. It lives in ``group["meta_average"]`` by the parameter's place in the group,
+    so it is saved with the optimizer.
+    """
+
+    def follow(self, groups: Groups) -> bool:
+        """Move the average by a tenth of the way to the weights, and take in parameters that have their first gradient.
+
+        Returns:
+            Whether there were such parameters.
+        """
+        joined = False
+        for group in groups:
+            held = group.setdefault(KEY, {})
+            for index, parameter in enumerate(group["params"]):
+                weights = local(parameter.detach())
+                if index in held:
+                    held[index].lerp_(weights, 1 - MEMORY)
+                elif parameter.grad is not None:
+                    held[index] = weights.clone()
+                    joined = True
+        return joined
+
+    def restart(self, groups: Groups) -> None:
+        """Let the average begin anew at the present weights."""
+        for parameter, average in self._pairs(groups):
+            average.copy_(local(parameter.detach()))
+
+    def movements(self, groups: Groups) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the number of the group, the place of the parameter in it, and its movement from the average.
+
+        Each is a tensor of its own, so only one at a time takes memory.
+        """
+        for number, group in enumerate(groups):
+            for index, average in group.get(KEY, {}).items():
+                yield number, index, local(group["params"][index].detach()) - average
+
+    def averages(self, groups: Groups) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the number of the group, the place of the parameter in it, and its average."""
+        for number, group in enumerate(groups):
+            for index, average in group.get(KEY, {}).items():
+                yield number, index, average
+
+    def scale_movement(self, groups: Groups, factor: float | Tensor) -> None:
+        """Move the weights, so that their movement from the average is ``factor`` times the present one.
+
+        Args:
+            groups: The optimizer's param groups.
+            factor: 1 leaves the weights as they are, 0 takes them back to the average.
+        """
+        for parameter, average in self._pairs(groups):
+            weights = local(parameter.detach())
+            # In float32 where the weights have few bits; torch's lerp would round in between.
+            high = (weights.float(), average.float()) if weights.dtype in LOW_PRECISION else (weights, average)
+            weights.copy_(high[1] + (high[0] - high[1]) * factor)
+
+    def adopt(self, groups: Groups) -> None:
+        """Move an average that was loaded to the device and dtype of its parameters.
+
+        Raises:
+            OptimizerError: The average belongs to parameters of other shapes.
+        """
+        for number, index, average in list(self.averages(groups)):
+            weights = local(groups[number]["params"][index].detach())
+            if weights.shape != average.shape:
+                raise OptimizerError(
+                    f"the loaded state holds average weights of shape {tuple(average.shape)} for parameter {index} of "
+                    f"group {number}, which has shape {tuple(weights.shape)}; load the state of an optimizer over this "
+                    "network"
+                )
+            groups[number][KEY][index] = average.to(weights.device, weights.dtype)
+
+    def _pairs(self, groups: Groups) -> list[tuple[Any, Tensor]]:
+        return [(groups[number]["params"][index], average) for number, index, average in self.averages(groups)]

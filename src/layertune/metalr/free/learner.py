@@ -1,0 +1,190 @@
+"""Learn how large the steps are, without a learning rate, from how the gradient meets the recent movement."""
+
+import math
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from layertune.metalr.free.average import KEY, RecentAverage
+from layertune.metalr.free.rule import FreeRule
+from layertune.metalr.inner_products import inner_products, squared_length
+from layertune.metalr.learner import Learner
+from layertune.metalr.resuming import STATE
+from layertune.metalr.settings import MetaLRSettings
+from layertune.rates.stand_in import StandIn
+
+__all__ = ["FreeLearner"]
+
+START = 3e-4  # length of the first step over that of the weights
+FARTHEST = 0.015  # longest movement from the average over the length of the weights
+CHANGED = 1e-3  # relative change of the movement's length from which on somebody else has changed the weights
+EXPONENT = 24  # the first step is made at 2^24 times the rate, so that a tiny one keeps its digits
+HALF_EXPONENT = 8  # float16 ends at 65504
+
+
+class FreeLearner(Learner):
+    """Learn one factor on all learning rates.
+
+    With theta the weights, m their average over some ten steps, g the next gradient and e = theta - m, the rule looks
+    at cos(-g, e): whether the loss still falls along the recent movement. ``FreeRule`` turns it into a rate.
+    """
+
+    OWN_KEYS = (STATE, KEY, "meta_due")
+
+    @property
+    def due(self) -> bool:
+        """Whether a step waits for its meta gradient."""
+        return bool(self._optimizer.param_groups[0].get("meta_due", False))
+
+    @property
+    def rule(self) -> FreeRule | None:
+        """What was learned so far, or ``None`` before the first step."""
+        return self._rule
+
+    def start_step(self, stand_in: StandIn, settings: MetaLRSettings) -> None:
+        """Give the stand-in the learned rates, and let the average follow the weights."""
+        groups = self._optimizer.param_groups
+        schedule = max(float(group["lr"]) for group in groups)
+        self._schedule = schedule
+        if self._changes_nothing(settings) or not schedule:
+            return
+        if not self._compared and self._rule is not None:
+            self._forget_foreign_changes(self._squared_movement())
+        groups[0].pop("meta_due", None)
+        if self._average.follow(groups):
+            self._length = self._squared_length_of_weights()
+        if self._rule is None:
+            factor = 2.0**self._exponent / schedule if settings.start == "weights" else 1.0
+        else:
+            factor = self._rule.next_rate(schedule, respect=settings.start == "lr") / schedule
+            self._write_factor(factor)
+        stand_in.multiply_lrs([factor] * len(groups))
+
+    def finish_step(self, settings: MetaLRSettings) -> None:
+        """Shorten the step if it is too long, and count it."""
+        groups = self._optimizer.param_groups
+        if not self._changes_nothing(settings) and self._schedule:
+            self._squared = self._squared_movement()
+            if self._rule is None:
+                self._begin(settings)
+            self._shorten()
+        self._compared = False
+        if self._learns_next(settings):
+            groups[0]["meta_due"] = True
+        self._count_step()
+        if self._rule is not None and self._schedule:
+            self._record()
+            groups[0][STATE] = self._numbers()
+
+    def learn(
+        self, settings: MetaLRSettings, grad_scale: float | Tensor = 1.0, found_inf: Tensor | None = None
+    ) -> None:
+        """Learn from the meta gradient, and take the movement back after a gross overshoot.
+
+        Args:
+            settings: The rule, its step size and its limits.
+            grad_scale: Has no effect here, since a cosine has no scale.
+            found_inf: 1 where AMP has found an overflow; then nothing is learned.
+        """
+        del grad_scale
+        groups, sections = self._optimizer.param_groups, self.sections
+        groups[0].pop("meta_due", None)
+        if self._rule is None or not settings.eta:
+            return
+        movements = self._average.movements(groups)
+        products = inner_products(groups, sections.of_parameter, movements, like=sections.members, norms=True)
+        along, gradient, movement = products.sum(dim=1).tolist()
+        if self._forget_foreign_changes(movement):
+            return
+        finite = math.isfinite(along) and math.isfinite(gradient)
+        usual = found_inf is None or not bool(found_inf)
+        if finite and usual and gradient and movement:
+            self._follow(-along / math.sqrt(gradient) / math.sqrt(movement), settings)
+            groups[0][STATE] = self._numbers()
+        self.skipped.add(torch.tensor(not finite and usual))
+        self.skipped.warn(self.steps)
+
+    def remove_state(self) -> None:
+        """Remove all that was written into the groups, and release the memory."""
+        super().remove_state()
+        self._adopt()
+
+    def _adopt(self) -> None:
+        groups = self._optimizer.param_groups
+        self._average = RecentAverage()
+        self._average.adopt(groups)
+        held = dict(groups[0].get(STATE, {}))
+        self._length, self._squared = held.pop("length", 0.0), held.pop("squared", 0.0)
+        self._rule: FreeRule | None = FreeRule(**held) if held else None
+        self._schedule = max(float(group["lr"]) for group in groups)
+        self._compared = False
+
+    def _numbers(self) -> dict[str, float]:
+        assert self._rule is not None  # only a run that has begun is saved
+        return {**asdict(self._rule), "length": self._length, "squared": self._squared}
+
+    def _begin(self, settings: MetaLRSettings) -> None:
+        """Give the first step its length."""
+        if settings.start == "lr":
+            self._rule = FreeRule.begin(self._schedule, self._schedule)
+        elif self._squared > 0 and math.isfinite(self._squared):
+            factor = START * self._length / math.sqrt(self._squared)
+            self._scale_movement(factor)
+            self._rule = FreeRule.begin(factor * 2.0**self._exponent, self._schedule)
+        else:  # no gradient yet, or one that is not finite
+            self._scale_movement(0.0)
+        if self._rule is not None:
+            self._write_factor(self._rule.rate / self._schedule)
+
+    def _shorten(self) -> None:
+        """Keep the movement from the average within 1.5 % of the weights' length."""
+        farthest = FARTHEST * self._length
+        if self._squared > farthest * farthest:
+            self._scale_movement(farthest / math.sqrt(self._squared))
+
+    def _follow(self, cosine: float, settings: MetaLRSettings) -> None:
+        rule = self._rule
+        assert rule is not None  # asked by the caller
+        if rule.is_gross_overshoot(cosine):
+            rule.cut()
+            self._scale_movement(0.0)
+        else:
+            level = rule.level(self._schedule)
+            rule.learn(cosine, gain=settings.eta, level=level, max_change=settings.max_change)
+        rule.bound(settings.lowest_lr, math.inf if settings.max_lr is None else settings.max_lr)
+
+    def _forget_foreign_changes(self, squared: float) -> bool:
+        """Let the average begin anew if the weights were changed since the last step, and return whether they were."""
+        self._compared = True
+        if abs(squared - self._squared) <= CHANGED * self._squared:
+            return False
+        self._average.restart(self._optimizer.param_groups)
+        return True
+
+    def _scale_movement(self, factor: float) -> None:
+        self._average.scale_movement(self._optimizer.param_groups, factor)
+        self._squared = self._squared_movement()
+
+    def _squared_movement(self) -> float:
+        groups = self._optimizer.param_groups
+        return float(squared_length(groups, self._average.movements(groups), like=self.sections.members))
+
+    def _squared_length_of_weights(self) -> float:
+        groups = self._optimizer.param_groups
+        return math.sqrt(float(squared_length(groups, self._average.averages(groups), like=self.sections.members)))
+
+    def _write_factor(self, factor: float) -> None:
+        groups, sections = self._optimizer.param_groups, self.sections
+        sections.write_scales(groups, torch.full((len(sections.names),), factor, dtype=torch.float64))
+
+    def _record(self) -> None:
+        groups, sections = self._optimizer.param_groups, self.sections
+        scales = sections.read_scales(groups)
+        rates = torch.tensor([float(groups[group]["lr"]) for group in sections.leading_groups(groups)]).to(scales)
+        self.history.record(self.steps, sections.names, scales, rates * scales)
+
+    @property
+    def _exponent(self) -> int:
+        dtypes = {parameter.dtype for group in self._optimizer.param_groups for parameter in group["params"]}
+        return HALF_EXPONENT if torch.float16 in dtypes else EXPONENT
