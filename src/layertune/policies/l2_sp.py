@@ -76,15 +76,16 @@ class L2SP:
 
     def __call__(self) -> Tensor:
         """Return Omega(w) as a scalar that can be differentiated, to be added to the loss."""
+        self._move_start()
         total = torch.zeros((), device=(self._old or self._new)[0].device)
         for parameter, start in zip(self._old, self._start, strict=True):
-            total = total + self.alpha / 2 * (parameter - start.to(parameter.device)).square().sum()
+            total = total + self.alpha / 2 * (parameter - start).square().sum()
         for parameter in self._new:
             total = total + self.beta / 2 * parameter.square().sum()
         return total
 
     @torch.no_grad()
-    def add_gradient(self, optimizer: Optimizer) -> None:
+    def add_gradient(self, optimizer: Optimizer, *, scale: float = 1.0) -> None:
         """Add the gradient of the penalty to the parameters' gradients, for hosts that own the backward pass.
 
         Call it between backward and step. The gradient is alpha (w - w^0) and beta w, that of ``loss + penalty()`` but
@@ -92,6 +93,7 @@ class L2SP:
 
         Args:
             optimizer: The optimizer whose parameters get the gradient.
+            scale: The factor of a ``GradScaler`` on all gradients, for an optimizer that unscales in its own step.
 
         Raises:
             OptimizerError: The optimizer has a weight decay, which would pull the weights towards 0 as well.
@@ -109,9 +111,14 @@ class L2SP:
                 "and beta to the decay of the head"
             )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._move_start()
         for parameter, start in zip(self._old, self._start, strict=True):
             if parameter.grad is not None and id(parameter) in held:
-                parameter.grad.add_(parameter - start.to(parameter.device), alpha=self.alpha)
+                parameter.grad.add_(parameter - start, alpha=self.alpha * scale)
         for parameter in self._new:
             if parameter.grad is not None and id(parameter) in held:
-                parameter.grad.add_(parameter, alpha=self.beta)
+                parameter.grad.add_(parameter, alpha=self.beta * scale)
+
+    def _move_start(self) -> None:
+        """Move the pre-trained weights to where the parameters are; a host may move these after the start."""
+        self._start = [start.to(parameter.device) for parameter, start in zip(self._old, self._start, strict=True)]
