@@ -3,6 +3,7 @@
 import pytorch_lightning as pl
 
 from layertune import AutoRGN, OptimizerError
+from layertune.rates.auto_rgn import BATCHES
 from layertune_lightning.two_packages import Callback
 
 __all__ = ["AutoRGNCallback"]
@@ -29,7 +30,7 @@ class AutoRGNCallback(Callback):
         >>> trainer = pl.Trainer(callbacks=[AutoRGNCallback()], logger=False)
     """
 
-    def __init__(self, *, batches: int = 5, optimizer: int = 0) -> None:
+    def __init__(self, *, batches: int = BATCHES, optimizer: int = 0) -> None:
         if batches < 1:
             raise OptimizerError(f"batches must be at least 1, not {batches}")
         self.batches, self.optimizer = batches, optimizer

@@ -1,12 +1,13 @@
 """L2SPCallback: the penalty towards the pre-trained weights, in Lightning."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import pytorch_lightning as pl
 from torch.optim import Optimizer
 
 from layertune import L2SP
 from layertune.hosts.module_layers import Layers, find_layers
+from layertune.policies.l2_sp import L2SPOptions, check_l2_sp
 from layertune_lightning.example_inputs import FOR_LAYERS, example_inputs
 from layertune_lightning.gamma_penalty_callback import grad_scale
 from layertune_lightning.two_packages import Callback
@@ -22,28 +23,28 @@ class L2SPCallback(Callback):
     gradients are clipped. The logged loss does not contain the penalty.
 
     Args:
-        alpha: The weight of the pull towards the pre-trained weights, >= 0.
-        beta: The weight of the decay of the head, >= 0.
         layers: The layers of the module or of a network inside it, or a function from the module to them. Default:
             those that a trace of ``example_input_array`` finds.
+        **settings: ``alpha`` and ``beta`` of ``layertune.L2SP``, with the defaults of that class.
 
     Raises:
         ModelError: At the start of the fit, if no layers can be determined.
-        OptimizerError: A weight is out of range, or the optimizer has a weight decay too.
+        OptimizerError: At once, for a weight out of range. At the first step, if the optimizer has a weight decay too.
 
     Example:
         >>> trainer = pl.Trainer(callbacks=[L2SPCallback(alpha=0.01)], logger=False)
     """
 
-    def __init__(self, *, alpha: float = 0.01, beta: float = 0.01, layers: Layers | None = None) -> None:
-        self.alpha, self.beta, self.layers = alpha, beta, layers
+    def __init__(self, *, layers: Layers | None = None, **settings: Unpack[L2SPOptions]) -> None:
+        check_l2_sp(**settings)
+        self.settings, self.layers = settings, layers
         self._penalty: L2SP | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Copy the pre-trained weights."""
         if stage == "fit":
             network, layers = find_layers(pl_module, self.layers, lambda: example_inputs(pl_module, FOR_LAYERS))
-            self._penalty = L2SP(network, layers, alpha=self.alpha, beta=self.beta)
+            self._penalty = L2SP(network, layers, **self.settings)
 
     def on_before_optimizer_step(
         self,

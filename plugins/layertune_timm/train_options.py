@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from layertune.metalr.settings import RULE_NAMES, MetaLRSettings
 from layertune.policies.by_name import method_name
+from layertune.policies.l2_sp import ALPHA, BETA
 
 __all__ = ["Opponent", "Scheme", "TrainOptions", "error_of", "read_options"]
 
@@ -25,7 +26,7 @@ WRITTEN = "all_layers, last_layer, layer_wise:K, bidirectional:M,N, layer_decay:
 # The opponents, with the numbers that they take where none are given.
 OPPONENTS: dict[str, tuple[float, ...]] = {
     "auto_rgn": (),
-    "l2_sp": (0.01, 0.01),
+    "l2_sp": (ALPHA, BETA),
     "lp_ft": (5.0,),
     "gradual_unfreezing": (1.0,),
 }

@@ -1,6 +1,7 @@
 """L2-SP: a penalty that keeps the weights near the pre-trained ones."""
 
 from collections.abc import Collection
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,26 @@ from torch.optim import Optimizer
 from layertune.errors import OptimizerError
 from layertune.layers.layer import LayerMap, parameters_by_layer
 
-__all__ = ["L2SP"]
+__all__ = ["ALPHA", "BETA", "L2SP", "L2SPOptions", "check_l2_sp"]
+
+ALPHA, BETA = 0.01, 0.01  # the only place where they stand: hosts read them from here
+
+
+class L2SPOptions(TypedDict, total=False):
+    """The settings that a host passes on to ``L2SP``."""
+
+    alpha: float
+    beta: float
+
+
+def check_l2_sp(*, alpha: float = ALPHA, beta: float = BETA) -> None:
+    """Check the weights of the penalty, for hosts that make it later.
+
+    Raises:
+        OptimizerError: A weight is negative or not finite.
+    """
+    if not all(0 <= weight < float("inf") for weight in (alpha, beta)):
+        raise OptimizerError(f"alpha and beta must be finite and >= 0, not {alpha} and {beta}")
 
 
 class L2SP:
@@ -28,8 +48,9 @@ class L2SP:
     Args:
         model: The network.
         layers: The layers of this network. The parameters of its head are new.
-        alpha: The weight of the pull towards the pre-trained weights, >= 0. Its best value depends on the task.
-        beta: The weight of the decay of the new parameters, >= 0.
+        alpha: The weight of the pull towards the pre-trained weights, >= 0. Default: 0.01. Its best value depends on
+            the task.
+        beta: The weight of the decay of the new parameters, >= 0. Default: 0.01.
         new: Names of the new parameters. Default: those of the head.
 
     Raises:
@@ -53,12 +74,11 @@ class L2SP:
         model: nn.Module,
         layers: LayerMap,
         *,
-        alpha: float = 0.01,
-        beta: float = 0.01,
+        alpha: float = ALPHA,
+        beta: float = BETA,
         new: Collection[str] | None = None,
     ) -> None:
-        if not all(0 <= weight < float("inf") for weight in (alpha, beta)):
-            raise OptimizerError(f"alpha and beta must be finite and >= 0, not {alpha} and {beta}")
+        check_l2_sp(alpha=alpha, beta=beta)
         self.alpha, self.beta = alpha, beta
         parameters = parameters_by_layer(model, layers)
         named = {

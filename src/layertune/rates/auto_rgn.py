@@ -12,9 +12,10 @@ from layertune.errors import OptimizerError
 from layertune.rates.attachment import LRMultiplier, group_layer_names
 from layertune.rates.stand_in import StandIn
 
-__all__ = ["AutoRGN"]
+__all__ = ["BATCHES", "AutoRGN"]
 
 NORMS = "rgn"
+BATCHES = 5  # as in the published code
 
 
 class AutoRGN(LRMultiplier):
@@ -36,7 +37,7 @@ class AutoRGN(LRMultiplier):
 
     Args:
         optimizer: An optimizer over ``param_groups``; the paper uses Adam.
-        batches: The number of training gradients that are averaged, >= 1.
+        batches: The number of training gradients that are averaged, >= 1. Default: 5.
 
     Raises:
         OptimizerError: ``batches`` is below 1, there is one layer only, or the learning rates are multiplied already.
@@ -53,7 +54,7 @@ class AutoRGN(LRMultiplier):
         1.0
     """
 
-    def __init__(self, optimizer: Optimizer, *, batches: int = 5) -> None:
+    def __init__(self, optimizer: Optimizer, *, batches: int = BATCHES) -> None:
         if batches < 1:
             raise OptimizerError(f"batches must be at least 1, not {batches}")
         if len(set(group_layer_names(optimizer.param_groups))) < 2:

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from layertune.policies.l2_sp import ALPHA, BETA
+from layertune.rates.auto_rgn import BATCHES
 from layertune_studies.config.method import Method, Rates
 from layertune_studies.config.section import Count, Fraction, Positive, Several, new_key
 
@@ -68,7 +70,7 @@ class AutoRGNMethod(Method):
     """
 
     kind: Literal["auto_rgn"]
-    batches: Count = 5
+    batches: Count = BATCHES
 
 
 class L2SPMethod(Method):
@@ -80,8 +82,8 @@ class L2SPMethod(Method):
     """
 
     kind: Literal["l2_sp"]
-    alphas: Several[Positive] = (0.01,)
-    beta: Annotated[float, Field(ge=0)] = 0.01
+    alphas: Several[Positive] = (ALPHA,)
+    beta: Annotated[float, Field(ge=0)] = BETA
 
 
 class OptimizerMethod(Method):

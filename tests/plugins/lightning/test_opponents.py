@@ -200,6 +200,8 @@ def test_mistakes_are_named() -> None:
         fit(Plain(sgd), AutoRGNCallback(optimizer=1))
     with pytest.raises(OptimizerError, match="make up one"):
         fit(Plain(lambda module: SGD(module.parameters(), lr=0.1)), AutoRGNCallback())
+    with pytest.raises(OptimizerError, match=r"finite and >= 0, not -1\.0"):
+        L2SPCallback(alpha=-1.0)
     with pytest.raises(PolicyError, match="at least 1 epoch, not 0"):
         PhasedFreezingCallback(LPFT(), epochs=0)
     with pytest.raises(OptimizerError, match=r"weight_decay=0\.1"):
