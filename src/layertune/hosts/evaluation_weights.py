@@ -99,10 +99,11 @@ def renew_statistics(model: nn.Module | None, batches: Iterable[Tensor]) -> int:
     if all(module._buffers.get("running_mean") is None for module in model.modules()):
         return 0
     modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({parameter.device.index for parameter in model.parameters() if parameter.is_cuda})
     model.train()
     passes = 0
     try:
-        with torch.no_grad(), kept_random_state():
+        with torch.no_grad(), kept_random_state(devices):
             for batch in batches:
                 model(batch)
                 passes += 1
