@@ -41,6 +41,7 @@ from layertune.policies.phases import LPFT, GradualUnfreezing, PhasedFreezing, P
 from layertune.policies.policies import (
     AllLayers,
     BiDirectional,
+    InverseSize,
     LastLayer,
     LayerDecay,
     LayerWise,
@@ -70,6 +71,7 @@ __all__ = [
     "Frozen",
     "GammaPenalty",
     "GradualUnfreezing",
+    "InverseSize",
     "KernelNorm",
     "LRProfile",
     "LRTrial",

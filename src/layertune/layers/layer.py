@@ -27,6 +27,8 @@ class Layer:
         role: The path of the U that holds it; ``"encoder"`` for all but the head in a network without a U.
         level: The resolution level of its output, 0 the finest; ``None`` if no forward was traced.
         feeds: The names of the layers that read its output, in the order of the map.
+        size: The number of its weights: the elements of all its parameters, frozen ones included. A parameter that two
+            layers share counts in the layer that holds it. ``None`` if a parameter has no shape yet.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Layer:
     role: Role
     level: int | None = None
     feeds: tuple[str, ...] = ()
+    size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Place the parameters of a network in layers, each with its depth."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from layertune.errors import ModelError
 from layertune.layers.blocks import Block, Place, find_blocks
@@ -66,9 +67,11 @@ def map_layers(
     held = _hold(net, found, [place.block for place in places])
     # A block whose weights all belong to an earlier one (tied weights) has nothing of its own to tune.
     places = [place for place in places if held[place.block.name]]
+    parameters = named_parameters(net)
     layers = tuple(
-        Layer(place.block.name, tuple(held[place.block.name]), number, place.role, place.level, fed)
+        Layer(name, tuple(held[name]), number, place.role, place.level, fed, _size(parameters, held[name]))
         for place, number, fed in zip(places, depths(places, depth), _feeds(places), strict=True)
+        for name in (place.block.name,)
     )
     return LayerMap((*layers[:-1], replace(layers[-1], role="head")), depth, granularity, found.unused)
 
@@ -121,7 +124,8 @@ def _match_layers(model: nn.Module, matcher: Callable[[str], int], granularity: 
     if depth == "I2":
         raise ModelError("I2 reads resolutions, which a matcher does not know; give an example input instead")
     numbers: dict[int, list[str]] = {}
-    for name in named_parameters(model):
+    parameters = named_parameters(model)
+    for name in parameters:
         numbers.setdefault(matcher(name), []).append(name)
     if not numbers:
         raise ModelError(f"{type(unwrap(model)).__name__} has no parameters to place in layers")
@@ -132,5 +136,11 @@ def _match_layers(model: nn.Module, matcher: Callable[[str], int], granularity: 
         name = common_path(modules) or modules[0] or numbers[number][0]
         if any(name == layer.name for layer in layers):
             name = f"{name}#{index}"
-        layers.append(Layer(name, tuple(numbers[number]), index, role))
+        layers.append(Layer(name, tuple(numbers[number]), index, role, size=_size(parameters, numbers[number])))
     return LayerMap(tuple(layers), "I1", granularity)
+
+
+def _size(parameters: Mapping[str, nn.Parameter], names: Sequence[str]) -> int | None:
+    """Return how many weights some parameters have, or None if one of them gets its shape in the first forward."""
+    held = [parameters[name] for name in names]
+    return None if any(map(is_lazy, held)) else sum(parameter.numel() for parameter in held)

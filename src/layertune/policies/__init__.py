@@ -7,6 +7,7 @@ from layertune.policies.phases import LPFT, GradualUnfreezing, PhasedFreezing, P
 from layertune.policies.policies import (
     AllLayers,
     BiDirectional,
+    InverseSize,
     LastLayer,
     LayerDecay,
     LayerWise,
@@ -22,6 +23,7 @@ __all__ = [
     "BiDirectional",
     "Frozen",
     "GradualUnfreezing",
+    "InverseSize",
     "LastLayer",
     "LayerDecay",
     "LayerWise",
