@@ -166,8 +166,13 @@ class AutoRGNPart(Part):
         self.auto_rgn = AutoRGN(run.optimizer, batches=self.method.batches)
         return nullcontext()
 
-    def report(self, run: Run, trained: TrainingResult) -> None:  # noqa: ARG002
-        trained.lrs = self.auto_rgn.lrs
+    def report(self, run: Run, trained: TrainingResult) -> None:
+        factors = self.auto_rgn.factors
+        # A schedule may have brought the rates themselves to 0.
+        trained.lrs = {
+            group["layer"]: float(group.get("initial_lr", group["lr"])) * factors[group["layer"]]
+            for group in run.optimizer.param_groups
+        }
 
 
 class L2SPPart(Part):

@@ -201,6 +201,12 @@ def test_auto_rgn_lowers_all_rates_but_one(root: Path) -> None:
     assert max(result.lrs.values()) == 0.1
 
 
+def test_auto_rgn_reports_rates_without_the_schedule(root: Path) -> None:
+    result, _ = trained_by(root, {"kind": "auto_rgn"}, lr=0.1, optimizer={"name": "sgd", "schedule": "cosine"})
+    assert result.lrs is not None
+    assert max(result.lrs.values()) == 0.1
+
+
 def test_l2_sp_adds_the_written_penalty_and_takes_the_place_of_weight_decay(root: Path) -> None:
     method = {"kind": "l2_sp", "alphas": [0.5, 0.1], "beta": 0.2}
     changes = {"optimizer": {"name": "sgd", "weight_decay": 0.3}}
