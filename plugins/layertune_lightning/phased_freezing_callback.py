@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 
 from layertune import PhasedFreezing, Phases, PolicyError
 from layertune.hosts.module_layers import Layers, find_layers
+from layertune.policies.phases import named_phases
 from layertune_lightning.example_inputs import FOR_LAYERS, example_inputs
 from layertune_lightning.two_packages import Callback
 
@@ -20,28 +21,28 @@ class PhasedFreezingCallback(Callback):
     DDP, use ``strategy="ddp_find_unused_parameters_true"``.
 
     Args:
-        phases: ``layertune.LPFT()``, ``GradualUnfreezing()``, or another function that gives the policies of all
-            phases.
+        phases: ``"lp_ft"`` or ``layertune.LPFT()``, ``"gradual_unfreezing"`` or ``layertune.GradualUnfreezing()``, or
+            another function that gives the policies of all phases.
         epochs: The number of epochs of each phase, >= 1. The last phase lasts until the end.
         statistics: Whether the running statistics of the norms in frozen layers are frozen too.
         layers: The layers of the module or of a network inside it, or a function from the module to them. Default:
             those that a trace of ``example_input_array`` finds.
 
     Raises:
-        PolicyError: ``epochs`` is below 1; or, at the start of the fit, a policy does not fit the layers.
+        PolicyError: At once, for an unknown name or ``epochs`` below 1. At the start of the fit, for a policy that does
+            not fit the layers.
         ModelError: At the start of the fit, if no layers can be determined.
 
     Example:
-        >>> from layertune import LPFT
-        >>> trainer = pl.Trainer(callbacks=[PhasedFreezingCallback(LPFT(), epochs=5)], logger=False)
+        >>> trainer = pl.Trainer(callbacks=[PhasedFreezingCallback("lp_ft", epochs=5)], logger=False)
     """
 
     def __init__(
-        self, phases: Phases, *, epochs: int = 1, statistics: bool = False, layers: Layers | None = None
+        self, phases: str | Phases, *, epochs: int = 1, statistics: bool = False, layers: Layers | None = None
     ) -> None:
         if epochs < 1:
             raise PolicyError(f"a phase has at least 1 epoch, not {epochs}")
-        self.phases, self.epochs, self.statistics, self.layers = phases, epochs, statistics, layers
+        self.phases, self.epochs, self.statistics, self.layers = named_phases(phases), epochs, statistics, layers
         self._freezing: PhasedFreezing | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002

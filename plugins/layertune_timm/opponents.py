@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from layertune import L2SP, AutoRGN, OptimizerError, PhasedFreezing
 from layertune.hosts.evaluation_weights import HasModes, follow_mode
 from layertune.layers.names import unwrap
-from layertune.policies.phases import PHASES
 from layertune_timm.layers import map_layers
 from layertune_timm.train_options import Opponent
 
@@ -85,7 +84,7 @@ def attach_opponent(
         alpha, beta = opponent.numbers
         penalty = L2SP(unwrap(model), layers, alpha=alpha, beta=beta)
         return None, optimizer.register_step_pre_hook(lambda *_: penalty.add_gradient(optimizer)).remove
-    freezing = PhasedFreezing(unwrap(model), layers, PHASES[opponent.name]())
+    freezing = PhasedFreezing(unwrap(model), layers, opponent.name)
     return EpochPhases(freezing, int(opponent.numbers[0])), freezing.undo
 
 

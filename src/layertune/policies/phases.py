@@ -12,7 +12,7 @@ from layertune.layers.names import named_parameters
 from layertune.policies.freezing import Frozen, freeze
 from layertune.policies.policies import AllLayers, LastLayer, LayerWise, Policy, scales_of
 
-__all__ = ["LPFT", "PHASES", "GradualUnfreezing", "PhasedFreezing", "Phases"]
+__all__ = ["LPFT", "PHASES", "GradualUnfreezing", "PhasedFreezing", "Phases", "named_phases"]
 
 Phases = Callable[[LayerMap], list[Policy]]
 """A function that gives the policies of a training's phases, in order, for the layers of a network."""
@@ -55,6 +55,30 @@ PHASES: dict[str, Callable[[], Phases]] = {"lp_ft": LPFT, "gradual_unfreezing": 
 """The kinds of phases by the names that files and command lines use."""
 
 
+def named_phases(phases: Phases | str) -> Phases:
+    """Return phases that were given by their name, or as they are.
+
+    Args:
+        phases: A name in ``PHASES``, or a function that gives the policies of all phases.
+
+    Raises:
+        PolicyError: The name is unknown, or this is no function of a network's layers.
+
+    Example:
+        >>> named_phases("lpft")
+        Traceback (most recent call last):
+        layertune.errors.PolicyError: there are no phases 'lpft'; the names are lp_ft, gradual_unfreezing
+    """
+    if isinstance(phases, str):
+        if phases not in PHASES:
+            raise PolicyError(f"there are no phases {phases!r}; the names are {', '.join(PHASES)}")
+        return PHASES[phases]()
+    factories: tuple[object, ...] = tuple(PHASES.values())
+    if phases in factories or not callable(phases):
+        raise PolicyError(f"phases are LPFT(), GradualUnfreezing() or one of {', '.join(PHASES)}, not {phases!r}")
+    return phases
+
+
 class PhasedFreezing:
     """Freeze the layers that the present phase of a training leaves out.
 
@@ -64,7 +88,8 @@ class PhasedFreezing:
     Args:
         model: The network.
         layers: The layers of this network.
-        phases: ``LPFT()``, ``GradualUnfreezing()``, or another function that gives the policies of all phases.
+        phases: ``LPFT()`` or ``"lp_ft"``, ``GradualUnfreezing()`` or ``"gradual_unfreezing"``, or another function that
+            gives the policies of all phases.
         statistics: Whether the running statistics of the norms in frozen layers are frozen too.
 
     Attributes:
@@ -72,7 +97,7 @@ class PhasedFreezing:
         phase: The present phase, from 1; 0 before the first and after ``undo()``.
 
     Raises:
-        PolicyError: There are no phases, or a policy does not fit the layers.
+        PolicyError: The name is unknown, there are no phases, or a policy does not fit the layers.
 
     Example:
         >>> import torch
@@ -89,9 +114,9 @@ class PhasedFreezing:
         [True, True, True]
     """
 
-    def __init__(self, model: nn.Module, layers: LayerMap, phases: Phases, *, statistics: bool = False) -> None:
+    def __init__(self, model: nn.Module, layers: LayerMap, phases: Phases | str, *, statistics: bool = False) -> None:
         self._model, self._layers, self._statistics = model, layers, statistics
-        self._policies = phases(layers)
+        self._policies = named_phases(phases)(layers)
         if not self._policies:
             raise PolicyError("these phases are none; give at least one policy, as GradualUnfreezing() does")
         for policy in self._policies:

@@ -1,5 +1,7 @@
 """Phases: which parameters move in which phase."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -15,10 +17,11 @@ from layertune import (
     map_layers,
     param_groups,
 )
+from layertune.policies.phases import named_phases
 from small_networks import SmallResNet, image
 
 
-def moved_depths(phases: Phases, count: int) -> list[list[int]]:
+def moved_depths(phases: Phases | str, count: int) -> list[list[int]]:
     """The depths of the layers whose parameters moved in each of some phases of two steps."""
     torch.manual_seed(0)
     net = SmallResNet()
@@ -89,6 +92,20 @@ def test_statistics_of_frozen_norms_stand_still_where_asked() -> None:
         freezing.enter(2)
         net(torch.randn(4, 1, 16, 16))
         assert net.stem[1].running_mean.any()
+
+
+def test_phases_by_name() -> None:
+    assert moved_depths("lp_ft", 2) == [[10], list(range(1, 11))]
+    assert moved_depths("gradual_unfreezing", 2) == [[10], [9, 10]]
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [("lpft", "no phases 'lpft'; the names are lp_ft"), (LPFT, "not <function LPFT"), (None, "not None")],
+)
+def test_what_is_no_phases_is_refused(phases: Any, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        named_phases(phases)
 
 
 def test_mistakes_are_named() -> None:

@@ -149,7 +149,7 @@ def test_phases_follow_the_epochs() -> None:
     assert moved.epochs == [[False, False, True], [False, True, True], [True] * 3, [True] * 3]
     assert all(parameter.requires_grad for parameter in module.parameters())
     module, moved = Plain(sgd), Moved()
-    fit(module, PhasedFreezingCallback(LPFT(), epochs=2), moved, epochs=3)
+    fit(module, PhasedFreezingCallback("lp_ft", epochs=2), moved, epochs=3)
     assert moved.epochs == [[False, False, True], [False, False, True], [True] * 3]
 
 
