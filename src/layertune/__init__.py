@@ -34,6 +34,7 @@ from layertune.metalr.meta_pass import frozen_statistics, meta_pass
 from layertune.metalr.metalr import MetaLR
 from layertune.metalr.settings import MetaLRSettings
 from layertune.old_paths import redirect
+from layertune.policies.choosing import Choice, Score, choose
 from layertune.policies.freezing import Frozen, freeze
 from layertune.policies.l2_sp import L2SP
 from layertune.policies.param_groups import param_groups
@@ -65,6 +66,7 @@ __all__ = [
     "AutoRGN",
     "BiDirectional",
     "Candidate",
+    "Choice",
     "ClipPoint",
     "ClipTest",
     "Convergence",
@@ -100,10 +102,12 @@ __all__ = [
     "Ranking",
     "RedundantKernels",
     "Replay",
+    "Score",
     "Trace",
     "UNetScheme",
     "WeightsError",
     "bidirectional_grid",
+    "choose",
     "clip_test",
     "evaluation_weights",
     "freeze",

@@ -1,5 +1,6 @@
 """Policies: which layers are trained, and at which scale of the learning rate."""
 
+from layertune.policies.choosing import Choice, Score, choose
 from layertune.policies.freezing import Frozen, freeze
 from layertune.policies.l2_sp import L2SP
 from layertune.policies.param_groups import param_groups
@@ -21,6 +22,7 @@ __all__ = [
     "LPFT",
     "AllLayers",
     "BiDirectional",
+    "Choice",
     "Frozen",
     "GradualUnfreezing",
     "InverseSize",
@@ -30,8 +32,10 @@ __all__ = [
     "PhasedFreezing",
     "Phases",
     "Policy",
+    "Score",
     "UNetScheme",
     "bidirectional_grid",
+    "choose",
     "freeze",
     "param_groups",
 ]

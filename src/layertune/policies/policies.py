@@ -154,8 +154,8 @@ def InverseSize(exponent: float = 1.0) -> Policy:  # noqa: N802 a noun, as users
     """Scale the rate of each layer by ``(n_min / n) ** exponent``, with n its number of weights and n_min the smallest.
 
     Large layers then move little, and small ones at the full rate. In a U-Net the layers in the middle are the largest,
-    so the rates have the shape that MetaLR found there (MetaLR fig. 4). No exponent is best everywhere: with few
-    labelled cases and a shift at the input 1 does well, and where the large layers have to change 0 does.
+    so the rates have the U shape that MetaLR found there (MetaLR fig. 4). No exponent is best everywhere: in trials
+    1 did well with few labelled cases and a shift at the input, and 0 where the large layers had to change.
     ``layertune.choose`` finds one of a few by held-out loss.
 
     Args:
