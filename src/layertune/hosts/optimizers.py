@@ -73,29 +73,29 @@ def make_optimizer(
 
     The result is the package's own optimizer: its steps are those of the package, bit for bit.
 
-    - ``"prodigy"`` (package ``prodigyopt``; Mishchenko and Defazio, ICML 2024, arXiv:2306.06101): Adam that estimates its
-      step size. Pass ``lr=1.0`` or no ``lr``; change the estimate by ``d_coef`` (0.5 or 2). All groups share one rate.
-      Its README recommends no schedule or cosine annealing without restarts, and ``safeguard_warmup=True`` under a
-      warm-up. Weight decay is decoupled, as in AdamW.
-    - ``"prodigy_split"`` (the same package): Prodigy with one estimate for each layer, as if each layer had a Prodigy of
-      its own. Layers are those that the groups name (key ``"layer"``); a group without this key is a layer of its own.
-      Rates may differ between layers.
-    - ``"ldog"`` (package ``dog-optimizer``; Ivgi, Hinder and Carmon, ICML 2023, arXiv:2302.12022): L-DoG, SGD whose step
-      is distance over gradients, for each parameter tensor on its own. Pass ``lr=1.0`` or no ``lr``, and use no schedule.
-      ``reps_rel`` sets the first step: 1e-6 (the default), 1e-4 for networks with batch norm, 1e-8 where it diverges
-      early. Its README asks to evaluate an average of the weights: ``dog.PolynomialDecayAverager(model)``, whose
-      ``step()`` follows that of the optimizer. Weight decay is coupled, that is, added to the gradient, and 0 by default.
-      Every parameter needs a gradient in every step.
+    - ``"prodigy"`` (package ``prodigyopt``; Mishchenko and Defazio, ICML 2024, arXiv:2306.06101): Adam that estimates
+      its step size. Pass ``lr=1.0`` or no ``lr``; change the estimate by ``d_coef`` (0.5 or 2). All groups share one
+      rate. Its README recommends no schedule or cosine annealing without restarts, and ``safeguard_warmup=True`` under
+      a warm-up. Weight decay is decoupled, as in AdamW.
+    - ``"prodigy_split"`` (the same package): Prodigy with one estimate for each layer, as if each layer had a Prodigy
+      of its own. Layers are those that the groups name (key ``"layer"``); a group without this key is a layer of its
+      own. Rates may differ between layers.
+    - ``"ldog"`` (package ``dog-optimizer``; Ivgi, Hinder and Carmon, ICML 2023, arXiv:2302.12022): L-DoG, SGD whose
+      step is distance over gradients, for each parameter tensor on its own. Pass ``lr=1.0`` or no ``lr``, and use no
+      schedule. ``reps_rel`` sets the first step: 1e-6 (the default), 1e-4 for networks with batch norm, 1e-8 where it
+      diverges early. Its README asks to evaluate an average of the weights: ``dog.PolynomialDecayAverager(model)``,
+      whose ``step()`` follows that of the optimizer. Weight decay is coupled, that is, added to the gradient, and 0 by
+      default. Every parameter needs a gradient in every step.
     - ``"schedulefree_adamw"`` (package ``schedulefree``; Defazio et al., NeurIPS 2024, arXiv:2405.15682): AdamW that
       averages its weights in place of a schedule. It does need a learning rate, 1 to 10 times that of AdamW with a
-      schedule, default 0.0025; a warm-up (``warmup_steps``) is recommended. The weights that it trains are not those to
-      evaluate or to save: call ``optimizer.eval()`` before and ``optimizer.train()`` after, or use
-      ``layertune.evaluation_weights``, which renews the statistics of batch norms too. The optimizer that this function
-      returns is in train mode.
+      schedule, default 0.0025; a warm-up (``warmup_steps``) is recommended. The weights that it trains are not those
+      to evaluate or to save: call ``optimizer.eval()`` before and ``optimizer.train()`` after, or use
+      ``layertune.evaluation_weights``, which renews the statistics of batch norms too. The optimizer that this
+      function returns is in train mode.
     - ``"dadapt_adam"`` (package ``dadaptation``; Defazio and Mishchenko, ICML 2023, arXiv:2301.07733): Adam with
-      D-Adaptation. Pass ``lr=1.0`` or no ``lr``; its README recommends the schedule that the problem has otherwise. Where
-      rates differ between groups, the ratios become the package's ``layer_scale``. Weight decay is coupled unless
-      ``decouple=True``.
+      D-Adaptation. Pass ``lr=1.0`` or no ``lr``; its README recommends the schedule that the problem has otherwise.
+      Where rates differ between groups, the ratios become the package's ``layer_scale``. Weight decay is coupled
+      unless ``decouple=True``.
 
     Args:
         name: The name of the optimizer, one of those above.
