@@ -1,17 +1,14 @@
 """Inner products of the meta gradient and the last step, summed over layers and over ranks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from layertune.metalr.correcting.displacement import Groups, Sections, local
+from layertune.metalr.correcting.displacement import Groups, Sections, Steps, local
 
-__all__ = ["Steps", "inner_products", "squared_length"]
-
-Steps = Iterable[tuple[int, int, Tensor]]
-"""Triples of the number of a param group, the place of a parameter in it, and a displacement of this parameter."""
+__all__ = ["inner_products", "squared_length"]
 
 
 def inner_products(groups: Groups, sections: Sections, steps: Steps, *, like: Tensor, norms: bool) -> Tensor:

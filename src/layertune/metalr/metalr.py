@@ -1,7 +1,5 @@
 """MetaLR: one learning rate per layer, learned online, attached to the host's own optimizer."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -119,10 +117,12 @@ class MetaLR(LRMultiplier):
         single = {"hyper_lr": hyper_lr, "rule": rule, "start": start, "min_lr": min_lr, "max_lr": max_lr}
         single |= {"max_change": max_change, "every": every, "streaming": streaming}
         self.settings = MetaLRSettings.one_of(settings, **single)
+        self._asked = self.settings
         self._layers = layers
+        check_optimizer(optimizer)
+        self._resume(optimizer)
         self._learner = self._learner_of(optimizer)
         self._calls = AdaptCalls()
-        check_optimizer(optimizer)
         super().__init__(optimizer)
         self._hooks += [
             optimizer.register_state_dict_pre_hook(lambda _: self._learner.write_state()),
@@ -231,9 +231,13 @@ class MetaLR(LRMultiplier):
         vars(self.optimizer).pop("__deepcopy__", None)
         self._learner.remove_state()
 
+    def _resume(self, optimizer: Optimizer) -> None:
+        """Go on by the older rule that the optimizer's state was learned by, and else by the one that was asked for."""
+        if self.settings.rule == self._asked.rule:
+            self._asked = self.settings  # a host may have replaced them
+        self.settings = resumed_settings(self._asked, optimizer.param_groups[0])
+
     def _learner_of(self, optimizer: Optimizer) -> Learner:
-        """Return the learner for the rule, or for the older rule by which the optimizer's state was learned."""
-        self.settings = resumed_settings(self.settings, optimizer.param_groups[0])
         if self.settings.rule == "free":
             return FreeLearner(optimizer, self._layers)
         learner = CorrectingLearner(optimizer, self._layers)
@@ -241,13 +245,10 @@ class MetaLR(LRMultiplier):
         return learner
 
     def _read_state(self) -> None:
-        if isinstance(self._learner, FreeLearner) != (resumed_settings(self.settings, self._group).rule == "free"):
+        self._resume(self.optimizer)
+        if isinstance(self._learner, FreeLearner) != (self.settings.rule == "free"):
             self._learner = self._learner_of(self.optimizer)
         self._learner.read_state()
-
-    @property
-    def _group(self) -> dict[str, Any]:
-        return self.optimizer.param_groups[0]
 
     @torch.no_grad()
     def _prepare_step(self, stand_in: StandIn) -> None:

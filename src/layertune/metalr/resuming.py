@@ -7,12 +7,14 @@ from typing import Any
 
 from layertune.metalr.settings import FREE_HYPER_LR, MetaLRSettings
 
-__all__ = ["RULE", "STATE", "resumed_settings"]
+__all__ = ["FREE_KEYS", "RULE", "STATE", "resumed_settings"]
 
 RULE = "meta_rule"
 """The key in the first param group under which the name of a correcting rule is saved."""
 STATE = "meta_free"
 """The key in the first param group under which the numbers of the rule ``"free"`` are saved."""
+FREE_KEYS = (STATE, "meta_average", "meta_due")
+"""All entries that the rule ``"free"`` writes into param groups, beside those that all rules have."""
 
 
 def resumed_settings(settings: MetaLRSettings, group: Mapping[str, Any]) -> MetaLRSettings:

@@ -9,7 +9,7 @@ learning rate, which loses nothing because steps are linear in the rate:
 Weights are rounded once, as in the optimizer's own step, and the optimizer's own weights never hold the large step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from layertune.errors import OptimizerError
 from layertune.rates.stand_in import StandIn
 
-__all__ = ["Displacement", "exponent_for", "local", "measured_steps"]
+__all__ = ["Displacement", "Steps", "exponent_for", "local", "measured_steps"]
 
 Groups = Sequence[dict[str, Any]]
 Sections = Sequence[Sequence[int]]
+Steps = Iterable[tuple[int, int, Tensor]]
+"""Triples of the number of a param group, the place of a parameter in it, and a displacement of this parameter."""
 
 EXPONENT = 24  # 2^24: the relative precision of float32, so that steps of 1e-7 of the weights keep their digits
 HALF_EXPONENT = 8  # float16 ends at 65504
@@ -86,9 +88,13 @@ class Displacement:
                 step.copy_(displacement)
             else:
                 _advance(theta, step.sub_(theta), amounts[theta.dtype][sections[number][index]])
-            group = groups[number]
-            held = group.setdefault("meta_step", {"lr": _own(group["lr"]), "unit": self._unit, "displacement": {}})
-            held["displacement"][index] = step
+            self._hold(groups[number], index, step)
+        self._moving = []
+
+    def measure(self, groups: Groups) -> None:
+        """Put the displacement of the step into the groups, and leave the parameters where they were."""
+        for number, index, parameter, copy in self._moving:
+            self._hold(groups[number], index, local(copy.detach()).sub_(local(parameter.detach())))
         self._moving = []
 
     def correct(self, groups: Groups, sections: Sections, applied: Tensor, corrected: Tensor) -> None:
@@ -129,6 +135,10 @@ class Displacement:
                     f"{number}, which has shape {tuple(theta.shape)}; load the state of an optimizer over this network"
                 )
             groups[number]["meta_step"]["displacement"][index] = step.to(theta.device, theta.dtype)
+
+    def _hold(self, group: dict[str, Any], index: int, step: Tensor) -> None:
+        held = group.setdefault("meta_step", {"lr": _own(group["lr"]), "unit": self._unit, "displacement": {}})
+        held["displacement"][index] = step
 
     def _copy_of(self, parameter: Tensor) -> nn.Parameter:
         copy = self._copies.get(id(parameter))

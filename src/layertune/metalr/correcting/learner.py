@@ -5,7 +5,7 @@ from torch import Tensor
 from layertune.metalr.correcting.adaptation import adaptation
 from layertune.metalr.correcting.displacement import Displacement, exponent_for
 from layertune.metalr.learner import Learner
-from layertune.metalr.resuming import RULE
+from layertune.metalr.resuming import FREE_KEYS, RULE
 from layertune.metalr.settings import MetaLRSettings
 from layertune.rates.stand_in import StandIn
 
@@ -70,6 +70,10 @@ class CorrectingLearner(Learner):
         self._displacement = Displacement()
 
     def _adopt(self) -> None:
+        # A run by the rule "free" that goes on under this one keeps its rates, and no more.
+        for group in self._optimizer.param_groups:
+            for key in FREE_KEYS:
+                group.pop(key, None)
         self._displacement = Displacement()
         self._displacement.adopt(self._optimizer.param_groups)
 

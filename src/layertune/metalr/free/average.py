@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from layertune.errors import OptimizerError
-from layertune.metalr.correcting.displacement import Groups, local
+from layertune.metalr.correcting.displacement import Groups, Steps, local
 
-__all__ = ["RecentAverage"]
+__all__ = ["RecentAverage", "usual_weights"]
 
 MEMORY = 0.9  # of the average: some ten steps
 KEY = "meta_average"
@@ -41,6 +41,21 @@ class RecentAverage:
                     held[index] = weights.clone()
                     joined = True
         return joined
+
+    def begin(self, groups: Groups, steps: Steps, factor: float) -> None:
+        """Make the first steps, and let the average begin at the weights before them.
+
+        Args:
+            groups: The optimizer's param groups.
+            steps: The displacement of each parameter that has one. Its memory becomes that of the average.
+            factor: The factor to make the steps with.
+        """
+        for number, index, step in steps:
+            weights = local(groups[number]["params"][index].detach())
+            before = weights.clone()
+            high = (before.float(), step.float()) if before.dtype in LOW_PRECISION else (before, step)
+            weights.copy_(high[0] + high[1] * factor)
+            groups[number].setdefault(KEY, {})[index] = step.copy_(before)
 
     def restart(self, groups: Groups) -> None:
         """Let the average begin anew at the present weights."""
@@ -93,3 +108,10 @@ class RecentAverage:
 
     def _pairs(self, groups: Groups) -> list[tuple[Any, Tensor]]:
         return [(groups[number]["params"][index], average) for number, index, average in self.averages(groups)]
+
+
+def usual_weights(weights: Steps) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield weights as large as PyTorch initialises those of linear and convolutional layers: 1 / sqrt(3 fan-in)."""
+    for number, index, values in weights:
+        fan_in = max(values[:1].numel(), 1) if values.ndim else 1
+        yield number, index, torch.full_like(values, (3 * fan_in) ** -0.5)

@@ -6,11 +6,12 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from layertune.metalr.free.average import KEY, RecentAverage
+from layertune.metalr.correcting.displacement import Displacement, Steps, exponent_for, local, measured_steps
+from layertune.metalr.free.average import RecentAverage, usual_weights
 from layertune.metalr.free.rule import FreeRule
 from layertune.metalr.inner_products import inner_products, squared_length
 from layertune.metalr.learner import Learner
-from layertune.metalr.resuming import STATE
+from layertune.metalr.resuming import FREE_KEYS, STATE
 from layertune.metalr.settings import MetaLRSettings
 from layertune.rates.stand_in import StandIn
 
@@ -19,8 +20,6 @@ __all__ = ["FreeLearner"]
 START = 3e-4  # length of the first step over that of the weights
 FARTHEST = 0.015  # longest movement from the average over the length of the weights
 CHANGED = 1e-3  # relative change of the movement's length from which on somebody else has changed the weights
-EXPONENT = 24  # the first step is made at 2^24 times the rate, so that a tiny one keeps its digits
-HALF_EXPONENT = 8  # float16 ends at 65504
 
 
 class FreeLearner(Learner):
@@ -30,7 +29,7 @@ class FreeLearner(Learner):
     at cos(-g, e): whether the loss still falls along the recent movement. ``FreeRule`` turns it into a rate.
     """
 
-    OWN_KEYS = (STATE, KEY, "meta_due")
+    OWN_KEYS = FREE_KEYS
 
     @property
     def due(self) -> bool:
@@ -45,35 +44,40 @@ class FreeLearner(Learner):
     def start_step(self, stand_in: StandIn, settings: MetaLRSettings) -> None:
         """Give the stand-in the learned rates, and let the average follow the weights."""
         groups = self._optimizer.param_groups
-        schedule = max(float(group["lr"]) for group in groups)
-        self._schedule = schedule
-        if self._changes_nothing(settings) or not schedule:
+        schedule = self._schedule = max(float(group["lr"]) for group in groups)
+        # A fused optimizer leaves out a step in which AMP has found an overflow, by itself.
+        overflowed = getattr(self._optimizer, "found_inf", None)
+        self._moves = schedule > 0 and not (overflowed is not None and bool(overflowed))
+        if self._changes_nothing(settings) or not self._moves:
+            return
+        groups[0].pop("meta_due", None)
+        if self._rule is None and settings.start == "weights":
+            # On copies, since nobody knows yet how long the step is: one that raises leaves the weights as they are.
+            self._first.start(groups, stand_in, exponent=self._first_exponent())
             return
         if not self._compared and self._rule is not None:
             self._forget_foreign_changes(self._squared_movement())
-        groups[0].pop("meta_due", None)
         if self._average.follow(groups):
-            self._length = self._squared_length_of_weights()
-        if self._rule is None:
-            factor = 2.0**self._exponent / schedule if settings.start == "weights" else 1.0
-        else:
+            self._length = self._length_of_weights(self._average.averages(groups))
+        factor = 1.0
+        if self._rule is not None:
             factor = self._rule.next_rate(schedule, respect=settings.start == "lr") / schedule
-            self._write_factor(factor)
         stand_in.multiply_lrs([factor] * len(groups))
 
     def finish_step(self, settings: MetaLRSettings) -> None:
         """Shorten the step if it is too long, and count it."""
         groups = self._optimizer.param_groups
-        if not self._changes_nothing(settings) and self._schedule:
-            self._squared = self._squared_movement()
+        if not self._changes_nothing(settings) and self._moves:
             if self._rule is None:
                 self._begin(settings)
+            self._squared = self._squared_movement()
             self._shorten()
         self._compared = False
-        if self._learns_next(settings):
+        if self._learns_next(settings) and self._moves:
             groups[0]["meta_due"] = True
         self._count_step()
-        if self._rule is not None and self._schedule:
+        if self._rule is not None and self._moves:
+            self._write_factor(self._rule.rate / self._schedule)
             self._record()
             groups[0][STATE] = self._numbers()
 
@@ -95,8 +99,11 @@ class FreeLearner(Learner):
         movements = self._average.movements(groups)
         products = inner_products(groups, sections.of_parameter, movements, like=sections.members, norms=True)
         along, gradient, movement = products.sum(dim=1).tolist()
-        if self._forget_foreign_changes(movement):
+        # A small change, such as weights that are clipped after each step, is a part of the step. A larger one is not:
+        # other weights were loaded, and the way to them says nothing about the rate.
+        if self._forget_foreign_changes(movement) and movement > (FARTHEST * self._length) ** 2:
             return
+        self._compared = settings.streaming  # otherwise the weights may change before the next step begins
         finite = math.isfinite(along) and math.isfinite(gradient)
         usual = found_inf is None or not bool(found_inf)
         if finite and usual and gradient and movement:
@@ -116,26 +123,42 @@ class FreeLearner(Learner):
         self._average.adopt(groups)
         held = dict(groups[0].get(STATE, {}))
         self._length, self._squared = held.pop("length", 0.0), held.pop("squared", 0.0)
+        # The scheduler has gone on since the step that waits for its meta gradient.
+        self._schedule = held.pop("schedule", 0.0)
         self._rule: FreeRule | None = FreeRule(**held) if held else None
-        self._schedule = max(float(group["lr"]) for group in groups)
-        self._compared = False
+        self._compared = self._moves = False
+        self._first: Displacement = Displacement()
 
     def _numbers(self) -> dict[str, float]:
         assert self._rule is not None  # only a run that has begun is saved
-        return {**asdict(self._rule), "length": self._length, "squared": self._squared}
+        own = {"length": self._length, "squared": self._squared, "schedule": self._schedule}
+        return {**asdict(self._rule), **own}
 
     def _begin(self, settings: MetaLRSettings) -> None:
-        """Give the first step its length."""
+        """Give the first step its length, or leave it out if there is no gradient yet, or one that is not finite."""
+        groups = self._optimizer.param_groups
         if settings.start == "lr":
             self._rule = FreeRule.begin(self._schedule, self._schedule)
-        elif self._squared > 0 and math.isfinite(self._squared):
-            factor = START * self._length / math.sqrt(self._squared)
-            self._scale_movement(factor)
-            self._rule = FreeRule.begin(factor * 2.0**self._exponent, self._schedule)
-        else:  # no gradient yet, or one that is not finite
-            self._scale_movement(0.0)
-        if self._rule is not None:
-            self._write_factor(self._rule.rate / self._schedule)
+        else:
+            self._first.measure(groups)
+            squared = float(squared_length(groups, measured_steps(groups), like=self.sections.members))
+            if squared > 0 and math.isfinite(squared):
+                self._make_first_step(math.sqrt(squared), settings)
+            self._first.forget(groups)
+            self._first = Displacement()  # its memory is now that of the average
+
+    def _make_first_step(self, measured: float, settings: MetaLRSettings) -> None:
+        groups = self._optimizer.param_groups
+        measured_rate = self._schedule * 2.0 ** self._first_exponent()
+        self._length = self._length_of_weights(measured_steps(groups))
+        lowest, highest = self._limits(settings)
+        rate = min(max(START * self._length / measured * measured_rate, lowest), highest)
+        self._rule = FreeRule.begin(rate, self._schedule)
+        self._average.begin(groups, measured_steps(groups), rate / measured_rate)
+
+    def _first_exponent(self) -> int:
+        """Return k, so that the rate 2^k lr of the first step does not depend on ``lr``, and keeps its digits."""
+        return exponent_for(self._optimizer.param_groups) - round(math.log2(self._schedule))
 
     def _shorten(self) -> None:
         """Keep the movement from the average within 1.5 % of the weights' length."""
@@ -152,7 +175,11 @@ class FreeLearner(Learner):
         else:
             level = rule.level(self._schedule)
             rule.learn(cosine, gain=settings.eta, level=level, max_change=settings.max_change)
-        rule.bound(settings.lowest_lr, math.inf if settings.max_lr is None else settings.max_lr)
+        rule.bound(*self._limits(settings))
+
+    @staticmethod
+    def _limits(settings: MetaLRSettings) -> tuple[float, float]:
+        return settings.lowest_lr, math.inf if settings.max_lr is None else settings.max_lr
 
     def _forget_foreign_changes(self, squared: float) -> bool:
         """Let the average begin anew if the weights were changed since the last step, and return whether they were."""
@@ -170,9 +197,12 @@ class FreeLearner(Learner):
         groups = self._optimizer.param_groups
         return float(squared_length(groups, self._average.movements(groups), like=self.sections.members))
 
-    def _squared_length_of_weights(self) -> float:
-        groups = self._optimizer.param_groups
-        return math.sqrt(float(squared_length(groups, self._average.averages(groups), like=self.sections.members)))
+    def _length_of_weights(self, members: Steps) -> float:
+        """Return the length of the weights that take part, or that of usual ones where all of them are 0."""
+        groups, like = self._optimizer.param_groups, self.sections.members
+        weights = [(number, index, local(groups[number]["params"][index].detach())) for number, index, _ in members]
+        squared = float(squared_length(groups, weights, like=like))
+        return math.sqrt(squared or float(squared_length(groups, usual_weights(weights), like=like)))
 
     def _write_factor(self, factor: float) -> None:
         groups, sections = self._optimizer.param_groups, self.sections
@@ -183,8 +213,3 @@ class FreeLearner(Learner):
         scales = sections.read_scales(groups)
         rates = torch.tensor([float(groups[group]["lr"]) for group in sections.leading_groups(groups)]).to(scales)
         self.history.record(self.steps, sections.names, scales, rates * scales)
-
-    @property
-    def _exponent(self) -> int:
-        dtypes = {parameter.dtype for group in self._optimizer.param_groups for parameter in group["params"]}
-        return HALF_EXPONENT if torch.float16 in dtypes else EXPONENT
