@@ -24,6 +24,8 @@ MODES: dict[str, dict[str, Any]] = {
     "cosine": {"rule": "cosine"},
     "joint": {"rule": "joint"},
     "streaming": {"rule": "additive", "streaming": True},
+    "free": {"rule": "free"},
+    "free streaming": {"rule": "free", "streaming": True},
 }
 
 
@@ -105,7 +107,7 @@ def all_runs() -> dict[str, Run]:
     for name, mode in MODES.items():
         runs[f"ddp {name}"] = ddp(network, mode, Halves())
         runs[f"fsdp {name}"] = fsdp(mode)
-    for name in ("exact", "streaming"):
+    for name in ("exact", "streaming", "free", "free streaming"):
         runs[f"ddp bucket view {name}"] = ddp(network, MODES[name], Halves(), gradient_as_bucket_view=True)
         runs[f"ddp accumulated {name}"] = ddp(network, MODES[name], Accumulated())
         runs[f"ddp unused {name}"] = ddp(WithUnused, MODES[name], Halves(), find_unused_parameters=True)

@@ -24,9 +24,10 @@ def steps_without_adapt(count: int, **settings) -> tuple[MetaLR, list[warnings.W
     return metalr, caught
 
 
+@pytest.mark.parametrize("rule", ["joint", "free"])
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_training_without_adapt_warns_once_and_points_at_the_step(every: int) -> None:
-    _, caught = steps_without_adapt(20, every=every)
+def test_a_training_without_adapt_warns_once_and_points_at_the_step(every: int, rule: str) -> None:
+    _, caught = steps_without_adapt(20, every=every, rule=rule)
     assert len(caught) == 1
     assert "adapt() was not called after any of 3 steps" in str(caught[0].message)
     assert caught[0].filename == __file__
@@ -49,7 +50,7 @@ def test_a_loop_that_calls_adapt_at_times_is_not_warned() -> None:
 
 def test_the_missing_profile_says_that_adapt_was_never_called() -> None:
     with pytest.raises(OptimizerError, match=r"adapt\(\) was never called in 2 steps"):
-        steps_without_adapt(2)[0].profile()
+        steps_without_adapt(2, rule="joint")[0].profile()
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,13 @@ from torch.optim import SGD, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layertune import MetaLR
+from layertune.metalr.correcting.learner import CorrectingLearner
 from layertune.metalr.correcting.rules import RULES
 from layertune.metalr.history import History
-from layertune.metalr.learner import Learner
-from small_runs import Plain, assert_same, data, layer_groups, network, run, train
-
-MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
+from small_runs import EVERY_RULE, Plain, assert_same, data, layer_groups, network, run, train
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_a_compiled_network_is_not_compiled_again(mode):
     torch._dynamo.reset()
     net = network()
@@ -49,7 +47,7 @@ def live_bytes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_extra_memory_is_one_copy_of_the_parameters(mode):
     def used(attach):
         base = live_bytes()
@@ -67,11 +65,12 @@ def test_extra_memory_is_one_copy_of_the_parameters(mode):
 
 
 @pytest.mark.slow
-def test_a_long_run_does_not_grow_and_keeps_an_even_history(monkeypatch):
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_a_long_run_does_not_grow_and_keeps_an_even_history(monkeypatch, rule):
     monkeypatch.setattr("layertune.metalr.history.MAX_RECORDS", 64)
     net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     optimizer = SGD(layer_groups(net, 1e-3))
-    metalr = MetaLR(optimizer, hyper_lr=1e-9, streaming=True)
+    metalr = MetaLR(optimizer, hyper_lr=1e-9, rule=rule, streaming=True)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
 
@@ -101,7 +100,7 @@ def test_adapting_at_odd_steps_only_keeps_a_history(monkeypatch):
     monkeypatch.setattr("layertune.metalr.history.MAX_RECORDS", 8)
     net = network()
     optimizer = SGD(layer_groups(net), momentum=0.9)
-    metalr = MetaLR(optimizer, hyper_lr=0.02)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, rule="joint")
     for number, (training, meta) in enumerate(data(range(60))):
         optimizer.zero_grad()
         Plain().step(net, optimizer, training)
@@ -115,18 +114,19 @@ def test_adapting_at_odd_steps_only_keeps_a_history(monkeypatch):
     assert {later - earlier for earlier, later in pairwise(steps)} == {8}
 
 
-def test_a_resumed_history_is_thinned_as_the_uninterrupted_one(monkeypatch):
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_a_resumed_history_is_thinned_as_the_uninterrupted_one(monkeypatch, rule):
     monkeypatch.setattr("layertune.metalr.history.MAX_RECORDS", 8)
     net = network()
     optimizer = SGD(layer_groups(net))
-    metalr = MetaLR(optimizer, hyper_lr=0.001)
+    metalr = MetaLR(optimizer, hyper_lr=0.001, rule=rule)
     for step in range(1, 50):
         train(net, optimizer, metalr, data([step]))
         if step in (7, 8, 9, 10, 17, 18, 33):
             state = copy.deepcopy(optimizer.state_dict())
             metalr.detach()
             optimizer.load_state_dict(state)
-            metalr = MetaLR(optimizer, hyper_lr=0.001)
+            metalr = MetaLR(optimizer, hyper_lr=0.001, rule=rule)
     assert [step for step, _ in metalr.history] == [8, 16, 24, 32, 40, 48]
 
 
@@ -173,5 +173,5 @@ def test_off_the_cpu_nothing_waits_for_the_device(monkeypatch, rule, mode):
 @pytest.mark.parametrize("make", [SGD, AdamW])
 def test_off_the_cpu_a_stretched_step_gives_the_same_run(monkeypatch, rule, mode, make):
     on_cpu = run(make=make, options={}, rule=rule, **mode)
-    monkeypatch.setattr(Learner, "_has_numbers", property(lambda _: False))
+    monkeypatch.setattr(CorrectingLearner, "_has_numbers", property(lambda _: False))
     assert_same(run(make=make, options={}, rule=rule, **mode), on_cpu, 1e-10)

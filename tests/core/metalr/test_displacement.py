@@ -32,12 +32,13 @@ def batches(seed: int) -> list[tuple[Tensor, Tensor]]:
 
 def attach(net: nn.Module, optimizer: str, lr: float, *, cut: bool, **settings) -> MetaLR:
     kind, options = OPTIMIZERS[optimizer]
+    settings = {"rule": "joint", "min_lr": 0.0} | settings
     parameters = dict(net.named_parameters())
     layers = {layer: [parameters[name] for name in names] for layer, names in LAYERS.items()}
     if cut:
-        return MetaLR(kind(net.parameters(), lr=lr, **options), layers=layers, min_lr=0.0, **settings)
+        return MetaLR(kind(net.parameters(), lr=lr, **options), layers=layers, **settings)
     groups = [{"params": held, "layer": layer} for layer, held in layers.items()]
-    return MetaLR(kind(groups, lr=lr, **options), min_lr=0.0, **settings)
+    return MetaLR(kind(groups, lr=lr, **options), **settings)
 
 
 def train(net: nn.Module, metalr: MetaLR) -> None:
@@ -117,7 +118,8 @@ def test_float16_weights_do_not_overflow() -> None:
     assert error(net, slow, start) < 0.05
 
 
-def test_a_step_that_raises_leaves_the_weights_untouched() -> None:
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_a_step_that_raises_leaves_the_weights_untouched(rule: str) -> None:
     class FailsLate(torch.optim.SGD):
         fails = False
 
@@ -129,7 +131,7 @@ def test_a_step_that_raises_leaves_the_weights_untouched() -> None:
     net = network().float()
     groups = [{"params": child.parameters(), "layer": name} for name, child in net.named_children() if name in LAYERS]
     optimizer = FailsLate(groups, lr=0.01)
-    MetaLR(optimizer, streaming=True)
+    MetaLR(optimizer, rule=rule, streaming=True)
     x, y = (value.float() for value in batches(1)[0])
     for fails in (False, True):
         optimizer.zero_grad()

@@ -8,6 +8,7 @@ from distributed_runs import MODES, STEPS, WORLD, WithUnused, worker
 from layertune import MetaLR
 from small_runs import Run, assert_same, data, layer_groups, network, train
 
+SEVERAL = ["exact", "streaming", "free", "free streaming"]
 pytestmark = pytest.mark.slow
 
 
@@ -31,7 +32,9 @@ def alone(net, make, mode, hyper_lr, **options):
 def assert_ranks_agree(ranks, name):
     one, other = (rank[name] for rank in ranks)
     assert_same(one, other)
-    assert len({round(rate, 9) for rate in one.lrs}) == len(one.lrs)
+    # One factor moves from step to step; those of layers move apart.
+    rates = [next(iter(row.values())) for _, row in one.history][1:] if "free" in name else one.lrs
+    assert len({round(rate, 9) for rate in rates}) == len(rates) > 2
     return one
 
 
@@ -41,17 +44,17 @@ def test_ddp_learns_the_rates_of_one_process(ranks, mode):
     assert_same(assert_ranks_agree(ranks, f"ddp {mode}"), expected, 1e-6)
 
 
-@pytest.mark.parametrize("mode", ["exact", "streaming"])
+@pytest.mark.parametrize("mode", SEVERAL)
 @pytest.mark.parametrize("case", ["bucket view", "accumulated"])
 def test_ddp_learns_them_with_other_buckets_and_with_accumulation(ranks, case, mode):
     expected = alone(network(), SGD, MODES[mode], 0.02)
     assert_same(assert_ranks_agree(ranks, f"ddp {case} {mode}"), expected, 1e-6)
 
 
-@pytest.mark.parametrize("mode", ["exact", "streaming"])
+@pytest.mark.parametrize("mode", SEVERAL)
 def test_ddp_with_an_unused_layer_learns_the_rates_of_one_process(ranks, mode):
     expected = alone(WithUnused(), SGD, MODES[mode], 0.02)
-    assert expected.lrs[-1] == 0.05
+    assert "free" in mode or expected.lrs[-1] == 0.05
     assert_same(assert_ranks_agree(ranks, f"ddp unused {mode}"), expected, 1e-6)
 
 
@@ -61,7 +64,7 @@ def test_fsdp_learns_the_rates_of_one_process(ranks, mode):
     assert_same(assert_ranks_agree(ranks, f"fsdp {mode}"), expected, 1e-6)
 
 
-@pytest.mark.parametrize("mode", ["exact", "streaming"])
+@pytest.mark.parametrize("mode", SEVERAL)
 def test_fsdp_resumes_from_its_optimizer_state(ranks, mode):
     for rank in ranks:
         assert_same(rank[f"fsdp resumed {mode}"], rank[f"fsdp {mode}"])

@@ -221,15 +221,16 @@ class WithNoise(nn.Module):
         return self.head(self.stem(x))
 
 
+@pytest.mark.parametrize("rule", ["joint", "free"])
 @pytest.mark.parametrize("mode", ["exact", "streaming"])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_hyper_lr_zero_is_bit_identical_to_no_metalr(mode: str, kind) -> None:
+def test_hyper_lr_zero_is_bit_identical_to_no_metalr(mode: str, kind, rule: str) -> None:
     def run(mode: str | None) -> dict[str, Tensor]:
         torch.manual_seed(3)
         net = WithNoise()
         options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
         optimizer = kind(param_groups(net, map_layers(net, torch.empty(2, 1, 8, 8)), lr=1e-2), **options)
-        metalr = None if mode is None else MetaLR(optimizer, hyper_lr=0.0, streaming=mode == "streaming")
+        metalr = None if mode is None else MetaLR(optimizer, hyper_lr=0.0, rule=rule, streaming=mode == "streaming")
         data = torch.utils.data.TensorDataset(torch.randn(24, 1, 8, 8), torch.randn(24, 2))
         for _ in range(3):
             for batch in torch.utils.data.DataLoader(data, batch_size=4, shuffle=True):
@@ -247,14 +248,15 @@ def test_hyper_lr_zero_is_bit_identical_to_no_metalr(mode: str, kind) -> None:
     assert all(torch.equal(plain[name], with_metalr[name]) for name in plain)
 
 
-def test_detach_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_detach_leaves_nothing_behind(rule: str) -> None:
     net = network()
     layers = map_layers(net, torch.empty(1, 1, 8, 8, dtype=torch.float64))
     optimizer = torch.optim.SGD(param_groups(net, layers, lr=1e-2), momentum=0.9)
     before = {key: copy.copy(value) for key, value in optimizer.__dict__.items() if "hooks" in key}
     keys = [set(group) for group in optimizer.param_groups]
     modules = {name: set(module.__dict__) for name, module in net.named_modules()}
-    metalr = MetaLR(optimizer, hyper_lr=1e-3, streaming=True)
+    metalr = MetaLR(optimizer, hyper_lr=1e-3, rule=rule, streaming=True)
     for batch in batches(3):
         optimizer.zero_grad()
         backward(net, batch)
@@ -268,7 +270,8 @@ def test_detach_leaves_nothing_behind() -> None:
     assert not any(set(state) - {"momentum_buffer"} for state in optimizer.state.values())
 
 
-def test_a_step_that_raises_leaves_the_schedules_rates() -> None:
+@pytest.mark.parametrize("rule", ["proportional", "free"])
+def test_a_step_that_raises_leaves_the_schedules_rates(rule: str) -> None:
     class Interrupted(torch.optim.SGD):
         fails = False
 
@@ -280,7 +283,7 @@ def test_a_step_that_raises_leaves_the_schedules_rates() -> None:
     net = network()
     layers = map_layers(net, torch.empty(1, 1, 8, 8, dtype=torch.float64))
     optimizer = Interrupted(param_groups(net, layers, lr=1e-2))
-    metalr = MetaLR(optimizer, hyper_lr=1e-2, rule="proportional")
+    metalr = MetaLR(optimizer, hyper_lr=1e-2, rule=rule)
     exact_step(net, optimizer, metalr, *batches(2))
     learned = metalr.lrs
     backward(net, batches(1)[0])
@@ -308,9 +311,10 @@ def assert_same(a: dict, b: dict) -> None:
     assert all(torch.equal(a["parameters"][name], b["parameters"][name]) for name in a["parameters"])
 
 
-def test_adapt_before_any_step_is_an_error_and_changes_nothing() -> None:
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_adapt_before_any_step_is_an_error_and_changes_nothing(rule: str) -> None:
     net = network()
-    _, metalr = attach(net, "sgd", hyper_lr=1e-2)
+    _, metalr = attach(net, "sgd", hyper_lr=1e-2, rule=rule)
     backward(net, batches(1)[0])
     before = state_of(net, metalr)
     with pytest.raises(OptimizerError, match=r"optimizer\.step\(\) first"):
@@ -318,9 +322,10 @@ def test_adapt_before_any_step_is_an_error_and_changes_nothing() -> None:
     assert_same(state_of(net, metalr), before)
 
 
-def test_a_missing_meta_gradient_is_an_error_and_changes_nothing() -> None:
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_a_missing_meta_gradient_is_an_error_and_changes_nothing(rule: str) -> None:
     net = network()
-    built, metalr = attach(net, "sgd", hyper_lr=1e-2)
+    built, metalr = attach(net, "sgd", hyper_lr=1e-2, rule=rule)
     backward(net, batches(1)[0])
     built.step()
     built.zero_grad()
@@ -332,10 +337,10 @@ def test_a_missing_meta_gradient_is_an_error_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("rule", HYPER_LR)
+@pytest.mark.parametrize("rule", [*HYPER_LR, "free"])
 def test_a_meta_gradient_that_is_not_finite_teaches_nothing_and_warns_once(rule: str, value: float) -> None:
     net = network()
-    built, metalr = attach(net, "sgd", hyper_lr=HYPER_LR[rule], rule=rule)
+    built, metalr = attach(net, "sgd", hyper_lr=HYPER_LR.get(rule, 0.05), rule=rule)
     exact_step(net, built, metalr, *batches(2))
     for attempt in range(2):
         built.zero_grad()
@@ -355,7 +360,7 @@ def test_a_meta_gradient_that_is_not_finite_teaches_nothing_and_warns_once(rule:
 
 def test_one_group_is_refused_with_the_way_to_make_groups() -> None:
     with pytest.raises(OptimizerError, match="param_groups"):
-        MetaLR(torch.optim.SGD(network().parameters(), lr=1e-2), hyper_lr=1e-2)
+        MetaLR(torch.optim.SGD(network().parameters(), lr=1e-2), rule="joint")
 
 
 @pytest.mark.parametrize(
@@ -421,11 +426,12 @@ def test_rates_are_multiplied_by_one_at_a_time(first: str, second: str) -> None:
     put[second]().detach()
 
 
-def test_a_parameter_without_meta_gradient_counts_as_one_with_a_gradient_of_zero() -> None:
+@pytest.mark.parametrize("rule", ["cosine", "free"])
+def test_a_parameter_without_meta_gradient_counts_as_one_with_a_gradient_of_zero(rule: str) -> None:
     rates = []
     for missing in (True, False):
         net = network()
-        built, metalr = attach(net, "sgd", hyper_lr=0.5, rule="cosine")
+        built, metalr = attach(net, "sgd", hyper_lr=0.5, rule=rule)
         train, meta = batches(2)
         backward(net, train)
         built.step()

@@ -10,9 +10,22 @@ from torch.optim import SGD, Adam, AdamW
 
 from layertune import MetaLR, OptimizerError
 from layertune.metalr.correcting.rules import RULES
-from small_runs import Plain, Run, assert_learned, assert_same, batch, data, layer_groups, network, result, run, train
+from small_runs import (
+    EVERY_RULE,
+    Plain,
+    Run,
+    assert_learned,
+    assert_same,
+    batch,
+    data,
+    layer_groups,
+    network,
+    result,
+    run,
+    train,
+)
 
-MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
+MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]  # with a rule beside
 
 
 class Scaled(Plain):
@@ -78,7 +91,7 @@ class Closure(Plain):
 # AMP
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, "free"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("unscale", [False, True])
 @pytest.mark.parametrize(
@@ -92,7 +105,7 @@ def test_scaled_losses_teach_the_same_rates(rule, mode, unscale, make):
     assert_same(scaled, plain, 1e-10)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_float16_autocast_teaches_the_rates_of_full_precision(mode):
     class Autocast(Scaled):
         def backward(self, net, batch):
@@ -106,7 +119,7 @@ def test_float16_autocast_teaches_the_rates_of_full_precision(mode):
     torch.testing.assert_close(torch.tensor(half.lrs), torch.tensor(full.lrs), rtol=5e-3, atol=0)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_a_step_that_amp_skips_teaches_nothing(mode):
     plain = run(6, **mode)
     net = network()
@@ -151,7 +164,7 @@ def test_a_first_step_that_amp_skips_is_named_and_avoidable():
     assert_learned(train(net, optimizer, metalr, data(range(12)), loop))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 @pytest.mark.parametrize("make", [SGD, AdamW])
 def test_an_overflow_in_a_fused_step_teaches_nothing(mode, make):
     net = network()
@@ -207,13 +220,13 @@ def test_streaming_learns_from_the_clipped_gradient():
     torch.testing.assert_close(list(metalr.lrs.values()), expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_clipping_under_a_scaler_equals_clipping_without(mode):
     clip = partial(nn.utils.clip_grad_norm_, max_norm=0.3)
     assert_same(run(**mode, loop=Scaled(clip=0.3)), run(**mode, loop=Clipped(clip)), 1e-10)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_four_accumulated_micro_batches_equal_one_batch(mode):
     plain = run(**mode)
     assert_learned(plain)
@@ -232,7 +245,7 @@ def test_adapt_in_an_accumulating_iteration_does_nothing():
     torch.testing.assert_close([parameter.grad for parameter in net.parameters()], grads, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 @pytest.mark.parametrize("keyword", [False, True])
 @pytest.mark.parametrize("make", [SGD, AdamW])
 def test_a_closure_gives_the_same_run(mode, keyword, make):
@@ -253,17 +266,18 @@ def test_foreach_and_fused_equal_the_plain_loop(mode, make, options):
         assert_same(run(**settings, options=options | variant), loop, 1e-10)
 
 
+@pytest.mark.parametrize("rule", ["joint", "free"])
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("variant", [{"foreach": False}, {"fused": True}])
-def test_a_tensor_lr_shared_by_all_groups_is_not_changed(shape, variant):
+def test_a_tensor_lr_shared_by_all_groups_is_not_changed(shape, variant, rule):
     lr = torch.full(shape, 0.01, dtype=torch.float64)
     net = network()
     optimizer = AdamW(layer_groups(net, lr), lr=lr, **variant)
-    metalr = MetaLR(optimizer, hyper_lr=1e-3)
+    metalr = MetaLR(optimizer, hyper_lr=1e-3, rule=rule)
     of_tensor = train(net, optimizer, metalr, data(range(6)))
     assert all(group["lr"] is lr for group in optimizer.param_groups)
     assert lr.item() == 0.01
-    assert_same(of_tensor, run(make=AdamW, options=variant, lr=0.01, hyper_lr=1e-3), 1e-10)
+    assert_same(of_tensor, run(make=AdamW, options=variant, lr=0.01, hyper_lr=1e-3, rule=rule), 1e-10)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="capturable optimizers need a GPU")
@@ -273,7 +287,7 @@ def test_capturable_and_fused_on_a_gpu_equal_the_cpu_and_never_wait(mode, varian
     net = network().cuda()
     lr = torch.tensor(0.01, device="cuda", dtype=torch.float64) if variant.get("lr") else 0.01
     optimizer = AdamW(layer_groups(net, lr), **{key: value for key, value in variant.items() if key != "lr"})
-    metalr = MetaLR(optimizer, hyper_lr=1e-3, **mode)
+    metalr = MetaLR(optimizer, hyper_lr=1e-3, rule="joint", **mode)
     batches = [tuple((x.cuda(), y.cuda()) for x, y in pair) for pair in data(range(6))]
     train(net, optimizer, metalr, batches[:1])
     torch.cuda.set_sync_debug_mode("error")
@@ -289,4 +303,4 @@ def test_capturable_and_fused_on_a_gpu_equal_the_cpu_and_never_wait(mode, varian
         torch.cuda.set_sync_debug_mode("default")
     on_gpu = result(net, metalr)
     on_gpu = Run([weight.cpu() for weight in on_gpu.weights], on_gpu.lrs, on_gpu.history)
-    assert_same(on_gpu, run(make=AdamW, options={}, lr=0.01, hyper_lr=1e-3, **mode), 1e-8)
+    assert_same(on_gpu, run(make=AdamW, options={}, lr=0.01, hyper_lr=1e-3, rule="joint", **mode), 1e-8)

@@ -27,12 +27,16 @@ from small_runs import (
 )
 
 MODES = [
-    pytest.param({}, id="exact"),
-    pytest.param({"every": 3}, id="every 3"),
-    pytest.param({"streaming": True}, id="streaming"),
+    pytest.param({"rule": "joint"}, id="exact"),
+    pytest.param({"rule": "joint", "every": 3}, id="every 3"),
+    pytest.param({"rule": "joint", "streaming": True}, id="streaming"),
+    pytest.param({"rule": "free"}, id="free exact"),
+    pytest.param({"rule": "free", "every": 3}, id="free every 3"),
+    pytest.param({"rule": "free", "streaming": True}, id="free streaming"),
     pytest.param({"streaming": True, "every": 2, "rule": "cosine"}, id="streaming, every 2, cosine"),
 ]
-KEYS = ("meta_scale", "meta_layers", "meta_steps", "meta_step", "meta_history", "meta_passes")
+KEYS = ("meta_scale", "meta_layers", "meta_steps", "meta_step", "meta_history", "meta_passes", "meta_rule")
+KEYS += ("meta_free", "meta_average", "meta_due")
 STEPS = 8
 
 
@@ -46,7 +50,15 @@ def out_of_memory(*_, **__):
 
 
 def attach(optimizer, mode):
-    return MetaLR(optimizer, hyper_lr=0.02, **mode)
+    return MetaLR(optimizer, **({"hyper_lr": 0.02, "rule": "joint"} | mode))
+
+
+def assert_learned(ended, mode):
+    """Each layer has a rate of its own, or the one factor of all of them has moved."""
+    if mode["rule"] == "free":
+        assert len({next(iter(rates.values())) for _, rates in ended.history}) > STEPS // mode.get("every", 1) // 2
+    else:
+        assert len({*ended.lrs, 0.05}) == 4
 
 
 @pytest.mark.parametrize("make", [SGD, AdamW])
@@ -57,7 +69,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, make, first, at, m
     net, optimizer = fresh(make)
     metalr = attach(optimizer, mode)
     uninterrupted = train(net, optimizer, metalr, data(range(STEPS)))
-    assert len({*uninterrupted.lrs, 0.05}) == 4
+    assert_learned(uninterrupted, mode)
 
     net, optimizer = fresh(make)
     train(net, optimizer, attach(optimizer, mode), data(range(at)))
@@ -72,11 +84,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, make, first, at, m
     assert_same(train(net, optimizer, metalr, data(range(at, STEPS))), uninterrupted)
 
 
+@pytest.mark.parametrize("rule", ["joint", "free"])
 @pytest.mark.parametrize("first", ["load", "attach"])
-def test_a_checkpoint_between_step_and_adapt_resumes_with_the_meta_pass(tmp_path, first):
-    whole = run(STEPS)
+def test_a_checkpoint_between_step_and_adapt_resumes_with_the_meta_pass(tmp_path, first, rule):
+    whole = run(STEPS, rule=rule)
     net, optimizer = fresh()
-    train(net, optimizer, attach(optimizer, {}), data(range(4)))
+    train(net, optimizer, attach(optimizer, {"rule": rule}), data(range(4)))
     optimizer.zero_grad()
     Plain().step(net, optimizer, batch(4))
     save(tmp_path / "checkpoint.pt", net, optimizer)
@@ -84,7 +97,7 @@ def test_a_checkpoint_between_step_and_adapt_resumes_with_the_meta_pass(tmp_path
     net, optimizer = fresh()
     if first == "load":
         load(tmp_path / "checkpoint.pt", net, optimizer)
-    metalr = attach(optimizer, {})
+    metalr = attach(optimizer, {"rule": rule})
     if first == "attach":
         load(tmp_path / "checkpoint.pt", net, optimizer)
     assert metalr.due
@@ -94,9 +107,10 @@ def test_a_checkpoint_between_step_and_adapt_resumes_with_the_meta_pass(tmp_path
     assert_same(train(net, optimizer, metalr, data(range(5, STEPS))), whole)
 
 
-def test_after_a_step_that_raised_the_loaded_rates_hold():
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_after_a_step_that_raised_the_loaded_rates_hold(rule):
     net, optimizer = fresh()
-    metalr = attach(optimizer, {})
+    metalr = attach(optimizer, {"rule": rule})
     train(net, optimizer, metalr, data(range(3)))
     state = copy.deepcopy(optimizer.state_dict())
     for group in state["param_groups"]:
@@ -126,18 +140,22 @@ def test_the_state_carries_everything_and_only_what_waits(mode):
         for group in groups
         if "meta_step" in group
     ]
-    # Only streaming leaves a step waiting: all parameters, once.
-    assert sum(waiting) == (sum(p.numel() for p in net.parameters()) if metalr.streaming else 0)
+    copies = [average.numel() for group in groups for average in group.get("meta_average", {}).values()]
+    weights = sum(p.numel() for p in net.parameters())
+    # Only streaming leaves a step waiting: all parameters, once. The rule "free" keeps their average in place of it.
+    free = mode["rule"] == "free"
+    assert (sum(waiting), sum(copies)) == (0, weights) if free else (weights if metalr.streaming else 0, 0)
 
 
-def test_a_state_from_another_attachment_replaces_what_was_learned(tmp_path):
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_a_state_from_another_attachment_replaces_what_was_learned(tmp_path, rule):
     net, optimizer = fresh()
-    train(net, optimizer, attach(optimizer, {}), data(range(3)))
+    train(net, optimizer, attach(optimizer, {"rule": rule}), data(range(3)))
     save(tmp_path / "checkpoint.pt", net, optimizer)
-    uninterrupted = train(*fresh_continued(tmp_path), data(range(3, STEPS)))
+    uninterrupted = train(*fresh_continued(tmp_path, rule), data(range(3, STEPS)))
 
     net, optimizer = fresh()
-    metalr = attach(optimizer, {"streaming": True})
+    metalr = attach(optimizer, {"rule": rule, "streaming": True})
     train(net, optimizer, metalr, data(range(20, 25)))  # another past, with a step that waits
     load(tmp_path / "checkpoint.pt", net, optimizer)
     assert not metalr.due
@@ -145,10 +163,10 @@ def test_a_state_from_another_attachment_replaces_what_was_learned(tmp_path):
     assert_same(train(net, optimizer, metalr, data(range(3, STEPS))), uninterrupted)
 
 
-def fresh_continued(folder):
+def fresh_continued(folder, rule):
     net, optimizer = fresh()
     load(folder / "checkpoint.pt", net, optimizer)
-    return net, optimizer, attach(optimizer, {})
+    return net, optimizer, attach(optimizer, {"rule": rule})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -192,10 +210,11 @@ def test_a_state_with_metalr_trains_without_it(tmp_path, mode):
     assert_same(train(plain, cleaned, None, data(range(4, STEPS))), ended)
 
 
-def test_detaching_leaves_a_state_without_a_trace():
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_detaching_leaves_a_state_without_a_trace(rule):
     net, optimizer = fresh()
     keys = [set(group) for group in optimizer.param_groups]
-    metalr = attach(optimizer, {"streaming": True})
+    metalr = attach(optimizer, {"rule": rule, "streaming": True})
     train(net, optimizer, metalr, data(range(4)))
     optimizer.state_dict()
     metalr.detach()
@@ -203,9 +222,10 @@ def test_detaching_leaves_a_state_without_a_trace():
     assert not any(key in group for group in optimizer.state_dict()["param_groups"] for key in KEYS)
 
 
-def test_a_copied_state_does_not_follow_the_run():
+@pytest.mark.parametrize("rule", ["joint", "free"])
+def test_a_copied_state_does_not_follow_the_run(rule):
     net, optimizer = fresh()
-    metalr = attach(optimizer, {})
+    metalr = attach(optimizer, {"rule": rule})
     train(net, optimizer, metalr, data(range(3)))
     state = copy.deepcopy(optimizer.state_dict())
     at_three = result(net, metalr)
@@ -232,7 +252,7 @@ def test_factors_of_another_map_are_refused(when, old):
     """Both maps have two layers, so that the factors would fit by their number and place."""
     net = network()
     optimizer = SGD(net.parameters(), lr=0.05)
-    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=cut(net, "front", "4"))
+    metalr = MetaLR(optimizer, rule="joint", layers=cut(net, "front", "4"))
     train(net, optimizer, metalr, data(range(3)))
     state = copy.deepcopy(optimizer.state_dict())
     if old == "names of 0.1":
@@ -245,9 +265,9 @@ def test_factors_of_another_map_are_refused(when, old):
     if when == "load":
         optimizer.load_state_dict(state)
         with pytest.raises(OptimizerError, match=message):
-            MetaLR(optimizer, hyper_lr=0.1, layers=other)
+            MetaLR(optimizer, rule="joint", layers=other)
     else:
-        metalr = MetaLR(optimizer, hyper_lr=0.1, layers=other)
+        metalr = MetaLR(optimizer, rule="joint", layers=other)
         with pytest.raises(OptimizerError, match=message):
             optimizer.load_state_dict(state)
         assert set(metalr.lrs.values()) == {0.05}
@@ -257,13 +277,13 @@ def test_factors_of_another_map_are_refused(when, old):
 def test_factors_of_the_same_map_in_another_order_go_to_their_layers():
     net = network()
     optimizer = SGD(net.parameters(), lr=0.05)
-    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=cut(net, "front", "4"))
+    metalr = MetaLR(optimizer, rule="joint", layers=cut(net, "front", "4"))
     train(net, optimizer, metalr, data(range(3)))
     learned = metalr.lrs
     state = copy.deepcopy(optimizer.state_dict())
     net = network()
     optimizer = SGD(net.parameters(), lr=0.05)
-    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=cut(net, "4", "front"))
+    metalr = MetaLR(optimizer, rule="joint", layers=cut(net, "4", "front"))
     optimizer.load_state_dict(state)
     assert metalr.lrs == learned
     assert metalr.history[-1][1] == pytest.approx(learned)
@@ -273,24 +293,25 @@ def test_factors_of_a_group_that_was_cut_are_refused_where_it_is_one_layer():
     net = network()
     optimizer = SGD([{"params": [*net[0].parameters(), *net[2].parameters()]}, {"params": net[4].parameters()}], lr=0.1)
     layers = {"0": list(net[0].parameters()), "2": list(net[2].parameters()), "4": list(net[4].parameters())}
-    metalr = MetaLR(optimizer, hyper_lr=0.1, layers=layers)
+    metalr = MetaLR(optimizer, rule="joint", layers=layers)
     train(net, optimizer, metalr, data(range(3)))
     state = copy.deepcopy(optimizer.state_dict())
     metalr.detach()
-    MetaLR(optimizer, hyper_lr=0.1)
+    MetaLR(optimizer, rule="joint")
     with pytest.raises(OptimizerError, match="group 0 was saved with the layers 0, 2, and has here group 0"):
         optimizer.load_state_dict(state)
 
 
-def test_a_waiting_step_of_other_shapes_is_refused():
+@pytest.mark.parametrize(("rule", "held"), [("joint", "a step"), ("free", "average weights")])
+def test_a_state_over_other_shapes_is_refused(rule, held):
     net = network()
     optimizer = SGD(layer_groups(net))
-    train(net, optimizer, MetaLR(optimizer, hyper_lr=0.02, streaming=True), data(range(2)))
+    train(net, optimizer, attach(optimizer, {"rule": rule, "streaming": True}), data(range(2)))
     other = network(out=3)
     optimizer_of_other = SGD(layer_groups(other))
     optimizer_of_other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    with pytest.raises(OptimizerError, match=r"a step of shape \(2, 5\) for parameter 0 of group 2, .* \(3, 5\)"):
-        MetaLR(optimizer_of_other, hyper_lr=0.02)
+    with pytest.raises(OptimizerError, match=rf"{held} of shape \(2, 5\) for parameter 0 of group 2, .* \(3, 5\)"):
+        attach(optimizer_of_other, {"rule": rule})
 
 
 @pytest.mark.slow
@@ -313,5 +334,5 @@ def test_a_run_killed_again_and_again_equals_the_uninterrupted_one(tmp_path, mod
     alone.mkdir()
     train_until_killed(str(alone), steps, mode, None)
     uninterrupted = Run(*torch.load(alone / "result.pt", weights_only=True))
-    assert len({*uninterrupted.lrs, 0.05}) == 4
+    assert_learned(uninterrupted, mode)
     assert_same(survived, uninterrupted)

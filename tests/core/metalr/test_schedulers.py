@@ -1,6 +1,7 @@
 """MetaLR under learning-rate schedulers: theirs is `lr`, MetaLR's a factor on it."""
 
 import importlib
+import math
 from functools import cache, partial
 
 import pytest
@@ -115,11 +116,14 @@ def plain(name):
         pytest.param({}, False, id="exact"),
         pytest.param({"streaming": True}, False, id="streaming"),
         pytest.param({"every": 3}, False, id="every 3"),
+        pytest.param({"rule": "free"}, True, id="free, attached before the scheduler"),
+        pytest.param({"rule": "free", "streaming": True}, False, id="free streaming"),
     ],
 )
 @pytest.mark.parametrize("name", [*TORCH, *TIMM, NNUNET])
-def test_a_schedule_is_its_own_and_each_step_takes_lr_times_the_learned_factor(name, settings, before):
-    attach = partial(MetaLR, hyper_lr=0.05, rule="proportional", **settings)
+def test_a_schedule_is_its_own_and_each_step_takes_lr_times_the_learned_factor(name, settings, before, monkeypatch):
+    monkeypatch.setattr("layertune.metalr.free.learner.FARTHEST", math.inf)  # else some steps are shortened
+    attach = partial(MetaLR, **({"hyper_lr": 0.05, "rule": "proportional"} | settings))
     scheduled, metalr = trajectory(name, attach, before=before)
     assert scheduled == plain(name)
     assert len({lrs[0] for lrs in scheduled}) > 1  # a schedule that moves

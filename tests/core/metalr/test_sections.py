@@ -11,9 +11,9 @@ from torch.optim import SGD
 
 from layertune import MetaLR, OptimizerError
 from layertune.metalr.correcting.rules import RULES
-from small_runs import Plain, assert_learned, assert_same, batch, data, layer_groups, network, run, train
+from small_runs import EVERY_RULE, Plain, assert_learned, assert_same, batch, data, layer_groups, network, run, train
 
-MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]
+MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]  # with a rule beside
 
 
 def by_layer(net, split):
@@ -25,7 +25,7 @@ def by_layer(net, split):
     return groups
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_two_groups_of_a_layer_share_one_factor(mode):
     whole = run(**mode)
     net = network()
@@ -37,7 +37,7 @@ def test_two_groups_of_a_layer_share_one_factor(mode):
     assert list(metalr.lrs) == ["0", "2", "4"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_a_layer_whose_first_group_is_frozen_still_learns(mode):
     net, same = network(), network()
     for part in (net, same):
@@ -82,7 +82,7 @@ def test_groups_without_a_layer_are_layers_of_their_own():
     optimizer = SGD(
         [{"params": child.parameters()} for child in net if list(child.parameters())], lr=0.05, momentum=0.9
     )
-    metalr = MetaLR(optimizer, hyper_lr=0.02)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, rule="joint")
     without = train(net, optimizer, metalr, data(range(6)))
     assert list(metalr.lrs) == ["group 0", "group 1", "group 2"]
     torch.testing.assert_close(without.lrs, run().lrs, rtol=0, atol=0)
@@ -100,7 +100,7 @@ def test_timm_groups_serve_as_they_are():
     assert all(rate != 0.05 for rate in learned.lrs)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_RULE)
 def test_groups_may_join_during_a_run(mode):
     """As Lightning's BaseFinetuning unfreezes: a new layer, and more parameters of a known one."""
     net = network()
@@ -116,7 +116,7 @@ def test_groups_may_join_during_a_run(mode):
     before = bias.detach().clone()
     optimizer.zero_grad()
     Plain().step(net, optimizer, batch(4))
-    if not metalr.streaming:
+    if mode == {"rule": "joint"}:
         # The bias takes the factor of its layer from its first step on.
         torch.testing.assert_close(before - bias.detach(), 0.05 * learned * bias.grad, rtol=1e-9, atol=0)
     train(net, optimizer, metalr, data(range(5, 9)))
@@ -290,7 +290,7 @@ def test_bfloat16_parameters_learn_about_the_rates_of_float64(mode, rule):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("rule", ["additive", "cosine", "joint"])
+@pytest.mark.parametrize("rule", ["additive", "cosine", "joint", "free"])
 def test_sparse_gradients_equal_dense_ones(mode, rule):
     def learned(*, sparse):
         torch.manual_seed(0)

@@ -27,7 +27,7 @@ def build(kind: type[SGD] = SGD, **options: Any) -> tuple[nn.Module, SGD]:
 
 
 def attach_metalr(_: nn.Module, optimizer: SGD) -> LRMultiplier:
-    metalr = MetaLR(optimizer, hyper_lr=1e-9)
+    metalr = MetaLR(optimizer, hyper_lr=1e-9, rule="joint")
     for group in optimizer.param_groups:
         group["meta_scale"] = FACTOR
     return metalr
