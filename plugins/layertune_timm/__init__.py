@@ -6,7 +6,15 @@ from layertune.hosts.plugin import lazy_names
 from layertune_timm.plugin import PLUGIN
 
 if TYPE_CHECKING:
-    from layertune_timm.groupers import all_layers, bidirectional, last_layer, layer_decay, layer_wise, norm_only
+    from layertune_timm.groupers import (
+        all_layers,
+        bidirectional,
+        inverse_size,
+        last_layer,
+        layer_decay,
+        layer_wise,
+        norm_only,
+    )
     from layertune_timm.layers import map_layers
     from layertune_timm.optimizers import register_optimizers
 
@@ -14,6 +22,7 @@ __all__ = [
     "PLUGIN",
     "all_layers",
     "bidirectional",
+    "inverse_size",
     "last_layer",
     "layer_decay",
     "layer_wise",
@@ -25,6 +34,7 @@ __all__ = [
 _MODULES = {
     "all_layers": "layertune_timm.groupers",
     "bidirectional": "layertune_timm.groupers",
+    "inverse_size": "layertune_timm.groupers",
     "last_layer": "layertune_timm.groupers",
     "layer_decay": "layertune_timm.groupers",
     "layer_wise": "layertune_timm.groupers",

@@ -7,12 +7,21 @@ from typing import Any
 from torch import nn
 
 import layertune as core
-from layertune import AllLayers, BiDirectional, LastLayer, LayerDecay, LayerWise, param_groups
+from layertune import AllLayers, BiDirectional, InverseSize, LastLayer, LayerDecay, LayerWise, param_groups
 from layertune.layers.names import named_parameters, unwrap
 from layertune.policies.policies import Policy
 from layertune_timm.layers import map_layers
 
-__all__ = ["Grouper", "all_layers", "bidirectional", "last_layer", "layer_decay", "layer_wise", "norm_only"]
+__all__ = [
+    "Grouper",
+    "all_layers",
+    "bidirectional",
+    "inverse_size",
+    "last_layer",
+    "layer_decay",
+    "layer_wise",
+    "norm_only",
+]
 
 Grouper = Callable[[nn.Module], list[dict[str, Any]]]
 
@@ -120,6 +129,33 @@ def layer_decay(
         [0.25, 0.5, 1.0]
     """
     policy = LayerDecay(rate)
+    return lambda model: _groups(model, policy, lr=lr, coarse=coarse, fallback=fallback)
+
+
+def inverse_size(
+    exponent: float = 1.0, *, lr: float | None = None, coarse: bool = False, fallback: Collection[str] = ()
+) -> Grouper:
+    """Train each layer with a rate in proportion to (number of its weights) ** -exponent.
+
+    The smallest layer has the base learning rate. Attach ``MetaLR`` to learn that rate: it keeps the ratios between
+    layers. The rates are the key ``lr_scale``, or each group's own ``lr``, as ``layer_decay`` explains.
+
+    Args:
+        exponent: How strongly the rate falls with the size of a layer, >= 0; 0 is ``all_layers``.
+        lr: The base learning rate, which timm's factory must be given as well.
+        coarse: As in ``all_layers``.
+        fallback: As in ``all_layers``.
+
+    Returns:
+        A function for ``param_group_fn``.
+
+    Example:
+        >>> import timm
+        >>> groups = inverse_size(0.5, lr=1.0)(timm.create_model("resnet18", num_classes=2))
+        >>> {group["layer"]: round(group["lr"], 3) for group in groups if group["layer"] in ("fc", "layer4.1")}
+        {'layer4.1': 0.015, 'fc': 1.0}
+    """
+    policy = InverseSize(exponent)
     return lambda model: _groups(model, policy, lr=lr, coarse=coarse, fallback=fallback)
 
 

@@ -19,9 +19,12 @@ SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
     "layer_wise": ("layer_wise", (int,)),
     "bidirectional": ("bidirectional", (int, int)),
     "layer_decay": ("layer_decay", (float,)),
+    "inverse_size": ("inverse_size", (float,)),
     "norm_only": ("norm_only", ()),
 }
-WRITTEN = "all_layers, last_layer, layer_wise:K, bidirectional:M,N, layer_decay:RATE or norm_only"
+WRITTEN = (
+    "all_layers, last_layer, layer_wise:K, bidirectional:M,N, layer_decay:RATE, inverse_size:EXPONENT or norm_only"
+)
 
 # The opponents, with the numbers that they take where none are given.
 OPPONENTS: dict[str, tuple[float, ...]] = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from layertune import BiDirectional, LastLayer, LRProfile, map_layers
+from layertune import BiDirectional, InverseSize, LastLayer, LRProfile, map_layers, param_groups
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from lightning_runs import (
     LEARN,
@@ -225,6 +225,38 @@ def test_example_inputs_may_be_named() -> None:
     module.example_input_array = {"x": torch.zeros(2, 4)}
     fit(module, callback)
     assert list(callback.lrs) == ["net.0", "net.4", "net.6"]
+
+
+def test_a_learned_factor_keeps_the_rates_of_a_policy() -> None:
+    class Scaled(Module):
+        def configure_optimizers(self) -> Any:
+            return SGD(
+                param_groups(self, map_layers(self, torch.zeros(2, 4)), lr=1.0, policy=InverseSize(0.5)), momentum=0.9
+            )
+
+    module, callback = Scaled(), MetaLRCallback(streaming=True)
+    fit(module, callback)
+    sizes = {
+        name: sum(parameter.numel() for parameter in held)
+        for name, held in map_layers(module, torch.zeros(2, 4)).parameters_of(module).items()
+    }
+    largest = max(callback.lrs.values())
+    assert {name: rate / largest for name, rate in callback.lrs.items()} == pytest.approx(
+        {name: (min(sizes.values()) / size) ** 0.5 for name, size in sizes.items()}
+    )
+
+
+def test_a_configuration_file_names_a_policy_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_command_line(monkeypatch)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    policy = {"class_path": "layertune.InverseSize", "init_args": {"exponent": 0.5}}
+    callback = {"class_path": "layertune_lightning.LayerFreezeCallback", "init_args": {"policy": policy}}
+    cli = LightningCLI(
+        CommandLineModule, Data, run=False, args={"trainer": {"callbacks": [callback]}}, seed_everything_default=3
+    )
+    (made,) = (found for found in cli.trainer.callbacks if isinstance(found, LayerFreezeCallback))
+    layers = map_layers(Module(), torch.zeros(2, 4))
+    assert made.policy(layers) == InverseSize(0.5)(layers)
 
 
 def test_frozen_layers_do_not_change_and_are_unfrozen_afterwards() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer, create_optimizer_v2, param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.utils import ModelEmaV3, NativeScaler
@@ -64,6 +65,33 @@ def test_a_fallback_may_be_a_single_pattern() -> None:
     alone, listed = (layertune_timm.all_layers(fallback=fallback)(model) for fallback in ("*.attn.*", ["*.attn.*"]))
     assert grouped(alone, "use_fallback") == grouped(listed, "use_fallback")
     assert None in grouped(alone, "use_fallback").values()
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_inverse_size_goes_by_the_numbers_of_weights_that_timm_groups(coarse: bool) -> None:
+    model = timm.create_model("resnet18", num_classes=2)
+    members = group_parameters(model, model.group_matcher(coarse=coarse)).values()
+    sizes = [sum(model.get_parameter(name).numel() for name in names) for names in members]
+    expected = sorted((min(sizes) / size) ** 0.5 for size in sizes)
+    groups = layertune_timm.inverse_size(0.5, coarse=coarse)(model)
+    by_layer = {group["layer"]: group["lr_scale"] for group in groups}
+    assert sorted(by_layer.values()) == pytest.approx(expected)
+
+
+def test_a_learned_factor_keeps_the_rates_of_inverse_size_under_timms_scheduler() -> None:
+    model = timm.create_model("resnet18", num_classes=2, in_chans=1)
+    scales = {group["layer"]: group["lr_scale"] for group in layertune_timm.inverse_size()(model)}
+    optimizer = create_optimizer_v2(model, "sgd", lr=1.0, param_group_fn=layertune_timm.inverse_size())
+    scheduler = CosineLRScheduler(optimizer, t_initial=4, t_in_epochs=False)
+    metalr = MetaLR(optimizer, streaming=True)
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        model(torch.randn(2, 1, 32, 32)).square().sum().backward()
+        optimizer.step()
+        scheduler.step_update(step)
+    largest = max(metalr.lrs.values())
+    assert {name: rate / largest for name, rate in metalr.lrs.items()} == pytest.approx(scales)
+    assert 0 < largest < 0.1, "learned, and not the rate that was given"
 
 
 def test_frozen_parameters_do_not_change_the_scales_of_others() -> None:

@@ -211,6 +211,7 @@ def test_the_script_is_given_or_named_by_a_variable_or_in_the_current_folder(
         ("layer_wise:8", Scheme("layer_wise", (8,))),
         ("bidirectional:3,6", Scheme("bidirectional", (3, 6))),
         ("layer_decay:0.75", Scheme("layer_decay", (0.75,))),
+        ("inverse_size:0.5", Scheme("inverse_size", (0.5,))),
         ("norm_only", Scheme("norm_only")),
     ],
 )
@@ -242,7 +243,7 @@ def test_settings_that_are_not_given_are_the_cores() -> None:
         ("", "give --param-groups, --metalr or both"),
         ("--param-groups bidirectional:3", "not 'bidirectional:3'"),
         ("--param-groups bidirectional:3,x", "with numbers, not 'bidirectional:3,x'"),
-        ("--param-groups middle", "bidirectional:M,N, layer_decay:RATE or norm_only, not 'middle'"),
+        ("--param-groups middle", "layer_decay:RATE, inverse_size:EXPONENT or norm_only, not 'middle'"),
         ("--param-groups all --rule cosine", "--rule has no effect without --metalr streaming"),
         ("--metalr streaming --rule additive", 'rule="additive" needs a hyper_lr'),
         ("--metalr streaming --rule fast", "rule must be one of additive, proportional, cosine, joint, not 'fast'"),
