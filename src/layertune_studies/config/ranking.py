@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from layertune_studies.config.section import Count, Positive, Section, problem_message
 from layertune_studies.config.sets import MNI
-from layertune_studies.errors import StudyError
+from layertune_studies.config.yaml_file import load_section
 
 __all__ = ["RankStudy", "load_rank_study"]
 
@@ -63,16 +62,7 @@ def load_rank_study(path: Path) -> RankStudy:
     Raises:
         StudyError: The file cannot be read, or a key or value is wrong; the message names the key.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"{path} cannot be read as YAML ({error}); see docs/alchemy.md for an example") from error
-    if not isinstance(content, Mapping):
-        raise StudyError(f"{path} holds no ranking; a ranking is a mapping with {', '.join(RankStudy.model_fields)}")
-    try:
-        return RankStudy.model_validate(content)
-    except ValidationError as error:
-        raise StudyError(f"{path}: {'; '.join(_message(problem) for problem in error.errors())}") from error
+    return load_section(path, RankStudy, "ranking", _message)
 
 
 def _message(problem: Any) -> str:

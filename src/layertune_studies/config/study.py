@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from layertune.policies.by_name import method_name
 from layertune_studies.config.clip_test import ClipTestSection
@@ -16,7 +15,7 @@ from layertune_studies.config.section import Count, Section, Several, Some, near
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.spelling import KINDS, spell_names, stored_kinds
 from layertune_studies.config.training import Budget, Loss, Network, Optimizer
-from layertune_studies.errors import StudyError
+from layertune_studies.config.yaml_file import load_section
 
 __all__ = ["Budget", "Data", "Loss", "Network", "Optimizer", "Pretraining", "Split", "Study", "load_study"]
 
@@ -196,19 +195,7 @@ def load_study(path: Path) -> Study:
     Raises:
         StudyError: The file cannot be read, or a key or value is wrong; the message names the place.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} cannot be read ({error}); give the path of a study's YAML file") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, Mapping):
-        raise StudyError(f"{path} holds no study: a study is a mapping with {', '.join(Study.model_fields)}")
-    try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(_message(problem) for problem in error.errors())
-        raise StudyError(f"{path}: {problems}") from error
+    return load_section(path, Study, "study", _message)
 
 
 def _message(problem: Any) -> str:

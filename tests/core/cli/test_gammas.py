@@ -179,8 +179,8 @@ def test_mistakes_with_files() -> None:
     Path("list.yaml").write_text("- a\n")
     Path("broken.yaml").write_text("a: [\n")
     assert "a ranking is a mapping" in mistake("rank", "a.pt", "--study", "list.yaml")
-    assert "cannot be read as YAML" in mistake("rank", "a.pt", "--study", "broken.yaml")
-    assert "cannot be read as YAML" in mistake("rank", "a.pt", "--study", "none.yaml")
+    assert "is not YAML" in mistake("rank", "a.pt", "--study", "broken.yaml")
+    assert "cannot be read" in mistake("rank", "a.pt", "--study", "none.yaml")
     torch.save(nn.Linear(2, 2).state_dict(), "other.pt")
     assert "other.pt" in mistake("rank", "a.pt", "other.pt", "--study", study())
 
