@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from torch.optim import Optimizer
 
 from layertune import AlchemyError, Convergence, OptimizerError
-from layertune.alchemy.convergence import USUAL
+from layertune.alchemy.convergence import DEFAULT_IDENTIFICATION
 from layertune.hosts.alchemy_session import AlchemyHolder, AlchemySession
 from layertune.hosts.alchemy_settings import AlchemyOptions, AlchemySettings
 from layertune_lightning.example_inputs import example_inputs
@@ -61,7 +61,7 @@ class AlchemyCallback(AlchemyHolder, Callback):
         self,
         *,
         monitor: str | None = None,
-        identification: Convergence | None = USUAL,
+        identification: Convergence | None = DEFAULT_IDENTIFICATION,
         **settings: Unpack[AlchemyOptions],
     ) -> None:
         record = AlchemySettings.given(identification=identification, **settings)

@@ -53,9 +53,9 @@ def report_profile(
     experiments: list[Any] = [getattr(logger, "experiment", None) for logger in trainer.loggers]
     takers = [experiment for experiment in experiments if hasattr(experiment, "add_figure")]
 
-    def add_to_loggers(drawn: Figure) -> None:
+    def add_to_loggers(figure: Figure) -> None:
         for experiment in takers:
-            experiment.add_figure("learned rates", drawn, global_step=trainer.global_step, close=False)
+            experiment.add_figure("learned rates", figure, global_step=trainer.global_step, close=False)
 
     if takers:
         draw_figure(profile, add_to_loggers)

@@ -35,12 +35,12 @@ def _classes() -> list[type[Any]]:
 
 def _unified_is_installed() -> bool:
     try:
-        found = importlib.metadata.version("lightning")
+        version = importlib.metadata.version("lightning")
     except importlib.metadata.PackageNotFoundError:
         return False
-    if Version(found) < Version(PLUGIN.lowest):
+    if Version(version) < Version(PLUGIN.lowest):
         raise MissingPackageError(
-            f"{PLUGIN.name} needs lightning>={PLUGIN.lowest} where that package is installed, and {found} is: "
+            f"{PLUGIN.name} needs lightning>={PLUGIN.lowest} where that package is installed, and {version} is: "
             "pip install --upgrade lightning",
             name="lightning",
         )
@@ -58,5 +58,5 @@ else:
 
 def callbacks_of(trainer: "pl.Trainer") -> "list[pl.Callback]":
     """Return all callbacks of a Trainer; Lightning's class does not declare the attribute."""
-    found: list[pl.Callback] = getattr(trainer, "callbacks", [])
-    return found
+    callbacks: list[pl.Callback] = getattr(trainer, "callbacks", [])
+    return callbacks

@@ -103,9 +103,9 @@ def param_groups(
 def _policy(policy: Policy | str, **numbers: int | None) -> Policy:
     if isinstance(policy, str):
         return scheme(policy, **numbers)
-    given = [f"{name}={number}" for name, number in numbers.items() if number is not None]
-    if given:
-        raise PolicyError(f"{', '.join(given)} belongs to a policy that is given by its name, not to {policy!r}")
+    settings = [f"{name}={number}" for name, number in numbers.items() if number is not None]
+    if settings:
+        raise PolicyError(f"{', '.join(settings)} belongs to a policy that is given by its name, not to {policy!r}")
     return policy
 
 

@@ -71,11 +71,11 @@ def run(options: TrainOptions) -> None:
             factory.report()
 
 
-def find_script(given: Path | None) -> Path:
+def find_script(script: Path | None) -> Path:
     """Find timm's ``train.py``.
 
     Args:
-        given: The path that the user gave. Without one, ``LAYERTUNE_TIMM_TRAIN`` names the script, and without that it
+        script: The path that the user gave. Without one, ``LAYERTUNE_TIMM_TRAIN`` names the script, and without that it
             is ``train.py`` in the current folder.
 
     Raises:
@@ -86,7 +86,7 @@ def find_script(given: Path | None) -> Path:
         Traceback (most recent call last):
         layertune.errors.ModelError: there is no script nowhere/train.py; timm's train.py is not in timm's package: ...
     """
-    path = given or Path(os.environ.get(SCRIPT) or "train.py")
+    path = script or Path(os.environ.get(SCRIPT) or "train.py")
     if not path.is_file():
         raise ModelError(
             f"there is no script {path}; timm's train.py is not in timm's package: clone "

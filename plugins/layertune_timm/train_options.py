@@ -108,19 +108,19 @@ def read_options(arguments: Sequence[str]) -> TrainOptions:
     """
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = _parser()
-    given, unknown = parser.parse_known_args(arguments[:split])
+    options, unknown = parser.parse_known_args(arguments[:split])
     if unknown:
         hint = "" if "--" in arguments else "; arguments of timm's train.py come after --"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    if given.param_groups is None and given.metalr is None and given.opponent is None:
+    if options.param_groups is None and options.metalr is None and options.opponent is None:
         parser.error("nothing to do: give --param-groups, --metalr or both, or --opponent")
     try:
-        scheme = _scheme(given.param_groups or "all_layers", coarse=given.coarse)
-        metalr = _metalr(given)
-        opponent = None if given.opponent is None else _opponent(given.opponent, scheme, learns=metalr is not None)
+        scheme = _scheme(options.param_groups or "all_layers", coarse=options.coarse)
+        metalr = _metalr(options)
+        opponent = None if options.opponent is None else _opponent(options.opponent, scheme, learns=metalr is not None)
     except ValueError as error:
         parser.error(str(error))
-    return TrainOptions(scheme, metalr, given.script, tuple(arguments[split + 1 :]), opponent)
+    return TrainOptions(scheme, metalr, options.script, tuple(arguments[split + 1 :]), opponent)
 
 
 def error_of(message: str) -> NoReturn:
@@ -185,18 +185,18 @@ def _opponent(text: str, scheme: Scheme, *, learns: bool) -> Opponent:
     return Opponent(name, numbers)
 
 
-def _metalr(given: argparse.Namespace) -> MetaLRSettings | None:
-    values = {name: getattr(given, name) for name in SETTINGS}
+def _metalr(options: argparse.Namespace) -> MetaLRSettings | None:
+    values = {name: getattr(options, name) for name in SETTINGS}
     unused = [_option(name) for name, value in values.items() if value is not None]
-    if given.metalr is None:
+    if options.metalr is None:
         if unused:
             raise ValueError(f"{unused[0]} has no effect without --metalr streaming")
         return None
-    if given.metalr == "exact":
+    if options.metalr == "exact":
         raise ValueError(
             "--metalr exact needs a meta pass after each step, for which timm's train.py has no place; use streaming, "
             "or, in a loop of your own, layertune_timm.all_layers() with MetaLR's adapt()"
         )
-    if given.metalr != "streaming":
-        raise ValueError(f"--metalr takes streaming, not {given.metalr!r}")
+    if options.metalr != "streaming":
+        raise ValueError(f"--metalr takes streaming, not {options.metalr!r}")
     return MetaLRSettings.given(streaming=True, **values)

@@ -15,7 +15,7 @@ from host_contract import SETTINGS, Host, left_behind, numbers_in_source, weight
 from host_runs import HOSTS
 from host_toy import RATE, rates_by_hand
 from layertune import AlchemyError, MetaLRSettings, OptimizerError, Plugin, plugins
-from layertune.alchemy.convergence import USUAL
+from layertune.alchemy.convergence import DEFAULT_IDENTIFICATION
 from layertune.hosts.alchemy_settings import AlchemySettings
 from layertune.hosts.plugin import GROUP
 
@@ -160,7 +160,7 @@ def test_it_names_no_number_of_its_own(host: Host) -> None:
         given = {name: value for name, value in defaults.items() if name in SETTINGS and value is not None}
         numbers = {name: value for name, value in given.items() if type(value) in (int, float)}
         assert numbers == {}, public
-        assert given.get("identification") in (None, USUAL), public
+        assert given.get("identification") in (None, DEFAULT_IDENTIFICATION), public
 
 
 @each_host_in_training

@@ -75,9 +75,12 @@ def adapt(
     start, notes = _start(bundle, weights)
     for name in configs:
         _check_written_by_layertune(bundle, name)
-    for name, found in configs.items():
-        _write(inside(bundle, name), _adaptation(found, method, start))
-    lists = tuple("[" + ",".join(f"'{file}'" for file in (*found.files, name)) + "]" for name, found in configs.items())
+    for name, train_config in configs.items():
+        _write(inside(bundle, name), _adaptation(train_config, method, start))
+    lists = tuple(
+        "[" + ",".join(f"'{file}'" for file in (*train_config.files, name)) + "]"
+        for name, train_config in configs.items()
+    )
     return Adapted(tuple(configs), lists, (*notes, *notes_multi_gpu))
 
 
@@ -90,43 +93,43 @@ def _multi_gpu_config(bundle: Path, single: TrainConfig) -> tuple[TrainConfig | 
         return None, (f"Nothing is written for several GPUs: {error}.",)
 
 
-def _adaptation(found: TrainConfig, method: Method, weights: str | None) -> dict[str, Any]:
-    trainer = found.trainer.replace("::", "#")
-    root = "$@bundle_root + '/" if "bundle_root" in found.parser else "$'"
+def _adaptation(config: TrainConfig, method: Method, weights: str | None) -> dict[str, Any]:
+    trainer = config.trainer.replace("::", "#")
+    root = "$@bundle_root + '/" if "bundle_root" in config.parser else "$'"
     save_dir = f"{root}{SAVE_DIR}'"
     section: dict[str, Any] = {
         "_target_": "layertune_monai.method_handlers",
         **method.settings(),
         "optimizer": f"@{trainer}#optimizer",
         "output_dir": f"{root}{OUTPUT_DIR}'",
-        "handlers": _own_handlers(found, save_dir),
+        "handlers": _own_handlers(config, save_dir),
     }
     if weights is not None:
         file = weights if Path(weights).is_absolute() else f"{root}{weights}'"
         section |= {"weights": file, "prefix": None, "allow_partial": False}
     return {
         SECTION: section,
-        **_initialize(found, trainer, loads=weights is not None),
-        **{f"{place.replace('::', '#')}#save_dir": save_dir for place in found.savers()},
+        **_initialize(config, trainer, loads=weights is not None),
+        **{f"{place.replace('::', '#')}#save_dir": save_dir for place in config.savers()},
         # It comes after the places of the savers, because they may lie in the very list that this replaces.
         f"{trainer}#train_handlers": f"@{SECTION}",
     }
 
 
-def _own_handlers(found: TrainConfig, save_dir: str) -> Any:
+def _own_handlers(config: TrainConfig, save_dir: str) -> Any:
     """Return the trainer's own handlers as the bundle writes them, with another folder for checkpoints."""
-    handlers = found.trainer_argument("train_handlers")
+    handlers = config.trainer_argument("train_handlers")
     if not isinstance(handlers, list):
         return handlers
     return [{**part, "save_dir": save_dir} if is_saver(part) else part for part in handlers]
 
 
-def _initialize(found: TrainConfig, trainer: str, *, loads: bool) -> dict[str, Any]:
+def _initialize(config: TrainConfig, trainer: str, *, loads: bool) -> dict[str, Any]:
     """Return the steps before the run: to check the names of overrides, and to load the weights."""
     check = {
         "_target_": "layertune_monai.check_overrides",
-        "bundle_root": "@bundle_root" if "bundle_root" in found.parser else ".",
-        "files": list(found.files),
+        "bundle_root": "@bundle_root" if "bundle_root" in config.parser else ".",
+        "files": list(config.files),
         "handlers": [SECTION],
     }
     load = {
@@ -137,7 +140,7 @@ def _initialize(found: TrainConfig, trainer: str, *, loads: bool) -> dict[str, A
         "allow_partial": f"@{SECTION}#allow_partial",
     }
     steps = [check, load] if loads else [check]
-    before = found.parser.get("initialize")
+    before = config.parser.get("initialize")
     if isinstance(before, list):
         return {"+initialize": steps}
     return {"initialize": steps if before is None else [before, *steps]}
@@ -160,11 +163,11 @@ def _start(bundle: Path, weights: Path | None) -> tuple[str | None, tuple[str, .
     return None, (note, saved)
 
 
-def _check_no_learner(bundle: Path, found: TrainConfig) -> None:
-    if learners := found.learners():
+def _check_no_learner(bundle: Path, config: TrainConfig) -> None:
+    if learners := config.learners():
         place = learners[0].replace("::", "#")
         raise BundleError(
-            f"{found.files[0]} of {bundle} has a handler of layertune already, at {place}, and two handlers would "
+            f"{config.files[0]} of {bundle} has a handler of layertune already, at {place}, and two handlers would "
             "change the same learning rates; run the bundle as it is and choose there, in our own bundle by --method"
         )
 

@@ -119,10 +119,10 @@ def last_checkpoint(folder: str | Path) -> str:
     Raises:
         BundleError: The folder holds no checkpoint.
     """
-    found = sorted(Path(folder).glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
+    files = sorted(Path(folder).glob("checkpoint_epoch=*.pt"), key=lambda path: path.stat().st_mtime_ns)
+    if not files:
         raise BundleError(f"{folder} holds no checkpoint to resume from; train first, without --resume")
-    return str(found[-1])
+    return str(files[-1])
 
 
 def training_state(

@@ -114,11 +114,11 @@ def images_in(folder: str | Path) -> list[str]:
         TaskError: The folder is missing or holds no such file.
     """
     folder = Path(folder)
-    found = sorted(str(path) for path in folder.glob("*.nii*") if not path.name.startswith("."))
-    if not found:
+    paths = sorted(str(path) for path in folder.glob("*.nii*") if not path.name.startswith("."))
+    if not paths:
         fault = "holds no NIfTI file (*.nii.gz, *.nii)" if folder.is_dir() else "is no folder"
         raise TaskError(f"{folder} {fault}; give the folder with the images to predict: --images DIR")
-    return found
+    return paths
 
 
 def _check_split(val_fraction: float, **counts: int | None) -> None:

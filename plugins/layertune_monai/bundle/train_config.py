@@ -105,14 +105,14 @@ def read_train_config(bundle: Path, files: Sequence[str], trainer: str | None = 
     """
     parser = ConfigParser(config=_load(bundle, files))
     _check_paths(parser)
-    found = TrainConfig(tuple(files), parser, _find_trainer(parser, trainer, files))
-    missing = [name for name in ("optimizer", "network") if found.trainer_argument(name) is None]
+    config = TrainConfig(tuple(files), parser, _find_trainer(parser, trainer, files))
+    missing = [name for name in ("optimizer", "network") if config.trainer_argument(name) is None]
     if missing:
         raise BundleError(
-            f"the trainer at {found.trainer.replace('::', '#')} has no {' and no '.join(missing)}; layertune fits "
+            f"the trainer at {config.trainer.replace('::', '#')} has no {' and no '.join(missing)}; layertune fits "
             "trainers with one optimizer and one network, such as SupervisedTrainer"
         )
-    return found
+    return config
 
 
 def class_name(content: Any) -> str:
@@ -163,15 +163,15 @@ def _find_trainer(parser: ConfigParser, wanted: str | None, files: Sequence[str]
         return place
     if wanted is not None:
         raise BundleError(f"{', '.join(files)} has no component at {wanted}")
-    found = [place for place, part in _walk(parser.get(), "") if class_name(part).endswith("Trainer")]
-    if len(found) != 1:
-        listed = ", ".join(place.replace("::", "#") for place in found) or "none"
+    places = [place for place, part in _walk(parser.get(), "") if class_name(part).endswith("Trainer")]
+    if len(places) != 1:
+        listed = ", ".join(place.replace("::", "#") for place in places) or "none"
         raise BundleError(
             f"{', '.join(files)} has no trainer at train#trainer, where bundles have it, and these components whose "
             f"class ends in Trainer: {listed}; name the trainer by --trainer ID, or name the configuration that trains "
             "by --config"
         )
-    return found[0]
+    return places[0]
 
 
 def _check_paths(parser: ConfigParser) -> None:

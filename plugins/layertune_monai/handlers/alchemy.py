@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from layertune import AlchemyError, Convergence
-from layertune.alchemy.convergence import USUAL
+from layertune.alchemy.convergence import DEFAULT_IDENTIFICATION
 from layertune.hosts.alchemy_session import AlchemyHolder, AlchemySession
 from layertune.hosts.alchemy_settings import AlchemyOptions, AlchemySettings
 from layertune_monai.handlers.engine import attach_once, check_not_wrapped, example_inputs, network_of
@@ -69,12 +69,14 @@ class AlchemyHandler(AlchemyHolder):
         *,
         evaluator: Any = None,
         metric: str | None = None,
-        identification: Convergence | None = USUAL,
+        identification: Convergence | None = DEFAULT_IDENTIFICATION,
         network: nn.Module | None = None,
         **settings: Unpack[AlchemyOptions],
     ) -> None:
-        if identification is USUAL and evaluator is not None:
-            identification = replace(USUAL, mode="max")  # a key metric is a score in MONAI: the highest is the best
+        if identification is DEFAULT_IDENTIFICATION and evaluator is not None:
+            identification = replace(
+                DEFAULT_IDENTIFICATION, mode="max"
+            )  # a key metric is a score in MONAI: the highest is the best
         record = AlchemySettings.given(identification=identification, **settings)
         record.require_metric(evaluator is not None, "AlchemyHandler(evaluator=...) the engine that validates")
         self._session = AlchemySession(record, owner=type(self).__name__)

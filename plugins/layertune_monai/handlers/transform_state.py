@@ -23,17 +23,17 @@ def random_transforms(data: Any) -> list[Randomizable]:
         >>> [type(found).__name__ for found in random_transforms(Dataset([1, 2], pipeline))]
         ['Compose', 'RandFlip']
     """
-    found: list[Randomizable] = []
-    _find(data, found, set())
-    return found
+    transforms: list[Randomizable] = []
+    _find(data, transforms, set())
+    return transforms
 
 
-def _find(value: Any, found: list[Randomizable], seen: set[int]) -> None:
+def _find(value: Any, transforms: list[Randomizable], seen: set[int]) -> None:
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, Randomizable):
-        found.append(value)
+        transforms.append(value)
     if isinstance(value, list | tuple):
         parts = value
     elif hasattr(value, "__dict__"):
@@ -41,7 +41,7 @@ def _find(value: Any, found: list[Randomizable], seen: set[int]) -> None:
     else:
         return
     for part in parts:
-        _find(part, found, seen)
+        _find(part, transforms, seen)
 
 
 @contextmanager

@@ -84,8 +84,8 @@ def hold_out(training: Sequence[str], percent: int, file: Path) -> Split:
     try:
         if not file.exists():
             _write(file, split(training, percent))
-        found = json.loads(file.read_text(encoding="utf-8"))
-        kept = Split(sorted(found["training"]), sorted(found["meta"]))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        stored_split = Split(sorted(content["training"]), sorted(content["meta"]))
     except OSError as error:
         raise MetaCasesError(
             f"the split of {percent} % is kept in {file}, which cannot be used ({error}); set nnUNet_preprocessed to a "
@@ -95,12 +95,12 @@ def hold_out(training: Sequence[str], percent: int, file: Path) -> Split:
         raise MetaCasesError(
             f"{file} holds no split ({type(error).__name__}: {error}); delete or correct it"
         ) from error
-    if sorted([*kept.training, *kept.meta]) != sorted(training) or not all(kept):
+    if sorted([*stored_split.training, *stored_split.meta]) != sorted(training) or not all(stored_split):
         raise MetaCasesError(
-            f"{file} splits {len(kept.training) + len(kept.meta)} cases, which are not the {len(training)} training "
+            f"{file} splits {sum(map(len, stored_split))} cases, which are not the {len(training)} training "
             "cases of this fold; delete it, and a new split is drawn"
         )
-    return kept
+    return stored_split
 
 
 def split(cases: Sequence[str], percent: int) -> Split:

@@ -47,8 +47,8 @@ def checkpoint_network(model: Path) -> tuple[Path, PlannedNetwork, dict[str, Ten
 
 
 def _only_one(folder: Path) -> Path:
-    found = sorted(folder.rglob(FINAL))
-    if len(found) != 1:
-        listed = ", ".join(str(file.relative_to(folder)) for file in found) or "none"
+    files = sorted(folder.rglob(FINAL))
+    if len(files) != 1:
+        listed = ", ".join(str(file.relative_to(folder)) for file in files) or "none"
         raise PlansError(f"expected one {FINAL} in {folder}, but found {listed}; name one checkpoint")
-    return found[0]
+    return files[0]

@@ -22,10 +22,10 @@ def find_trainer(name: str) -> type:
     except AttributeError:
         pass
     try:
-        found: type = recursive_find_trainer_class_by_name(name)
+        trainer: type = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         raise TrainerNameError(
             f"the trainer {name} is neither nnU-Net's nor layertune's nor in a folder of {VARIABLE}, so its network is "
             f"not known; add its folder to {VARIABLE}"
         ) from error
-    return found
+    return trainer

@@ -77,9 +77,9 @@ def import_weights(
             hold NaN or several copies of the network. Nothing is written then.
         PlansError: There is no such plan or configuration.
     """
-    found = read_weights(weights)
+    tensors = read_weights(weights)
     network = planned_network(plans, dataset_json, configuration, seed=seed).network
-    loaded = load_weights(network, found, rename=rename, prefix=prefix, allow_partial=allow_partial, adapt=adapt)
+    loaded = load_weights(network, tensors, rename=rename, prefix=prefix, allow_partial=allow_partial, adapt=adapt)
     if all(HEADS in name for name in loaded.matched):
         raise WeightsError(
             f"only segmentation layers fit the network of those in {weights}, and nnU-Net never loads them from a file"

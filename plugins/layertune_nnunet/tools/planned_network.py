@@ -116,9 +116,9 @@ def find_plan(dataset: str, plans: str) -> tuple[Path, Path]:
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     folders = sorted(path for path in Path(setting).glob(pattern) if path.is_dir())
     if len(folders) != 1:
-        found = ", ".join(path.name for path in folders) or "none"
+        names = ", ".join(path.name for path in folders) or "none"
         raise PlansError(
-            f"expected one data set {pattern} in {setting}, but found {found}; plan it first, or give its full name"
+            f"expected one data set {pattern} in {setting}, but found {names}; plan it first, or give its full name"
         )
     return folders[0] / f"{plans}.json", folders[0] / "dataset.json"
 

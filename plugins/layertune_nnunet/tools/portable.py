@@ -80,9 +80,9 @@ def stock_trainer(name: str) -> str:
         TrainerNameError: There is no such trainer.
         ExportError: No trainer of nnU-Net builds this network.
     """
-    found = find_trainer(name)
-    stock = portable_name(found)
-    if stock == name and not found.__module__.startswith("nnunetv2."):
+    trainer = find_trainer(name)
+    stock = portable_name(trainer)
+    if stock == name and not trainer.__module__.startswith("nnunetv2."):
         raise ExportError(
             f"{name} builds a network of its own (build_network_architecture), which nnU-Net cannot build without this "
             "trainer; share the trainer together with the model"

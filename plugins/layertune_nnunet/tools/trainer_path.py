@@ -24,6 +24,6 @@ def trainer_path(present: str | None = None) -> str:
         >>> trainer_path(trainer_path("")) == trainer_path("") == str(FOLDER)
         True
     """
-    given = os.environ.get(VARIABLE, "") if present is None else present
-    folders = [folder for folder in given.split(os.pathsep) if folder.strip()]
+    variable = os.environ.get(VARIABLE, "") if present is None else present
+    folders = [folder for folder in variable.split(os.pathsep) if folder.strip()]
     return os.pathsep.join(folders if str(FOLDER) in folders else [*folders, str(FOLDER)])

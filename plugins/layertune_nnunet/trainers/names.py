@@ -78,12 +78,12 @@ def read_suffixes(name: str, known: Sequence[Suffix]) -> dict[str, Any]:
     trainer, *texts = name.split("_")
     values: dict[str, Any] = {}
     for text in texts:
-        found = [(suffix.attribute, value[0]) for suffix in known if (value := suffix.match(text)) is not None]
-        if not found or found[0][0] in values:
-            fault = "is not one of its suffixes" if not found else f"sets {found[0][0]} a second time"
+        matches = [(suffix.attribute, value[0]) for suffix in known if (value := suffix.match(text)) is not None]
+        if not matches or matches[0][0] in values:
+            fault = "is not one of its suffixes" if not matches else f"sets {matches[0][0]} a second time"
             listed = ";".join(f"\n  _{suffix.example}: {suffix.meaning}" for suffix in known)
             raise TrainerNameError(f"cannot read {name}: '_{text}' {fault}. {trainer} takes{listed}")
-        values.update(found[:1])
+        values.update(matches[:1])
     return values
 
 

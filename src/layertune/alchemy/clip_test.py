@@ -57,12 +57,12 @@ class ClipTest:
 
         It can serve as the threshold of ``redundant_kernels``.
         """
-        found = None
+        threshold = None
         for point in self.points:
             if not self.within(point.metric):
                 break
-            found = point.threshold
-        return found
+            threshold = point.threshold
+        return threshold
 
     @property
     def random_means(self) -> list[float]:

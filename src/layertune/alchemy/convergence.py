@@ -7,7 +7,7 @@ from typing import Literal
 
 from layertune.errors import AlchemyError
 
-__all__ = ["USUAL", "Convergence", "Progress", "check_rules"]
+__all__ = ["DEFAULT_IDENTIFICATION", "Convergence", "Progress", "check_rules"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Convergence:
         return value < best - self.min_delta if self.mode == "min" else value > best + self.min_delta
 
 
-USUAL = Convergence(patience=5, limit=100)
+DEFAULT_IDENTIFICATION = Convergence(patience=5, limit=100)
 """When the identification of Network Alchemy ends by default."""
 
 

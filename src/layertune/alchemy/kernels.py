@@ -44,7 +44,7 @@ class KernelNorms:
     unpaired: Mapping[str, str]
 
 
-def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
+def pair_kernels(model: nn.Module, trace: Trace) -> KernelNorms:
     """Find the kernels that each norm scales.
 
     A norm is paired only if it is certain which kernel each gamma scales: it alone reads the operation's output, its
@@ -53,7 +53,7 @@ def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
 
     Args:
         model: The network that was traced.
-        found: The trace of this network.
+        trace: The trace of this network.
 
     Example:
         >>> import torch
@@ -68,19 +68,19 @@ def pair_kernels(model: nn.Module, found: Trace) -> KernelNorms:
     modules, holders = modules_by_name(model), _holders(model)
     pairs, unpaired = {}, {}
     for name, norm in affine_norms(model).items():
-        operation = found.norms.get(name)
-        reason = _no_pair(name, found) if operation is None else _no_kernels(operation, modules, holders)
+        operation = trace.norms.get(name)
+        reason = _no_pair(name, trace) if operation is None else _no_kernels(operation, modules, holders)
         if operation is None or reason is not None:
             unpaired[name] = str(reason)
             continue
-        kernels = found.operations[operation].channels
+        kernels = trace.operations[operation].channels
         if gamma_of(norm).numel() != kernels:
             unpaired[name] = f"it has {gamma_of(norm).numel()} gammas for the {kernels} kernels of {operation}"
             continue
-        if name in found.misaligned:
-            unpaired[name] = found.misaligned[name]
+        if name in trace.misaligned:
+            unpaired[name] = trace.misaligned[name]
             continue
-        pairs[name] = KernelNorm(name, operation, kernels, found.activations.get(name, Activation("linear")))
+        pairs[name] = KernelNorm(name, operation, kernels, trace.activations.get(name, Activation("linear")))
     return KernelNorms(pairs, unpaired)
 
 
@@ -110,8 +110,8 @@ def kernel_rows(module: nn.Module, like: Tensor | None = None) -> Tensor:
     return rows.transpose(1, 2) if isinstance(module, Convolution) and module.transposed else rows
 
 
-def _no_pair(norm: str, found: Trace) -> str:
-    if norm not in found.norms:
+def _no_pair(norm: str, trace: Trace) -> str:
+    if norm not in trace.norms:
         return "it did not run in the traced forward"
     return "it reads no single operation's output, or is not its only reader (pre-activation, sums, shared layers)"
 

@@ -29,10 +29,10 @@ def gammas(model: nn.Module) -> dict[str, Tensor]:
         >>> gammas(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
         {'1': tensor([1., 1.])}
     """
-    found = affine_norms(model)
-    if not found:
+    norms = affine_norms(model)
+    if not norms:
         raise ModelError(why_no_gammas(model))
-    return {name: gamma_of(norm).detach().clone() for name, norm in found.items()}
+    return {name: gamma_of(norm).detach().clone() for name, norm in norms.items()}
 
 
 def norm_only(model: nn.Module, *, biases: bool = False, head: Collection[str] = ()) -> Frozen:
@@ -83,11 +83,11 @@ def norm_only(model: nn.Module, *, biases: bool = False, head: Collection[str] =
 
 def affine_norms(model: nn.Module) -> dict[str, nn.Module]:
     """Return the norms that have a gamma by their path; of norms that share a gamma, only the first."""
-    found: dict[int, tuple[str, nn.Module]] = {}
+    norms: dict[int, tuple[str, nn.Module]] = {}
     for name, module in unwrap(model).named_modules():
         if is_norm(module) and gamma_name(module) is not None:
-            found.setdefault(id(gamma_of(module)), (plain_name(name), module))
-    return dict(found.values())
+            norms.setdefault(id(gamma_of(module)), (plain_name(name), module))
+    return dict(norms.values())
 
 
 def gamma_of(norm: nn.Module) -> nn.Parameter:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layertune.alchemy.convergence import USUAL, Convergence, Progress, check_rules
+from layertune.alchemy.convergence import DEFAULT_IDENTIFICATION, Convergence, Progress, check_rules
 from layertune.alchemy.kernels import pair_kernels
 from layertune.alchemy.norms import affine_norms, gamma_of, gammas, norm_only
 from layertune.alchemy.penalty import GammaPenalty
@@ -87,7 +87,7 @@ class Alchemy:
         threshold: float | None = None,
         quantile: float | None = None,
         whole_layers: bool = False,
-        identification: Convergence | None = USUAL,
+        identification: Convergence | None = DEFAULT_IDENTIFICATION,
         modification: bool = True,
         maximisation: Convergence | None = None,
         penalty: GammaPenalty | None = None,
@@ -184,13 +184,13 @@ class Alchemy:
 
     def state_dict(self) -> dict[str, Any]:
         """Return in plain types what the next epoch depends on beside the network and the optimizer."""
-        kept = self.identified or {}
+        identified = self.identified or {}
         return {
             "norms": list(gammas(self._model)),
             "phase": self.phase,
             "progress": asdict(self.progress),
             "history": [list(epoch) for epoch in self.history],
-            "identified": {name: values.tolist() for name, values in kept.items()},
+            "identified": {name: values.tolist() for name, values in identified.items()},
             "redundant": None if self.redundant is None else self.redundant.state(),
         }
 
@@ -218,8 +218,8 @@ class Alchemy:
         self._freeze()
 
     def _redundant_of(self, stored: Mapping[str, Any] | None) -> RedundantKernels | None:
-        both = pair_kernels(self._model, self._trace)
-        return None if stored is None else RedundantKernels.from_state(stored, both)
+        norms = pair_kernels(self._model, self._trace)
+        return None if stored is None else RedundantKernels.from_state(stored, norms)
 
     def _enter(self, phase: Phase) -> None:
         self.detach()

@@ -207,8 +207,8 @@ class _Runner:
 
     def _load(self, name: str) -> None:
         self.restore()
-        given = self._named[name]
-        weights = given if isinstance(given, Mapping) else read_weights(given)
+        checkpoint = self._named[name]
+        weights = checkpoint if isinstance(checkpoint, Mapping) else read_weights(checkpoint)
         try:
             # The share is checked below, where the error can say that it is another network's checkpoint.
             loaded = load_weights(self._model, weights, allow_partial=True)

@@ -53,13 +53,16 @@ class RedundantKernels:
 
     def state(self) -> dict[str, Any]:
         """Return threshold and channels in plain types; the pairs follow from the network."""
-        return {"threshold": self.threshold, "channels": {name: list(found) for name, found in self.channels.items()}}
+        return {
+            "threshold": self.threshold,
+            "channels": {name: list(kernels) for name, kernels in self.channels.items()},
+        }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], both: KernelNorms) -> Self:
+    def from_state(cls, state: Mapping[str, Any], norms: KernelNorms) -> Self:
         """Build the record from what ``state()`` returned and the pairs of the same network."""
-        channels = {name: tuple(found) for name, found in state["channels"].items()}
-        return cls(float(state["threshold"]), channels, both.pairs, both.unpaired)
+        channels = {name: tuple(kernels) for name, kernels in state["channels"].items()}
+        return cls(float(state["threshold"]), channels, norms.pairs, norms.unpaired)
 
 
 def redundant_kernels(
@@ -100,20 +103,20 @@ def redundant_kernels(
     require_finite(sizes)
     if found is None and not example_inputs:
         raise ModelError("redundant_kernels needs an example input to see which norm scales which kernels")
-    both = pair_kernels(model, found or trace(model, *example_inputs))
-    if not both.pairs:
-        _warn_unpaired(model, both)
-    paired = {name: sizes[name].abs().flatten().double().cpu() for name in both.pairs}
+    norms = pair_kernels(model, found or trace(model, *example_inputs))
+    if not norms.pairs:
+        _warn_unpaired(model, norms)
+    paired = {name: sizes[name].abs().flatten().double().cpu() for name in norms.pairs}
     limit = _threshold(threshold, quantile, list(paired.values()))
     small = {name: torch.nonzero(values < limit).flatten().tolist() for name, values in paired.items()}
     channels = {name: tuple(numbers) for name, numbers in small.items() if numbers}
-    whole = [name for name, numbers in channels.items() if len(numbers) == both.pairs[name].kernels]
+    whole = [name for name, numbers in channels.items() if len(numbers) == norms.pairs[name].kernels]
     if whole and not whole_layers:
         raise AlchemyError(
             f"threshold {limit:.4g} takes all kernels of {len(whole)} layers ({', '.join(whole[:3])}), which would "
             "throw away what they learned; lower the threshold, or allow this with whole_layers=True"
         )
-    return RedundantKernels(limit, channels, both.pairs, both.unpaired)
+    return RedundantKernels(limit, channels, norms.pairs, norms.unpaired)
 
 
 def default_threshold(threshold: float | None, quantile: float | None) -> float | None:
@@ -147,8 +150,8 @@ def _threshold(threshold: float | None, quantile: float | None, values: Sequence
     return torch.quantile(torch.cat(list(values)), quantile).item() if values else 0.0
 
 
-def _warn_unpaired(model: nn.Module, both: KernelNorms) -> None:
-    name, reason = next(iter(both.unpaired.items()))  # a network without any gamma was refused before
+def _warn_unpaired(model: nn.Module, norms: KernelNorms) -> None:
+    name, reason = next(iter(norms.unpaired.items()))  # a network without any gamma was refused before
     warnings.warn(
         f"no norm of {type(unwrap(model)).__name__} scales the kernels of one layer, so none can be redundant; "
         f"{name}: {reason}",

@@ -96,9 +96,9 @@ def _forget(optimizer: Optimizer, operation: nn.Module, norm: nn.Module, channel
         parameter = module._parameters.get(name) if name is not None else None
         if parameter is None:
             continue
-        for kept in optimizer.state.get(parameter, {}).values():
-            if isinstance(kept, Tensor) and kept.shape == parameter.shape and kept.ndim:
-                rows = kernel_rows(operation, kept) if name == "weight" and module is operation else kept.view(1, -1)
+        for state in optimizer.state.get(parameter, {}).values():
+            if isinstance(state, Tensor) and state.shape == parameter.shape and state.ndim:
+                rows = kernel_rows(operation, state) if name == "weight" and module is operation else state.view(1, -1)
                 group, row = _places(rows, channels)
                 rows[group, row] = 0
 

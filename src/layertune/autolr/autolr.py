@@ -224,13 +224,13 @@ class AutoLR(LRMultiplier):
     def _keep(self, best: list[Any] | None, quality: float, trials: int) -> None:
         """End an epoch in which none of the trials made was good enough."""
         if best is None:
-            kept = "all of them diverged, so the epoch is left out and the next one starts with lower rates"
+            outcome = "all of them diverged, so the epoch is left out and the next one starts with lower rates"
         else:
             self._load(best)
-            kept = f"the best trial is kept, of quality {quality:.3f}"
+            outcome = f"the best trial is kept, of quality {quality:.3f}"
         warnings.warn(
             f"none of {trials} trials of epoch {self.epochs + 1} reached the sorting quality "
-            f"{self.threshold:.3f}: {kept}",
+            f"{self.threshold:.3f}: {outcome}",
             RuntimeWarning,
             stacklevel=3,
         )

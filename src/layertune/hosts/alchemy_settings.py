@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Self
 
-from layertune.alchemy.convergence import USUAL, Convergence, check_rules
+from layertune.alchemy.convergence import DEFAULT_IDENTIFICATION, Convergence, check_rules
 from layertune.alchemy.redundancy import check_limits, default_threshold
 from layertune.errors import AlchemyError
 from layertune.hosts.gamma_penalty import PenaltyOptions, PenaltySettings, check_switches
@@ -14,7 +14,7 @@ __all__ = ["IDENTIFICATION", "AlchemyOptions", "AlchemySettings"]
 
 IDENTIFICATION: Mapping[str, Convergence] = MappingProxyType(
     # nnU-Net trains for 1000 epochs and has no early stopping, so its identification is a fixed number of epochs.
-    {"usual": USUAL, "long_training": Convergence(limit=50)}
+    {"usual": DEFAULT_IDENTIFICATION, "long_training": Convergence(limit=50)}
 )
 """When the identification ends by default, by the name of a preset."""
 
@@ -23,7 +23,7 @@ class AlchemyOptions(PenaltyOptions, total=False):
     """The arguments of a host's class that make up ``AlchemySettings``; ``None`` means not given.
 
     ``identification`` is not among them: there ``None`` is a value, so a host's class takes it by itself, with
-    ``layertune.alchemy.convergence.USUAL`` as its default.
+    ``layertune.alchemy.convergence.DEFAULT_IDENTIFICATION`` as its default.
     """
 
     threshold: float | None
@@ -65,7 +65,7 @@ class AlchemySettings(PenaltySettings):
     threshold: float | None = None
     quantile: float | None = None
     whole_layers: bool = False
-    identification: Convergence | None = USUAL
+    identification: Convergence | None = DEFAULT_IDENTIFICATION
     modification: bool = True
     maximisation: Convergence | None = None
     biases: bool = False
@@ -84,7 +84,7 @@ class AlchemySettings(PenaltySettings):
             raise AlchemyError(f"seed must be a whole number, not {self.seed!r}")
 
     @classmethod
-    def given(cls, *, identification: Convergence | None = USUAL, **values: Any) -> Self:
+    def given(cls, *, identification: Convergence | None = DEFAULT_IDENTIFICATION, **values: Any) -> Self:
         """Build the record from the values that a user gave.
 
         Args:

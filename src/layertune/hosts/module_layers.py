@@ -43,13 +43,13 @@ def find_layers(
     """
     if layers is None:
         return module, map_layers(module, *example_inputs(), **options)
-    found = layers(module) if callable(layers) and not isinstance(layers, LayerMap) else layers
-    if not isinstance(found, LayerMap):
+    layer_map = layers(module) if callable(layers) and not isinstance(layers, LayerMap) else layers
+    if not isinstance(layer_map, LayerMap):
         raise ModelError(
-            f"layers= takes a layertune.LayerMap, or a function from the module to one, and got {type(found).__name__};"
-            " make one with layertune.map_layers(module, example_input)"
+            "layers= takes a layertune.LayerMap, or a function from the module to one, and got "
+            f"{type(layer_map).__name__}; make one with layertune.map_layers(module, example_input)"
         )
-    return _owner(module, found), found
+    return _owner(module, layer_map), layer_map
 
 
 def positional_inputs(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -95,17 +95,17 @@ def named_network(name: str, *, shape: Shape | None = None, arguments: Mapping[s
         >>> made.network, made.example.shape
         (Linear(in_features=3, out_features=1, bias=True), torch.Size([2, 3]))
     """
-    given = dict(arguments or {})
+    arguments = dict(arguments or {})
     if ":" in name:
-        return _from_factory(name, shape, given)
+        return _from_factory(name, shape, arguments)
     hosts: list[HostNetworks] = list(load_entries(NETWORKS, "the networks of {name}").values())
     for host in hosts:
         try:
-            made = host.build(name, shape=shape, arguments=given)
+            named = host.build(name, shape=shape, arguments=arguments)
         except MissingPackageError:
             continue
-        if made is not None:
-            return made
+        if named is not None:
+            return named
     raise _unknown(name, hosts)
 
 
@@ -250,17 +250,17 @@ def _from_factory(name: str, shape: Shape | None, arguments: Mapping[str, Any]) 
 
 def _import_from_here(name: str, module: str) -> ModuleType:
     """Import a module with the current folder on the path, as ``python -m`` has it and a console script has not."""
-    here = str(Path.cwd())
-    added = here not in sys.path
+    folder = str(Path.cwd())
+    added = folder not in sys.path
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
     except Exception as error:
         raise ModelError(f"{name}: the module {module!r} cannot be imported: {_message(error)}") from error
     finally:
         if added:
-            sys.path.remove(here)
+            sys.path.remove(folder)
 
 
 def _unknown(name: str, hosts: Sequence[HostNetworks]) -> ModelError | MissingPackageError:

@@ -135,14 +135,14 @@ def load_entries(group: str, kind: str) -> dict[str, Any]:
     Returns:
         A dictionary from the entry's name to the loaded object, sorted by name.
     """
-    found = {}
+    objects = {}
     for entry in _entries(group):
         try:
-            found[entry.name] = entry.load()
+            objects[entry.name] = entry.load()
         except Exception as error:  # noqa: BLE001 - code of other people, which may fail in any way
             reason = f"cannot be loaded from {entry.value!r} ({type(error).__name__}: {error})"
             warnings.warn(f"{kind.format(name=entry.name)} are left out: they {reason}", stacklevel=3)
-    return found
+    return objects
 
 
 def import_host(plugin: Plugin, submodule: str = "") -> ModuleType:

@@ -88,16 +88,16 @@ class ActivationTrail:
             weights: The names of the parameters among the inputs.
         """
         if norm is not None:
-            waiting = frozenset([norm])
+            norms = frozenset([norm])
         else:
-            waiting = frozenset[str]().union(*(self._waiting.get(id(tensor), frozenset()) for tensor in active))
-        if norm is None and waiting and (ends or operator in ACTIVATIONS):
+            norms = frozenset[str]().union(*(self._waiting.get(id(tensor), frozenset()) for tensor in active))
+        if norm is None and norms and (ends or operator in ACTIVATIONS):
             activation = Activation("linear") if ends else _read(operator, args, weights)
-            for name in waiting:
+            for name in norms:
                 self.found.setdefault(name, activation)
-            waiting = frozenset()
+            norms = frozenset()
         for tensor in outputs:
-            self._waiting[id(tensor)] = waiting
+            self._waiting[id(tensor)] = norms
 
 
 def _read(operator: str, args: Sequence[Any], weights: Collection[str]) -> Activation:

@@ -58,7 +58,7 @@ class Place:
     level: int
 
 
-def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
+def find_blocks(trace: Trace, model: nn.Module) -> list[Block]:
     """Group a trace's operations into blocks, in order of execution, the head last.
 
     Of the modules around an operation, its block is the first of these that exists:
@@ -72,23 +72,23 @@ def find_blocks(found: Trace, model: nn.Module) -> list[Block]:
     feeds.
 
     Args:
-        found: The trace.
+        trace: The trace.
         model: The traced network, without wrappers.
 
     Returns:
         The blocks. Each operation is in exactly one of them.
     """
     modules = {plain_name(name): module for name, module in model.named_modules()}
-    residual = _residual_modules(found, modules)
-    head = _head_names(found, residual)
-    body = [operation for operation in found.operations.values() if operation.name not in head]
-    homes = _homes(body, found, residual)
+    residual = _residual_modules(trace, modules)
+    head = _head_names(trace, residual)
+    body = [operation for operation in trace.operations.values() if operation.name not in head]
+    homes = _homes(body, trace, residual)
     _join_lone(body, homes)
     blocks = [
         Block(home, tuple(operation for operation in body if homes[operation.name] == home))
         for home in dict.fromkeys(homes[operation.name] for operation in body)
     ]
-    operations = tuple(operation for operation in found.operations.values() if operation.name in head)
+    operations = tuple(operation for operation in trace.operations.values() if operation.name in head)
     name = common_path(operation.name for operation in operations) or "head"
     if name in {block.name for block in blocks}:
         name = operations[0].name
@@ -114,25 +114,25 @@ def _one_resolution(operations: Sequence[Operation]) -> bool:
     return max(positions) < SAME_RESOLUTION * min(positions)
 
 
-def _residual_modules(found: Trace, modules: dict[str, nn.Module]) -> set[str]:
-    classes = {type(modules[name]) for name in found.residual}
+def _residual_modules(trace: Trace, modules: dict[str, nn.Module]) -> set[str]:
+    classes = {type(modules[name]) for name in trace.residual}
     return {name for name, module in modules.items() if name and type(module) in classes}
 
 
-def _head_names(found: Trace, residual: set[str]) -> set[str]:
+def _head_names(trace: Trace, residual: set[str]) -> set[str]:
     """Return the operations that make the output and feed no other; of a residual block, all its operations."""
-    ends = [op for op in found.operations.values() if op.reaches_output and not op.feeds]
+    ends = [op for op in trace.operations.values() if op.reaches_output and not op.feeds]
     names = set()
-    for end in ends or [list(found.operations.values())[-1]]:
+    for end in ends or [list(trace.operations.values())[-1]]:
         around = next((module for module in _ancestors(end.name) if module in residual), end.name)
-        names |= {name for name in found.operations if _inside(name, around)}
+        names |= {name for name in trace.operations if _inside(name, around)}
     return names
 
 
-def _homes(body: list[Operation], found: Trace, residual: set[str]) -> dict[str, str]:
+def _homes(body: list[Operation], trace: Trace, residual: set[str]) -> dict[str, str]:
     """Return the path of the module that is each operation's block."""
-    root = common_path(found.operations)
-    homes = {operation.name: _home(operation, body, found, residual, root) for operation in body}
+    root = common_path(trace.operations)
+    homes = {operation.name: _home(operation, body, trace, residual, root) for operation in body}
     chosen = set(homes.values())
     for operation in body:
         if homes[operation.name] not in residual:
@@ -141,14 +141,14 @@ def _homes(body: list[Operation], found: Trace, residual: set[str]) -> dict[str,
     return homes
 
 
-def _home(operation: Operation, body: list[Operation], found: Trace, residual: set[str], root: str) -> str:
+def _home(operation: Operation, body: list[Operation], trace: Trace, residual: set[str], root: str) -> str:
     around = _ancestors(operation.name)
     for module in around:
         if module in residual:
             return module
     in_body = {op.name for op in body}
     for module in around[1:]:
-        inside = [op for op in found.operations.values() if _inside(op.name, module)]
+        inside = [op for op in trace.operations.values() if _inside(op.name, module)]
         if len(inside) == 1:
             continue
         mixed = any(_inside(block, module) for block in residual) or any(op.name not in in_body for op in inside)

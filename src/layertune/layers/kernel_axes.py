@@ -43,19 +43,19 @@ class KernelAxes:
             if moved is not None:
                 self._axis[id(output)] = moved
 
-    def enter_norm(self, path: str, norm: nn.Module, given: Tensor) -> None:
+    def enter_norm(self, path: str, norm: nn.Module, values: Tensor) -> None:
         """Compare the input of a norm with its gammas, at once if the forward is torch's own, else on the way."""
         if not type(norm).forward.__module__.startswith("torch.nn.modules."):
             self._open.add(path)
         elif gamma_name(norm) is not None:
             self._known.add(path)
-            self._compare(path, self._axis.get(id(given)), _torch_gamma_axis(norm, given))
+            self._compare(path, self._axis.get(id(values)), _torch_gamma_axis(norm, values))
 
-    def scale(self, path: str, operator: str, args: Sequence[Any], given: Tensor, gamma: Tensor) -> None:
+    def scale(self, path: str, operator: str, args: Sequence[Any], values: Tensor, gamma: Tensor) -> None:
         """Take note of the operator that multiplies by the gammas of a norm, or of a function that normalises."""
         self._open.discard(path)
         if path not in self._known:
-            self._compare(path, self._axis.get(id(given)), _operator_gamma_axis(operator, args, given, gamma))
+            self._compare(path, self._axis.get(id(values)), _operator_gamma_axis(operator, args, values, gamma))
 
     def leave_norm(self, path: str) -> None:
         """Refuse a norm whose forward has not shown how its gammas are used."""
@@ -75,23 +75,23 @@ class KernelAxes:
             )
 
 
-def _torch_gamma_axis(norm: nn.Module, given: Tensor) -> int | None:
+def _torch_gamma_axis(norm: nn.Module, values: Tensor) -> int | None:
     """Return the axis that the gammas of one of torch's own norms scale."""
     if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
-        return given.ndim - 1 if len(norm.normalized_shape) == 1 else None
-    unbatched = isinstance(norm, nn.modules.instancenorm._InstanceNorm) and given.ndim == norm._get_no_batch_dim()
+        return values.ndim - 1 if len(norm.normalized_shape) == 1 else None
+    unbatched = isinstance(norm, nn.modules.instancenorm._InstanceNorm) and values.ndim == norm._get_no_batch_dim()
     return 0 if unbatched else 1
 
 
-def _operator_gamma_axis(operator: str, args: Sequence[Any], given: Tensor, gamma: Tensor) -> int | None:
+def _operator_gamma_axis(operator: str, args: Sequence[Any], values: Tensor, gamma: Tensor) -> int | None:
     """Return the axis of an operator's input that the gammas scale."""
     if "layer_norm" in operator or "rms_norm" in operator:
-        return given.ndim - 1 if len(args[1]) == 1 else None
+        return values.ndim - 1 if len(args[1]) == 1 else None
     if "norm" in operator:
         return 1  # batch and group norms
     scaled = [axis for axis, size in enumerate(gamma.shape) if size == gamma.numel()]
     # Shapes are aligned at their ends. Of a single gamma, no axis is known.
-    return given.ndim - gamma.ndim + scaled[0] if len(scaled) == 1 and gamma.ndim <= given.ndim else None
+    return values.ndim - gamma.ndim + scaled[0] if len(scaled) == 1 and gamma.ndim <= values.ndim else None
 
 
 def _moved_axis(operator: str, args: Sequence[Any], axis: int, before: Tensor, after: Tensor) -> int | None:

@@ -62,18 +62,18 @@ def map_layers(
             "torch.empty(2, 3, 224, 224); for a timm model layertune_timm.map_layers(model) needs none"
         )
     net = unwrap(model)
-    found = trace(net, *example_inputs)
-    places = regroup(place_blocks(find_blocks(found, net)), granularity)
-    held = _hold(net, found, [place.block for place in places])
+    net_trace = trace(net, *example_inputs)
+    places = regroup(place_blocks(find_blocks(net_trace, net)), granularity)
+    names = _hold(net, net_trace, [place.block for place in places])
     # A block whose weights all belong to an earlier one (tied weights) has nothing of its own to tune.
-    places = [place for place in places if held[place.block.name]]
+    places = [place for place in places if names[place.block.name]]
     parameters = named_parameters(net)
     layers = tuple(
-        Layer(name, tuple(held[name]), number, place.role, place.level, fed, _size(parameters, held[name]))
+        Layer(name, tuple(names[name]), number, place.role, place.level, fed, _size(parameters, names[name]))
         for place, number, fed in zip(places, depths(places, depth), _feeds(places), strict=True)
         for name in (place.block.name,)
     )
-    return LayerMap((*layers[:-1], replace(layers[-1], role="head")), depth, granularity, found.unused)
+    return LayerMap((*layers[:-1], replace(layers[-1], role="head")), depth, granularity, net_trace.unused)
 
 
 def _feeds(places: Sequence[Place]) -> list[tuple[str, ...]]:
@@ -87,30 +87,30 @@ def _feeds(places: Sequence[Place]) -> list[tuple[str, ...]]:
     return feeds
 
 
-def _hold(net: nn.Module, found: Trace, blocks: list[Block]) -> dict[str, list[str]]:
+def _hold(net: nn.Module, net_trace: Trace, blocks: list[Block]) -> dict[str, list[str]]:
     """Return the names of the parameters of each block."""
     block_of = {operation.name: block for block in blocks for operation in block.operations}
-    order = list(found.operations)
+    order = list(net_trace.operations)
     held: dict[str, list[str]] = {block.name: [] for block in blocks}
     if len(held) < len(blocks):
         raise ModelError(f"two layers came to bear one name, of {[block.name for block in blocks]}; give a matcher")
     for name in named_parameters(net):
-        block = block_of[_operation_for(name, found, order, blocks[-1].operations[-1].name)]
+        block = block_of[_operation_for(name, net_trace, order, blocks[-1].operations[-1].name)]
         held[block.name].append(name)
     return held
 
 
-def _operation_for(parameter: str, found: Trace, order: list[str], last: str) -> str:
+def _operation_for(parameter: str, net_trace: Trace, order: list[str], last: str) -> str:
     """Return the operation of a parameter: its own, the one it normalises, or the nearest in the module tree."""
-    owner = found.owners.get(parameter, parameter.rpartition(".")[0])
-    if owner in found.operations:
+    owner = net_trace.owners.get(parameter, parameter.rpartition(".")[0])
+    if owner in net_trace.operations:
         return owner
-    if found.norms.get(owner) is not None:
-        return str(found.norms[owner])
-    if parameter not in found.position:
+    if net_trace.norms.get(owner) is not None:
+        return str(net_trace.norms[owner])
+    if parameter not in net_trace.position:
         near = max(order, key=lambda operation: (_shared(owner, operation), operation == last))
         return near if _shared(owner, near) else last
-    index = found.position[parameter]
+    index = net_trace.position[parameter]
     before, after = order[max(0, index - 1)], order[min(index, len(order) - 1)]
     return after if _shared(owner, after) > _shared(owner, before) else before
 

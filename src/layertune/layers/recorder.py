@@ -188,12 +188,12 @@ class Recorder(TorchDispatchMode):
             if producer is not None:
                 self._producer[id(tensor)] = producer
 
-    def _scale(self, norm: str, name: str, args: Any, given: Tensor, inputs: list[Tensor]) -> None:
+    def _scale(self, norm: str, name: str, args: Any, values: Tensor, inputs: list[Tensor]) -> None:
         """Compare axes where an operator reads the gammas of a norm."""
         gamma = f"{norm}.{gamma_name(self._modules[norm])}".removeprefix(".")
         for tensor in inputs:
             if gamma in self._weight_names.get(id(tensor), ()):
-                self.axes.scale(norm, name, args, given, tensor)
+                self.axes.scale(norm, name, args, values, tensor)
 
     def _running_norm(self) -> str | None:
         path = self._running[-1][0] if self._running else None

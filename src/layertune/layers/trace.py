@@ -136,8 +136,8 @@ def _refuse_unready(net: nn.Module) -> None:
         )
 
 
-def _refusal(net: nn.Module, error: Exception, given: Any) -> str:
-    shapes = [tuple(leaf.shape) for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+def _refusal(net: nn.Module, error: Exception, arguments: Any) -> str:
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
     hint = " (in train mode a batch norm needs a batch of 2)" if "more than 1 value" in str(error) else ""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return f"{type(net).__name__} refused the example input of shapes {shapes}{hint}: {reason[0]}"

@@ -20,8 +20,10 @@ __all__ = ["require_linear_step"]
 
 EXPONENTS = (24, 12)  # alternating, since a state that grows with lr could hide behind one
 TOLERANCE = 1e-3  # far below any real dependence on lr
-USUAL = "SGD, Adam, AdamW, RMSprop, Adagrad, NAdam, RAdam, Lion or another optimizer whose step is lr times a direction"
-INSTEAD = {
+LINEAR_OPTIMIZERS = (
+    "SGD, Adam, AdamW, RMSprop, Adagrad, NAdam, RAdam, Lion or another optimizer whose step is lr times a direction"
+)
+REPLACEMENTS = {
     "ASGD": "SGD",
     "Adafactor": "Adafactor with scale_parameter=False, relative_step=False",
     "LaProp": "AdamW",
@@ -55,17 +57,17 @@ def require_linear_step(optimizer: Optimizer) -> None:
         )
     if _keeps_ids(optimizer):
         raise OptimizerError(
-            f"{name} knows its parameters by their id(), so MetaLR cannot make its steps on copies; use {USUAL}"
+            f"{name} knows its parameters by their id(), so MetaLR cannot make its steps on copies; use {LINEAR_OPTIMIZERS}"
         )
     fault = _fault(optimizer)
     if fault:
-        raise OptimizerError(f"{name} {fault}, so MetaLR cannot correct it; use {_instead(optimizer)}")
+        raise OptimizerError(f"{name} {fault}, so MetaLR cannot correct it; use {_replacement(optimizer)}")
 
 
-def _instead(optimizer: Optimizer) -> str:
+def _replacement(optimizer: Optimizer) -> str:
     if any(group.get("corrected_weight_decay") for group in optimizer.param_groups):
         return "the optimizer without corrected_weight_decay, for instance adamw in place of adamc"
-    return INSTEAD.get(type(optimizer).__name__, USUAL)
+    return REPLACEMENTS.get(type(optimizer).__name__, LINEAR_OPTIMIZERS)
 
 
 def _keeps_ids(optimizer: Optimizer) -> bool:
@@ -79,24 +81,24 @@ def _fault(optimizer: Optimizer) -> str | None:
     try:
         with _same_conditions(optimizer):
             plain = Trial(optimizer)
-            expected = plain.steps()
+            references = plain.steps()
         with _same_conditions(optimizer):
             trial = Trial(optimizer)
-            measured = _Measured(trial.optimizer)
-            found = trial.steps()
-            measured.detach()  # else hooks and optimizer keep each other, and the trial's memory, alive
+            correction = _CorrectedSteps(trial.optimizer)
+            results = trial.steps()
+            correction.detach()  # else hooks and optimizer keep each other, and the trial's memory, alive
     except OptimizerError:
         raise
     except Exception as error:
         raise OptimizerError(
             f"{type(optimizer).__name__} cannot be tried on a small copy, which MetaLR does to see whether its step is "
-            f"proportional to its learning rate ({type(error).__name__}: {error}); use {USUAL}"
+            f"proportional to its learning rate ({type(error).__name__}: {error}); use {LINEAR_OPTIMIZERS}"
         ) from error
-    if measured.count != len(RATES):
+    if correction.count != len(RATES):
         return "does not call its step hooks"
     if plain.sets_lr:
         return "sets its own learning rate"
-    if not all(_close(a, b) for a, b in zip(expected, found, strict=True)):
+    if not all(_close(a, b) for a, b in zip(references, results, strict=True)):
         return "makes steps that are not proportional to its learning rate"
     return None
 
@@ -113,7 +115,7 @@ def _same_conditions(optimizer: Optimizer) -> Iterator[None]:
         yield
 
 
-class _Measured(LRMultiplier):
+class _CorrectedSteps(LRMultiplier):
     """Make each step as ``MetaLR`` does, with all factors 1."""
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -134,7 +136,7 @@ class _Measured(LRMultiplier):
         self._displacement.forget(groups)
 
 
-def _close(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> bool:
+def _close(reference: tuple[Tensor, Tensor], result: tuple[Tensor, Tensor]) -> bool:
     """Compare a value. Rounding errors may be those of float32, in which some optimizers compute."""
-    rounding = 8 * torch.finfo(torch.float32).eps * expected[1].norm()
-    return bool((expected[0] - found[0]).norm() <= TOLERANCE * expected[0].norm() + rounding)
+    rounding = 8 * torch.finfo(torch.float32).eps * reference[1].norm()
+    return bool((reference[0] - result[0]).norm() <= TOLERANCE * reference[0].norm() + rounding)

@@ -136,7 +136,9 @@ class Sections(NamedTuple):
     def write_scales(self, groups: Groups, scales: Tensor) -> None:
         """Write the factor of each layer into its groups: a number, or one for each section of a group that is cut."""
         for number, group in enumerate(groups):
-            layers = [layer for layer, of in zip(self.layer_of, self.group_of, strict=True) if of == number]
+            layers = [
+                layer for layer, group_index in zip(self.layer_of, self.group_of, strict=True) if group_index == number
+            ]
             if layers:
                 group["meta_scale"] = (
                     scales[layers[0]].clone() if len(layers) == 1 else torch.stack([scales[i] for i in layers])

@@ -86,10 +86,10 @@ class Trial:
         groups: dict[str, dict[str, Any]] = {}
         for group in optimizer.param_groups:
             settings = {key: value for key, value in group.items() if not key.startswith("meta_")}
-            kept = {key: value for key, value in settings.items() if key not in HOST_KEYS}
+            step_settings = {key: value for key, value in settings.items() if key not in HOST_KEYS}
             for parameter in group["params"]:
                 shape = tuple(min(size, WIDTH) for size in parameter.shape)
-                key = repr((shape, parameter.device, kept))
+                key = repr((shape, parameter.device, step_settings))
                 if key not in groups:
                     lr = group["lr"] + (0.0 if float(group["lr"]) else WARM_LR)
                     own = {name: value for name, value in settings.items() if name not in ("params", "param_names")}

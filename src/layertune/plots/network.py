@@ -173,14 +173,14 @@ def chain_layout(layers: LayerMap) -> Layout:
 
 
 def _rates_by_layer(layers: LayerMap, values: Mapping[str, float] | LRProfile) -> dict[str, float]:
-    given = values.converged() if isinstance(values, LRProfile) else dict(values)
-    wrong = {name: value for name, value in given.items() if not 0 <= value < float("inf")}
+    rate_of = values.converged() if isinstance(values, LRProfile) else dict(values)
+    wrong = {name: value for name, value in rate_of.items() if not 0 <= value < float("inf")}
     if wrong:
         raise ProfileError(f"rates must be finite and at least 0, not {wrong}")
     names = [layer.name for layer in layers]
     rates = dict.fromkeys(names, 0.0)
-    for name, column in match_layers(names, given).items():
-        rates[names[column]] = float(given[name])
+    for name, column in match_layers(names, rate_of).items():
+        rates[names[column]] = float(rate_of[name])
     return rates
 
 

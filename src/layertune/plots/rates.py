@@ -153,8 +153,8 @@ def _label_layers(ax: Axes, layers: list[str]) -> None:
     step = math.ceil(len(layers) / MOST_NAMED)  # every second layer is named, or every third, and so on
     name_ticks(ax, layers, step)
     inside = shared_path(layers)
-    of, named = f" of {inside}" if inside else "", f", one in {step} named" if step > 1 else ""
-    ax.set_xlabel(f"layer{of}, shallow to deep{named}", fontsize=FONT)
+    owner, named = f" of {inside}" if inside else "", f", one in {step} named" if step > 1 else ""
+    ax.set_xlabel(f"layer{owner}, shallow to deep{named}", fontsize=FONT)
 
 
 def _label_steps(ax: Axes, steps: Sequence[int]) -> None:

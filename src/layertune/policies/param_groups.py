@@ -83,8 +83,8 @@ def param_groups(
 
 def _check_rates(**rates: float) -> None:
     if not all(0 <= rate < float("inf") for rate in rates.values()):
-        given = ", ".join(f"{name}={rate}" for name, rate in rates.items())
-        raise OptimizerError(f"learning rates must be finite and >= 0, not {given}")
+        text = ", ".join(f"{name}={rate}" for name, rate in rates.items())
+        raise OptimizerError(f"learning rates must be finite and >= 0, not {text}")
 
 
 def _decaying(model: nn.Module, no_weight_decay: Collection[str]) -> set[int]:
@@ -93,7 +93,7 @@ def _decaying(model: nn.Module, no_weight_decay: Collection[str]) -> set[int]:
     return {id(p) for name, p in parameters.items() if p.ndim > 1 and name not in no_weight_decay}
 
 
-def _check_names(given: Collection[str], known: Collection[str]) -> None:
-    unknown = sorted(set(given) - set(known))
+def _check_names(names: Collection[str], known: Collection[str]) -> None:
+    unknown = sorted(set(names) - set(known))
     if unknown:
         raise OptimizerError(f"no_weight_decay names no parameter of this network: {unknown[:5]}")

@@ -233,12 +233,12 @@ def _names(value: object) -> tuple[str, ...]:
 
 def _integers(name: str, value: object) -> tuple[int, ...]:
     """Check steps or depths, which both count from 1."""
-    found = []
+    integers = []
     for number in _list(name, value):
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= LARGEST_INTEGER:
             raise ProfileError(f"{name} must be whole numbers from 1 to {LARGEST_INTEGER}, got {short(number)}")
-        found.append(number)
-    return tuple(found)
+        integers.append(number)
+    return tuple(integers)
 
 
 def _table(name: str, value: object, rows: int, columns: int) -> tuple[tuple[float, ...], ...]:

@@ -94,10 +94,10 @@ def require_finite(pairs: Mapping[str, str], source: Source, targets: Targets) -
         WeightsError: There are such weights; the message names them.
     """
     broken = {own: _count_broken(source.tensors[file], targets.tensors[own]) for own, file in pairs.items()}
-    found = [f"{pairs[own]} ({count} of {targets.tensors[own].numel()})" for own, count in broken.items() if count]
-    if found:
+    damaged = [f"{pairs[own]} ({count} of {targets.tensors[own].numel()})" for own, count in broken.items() if count]
+    if damaged:
         raise WeightsError(
-            f"the weights hold NaN or infinite values in {listed(found)}: the training that wrote them diverged, the "
+            f"the weights hold NaN or infinite values in {listed(damaged)}: the training that wrote them diverged, the "
             "file is damaged, or the values are too large for the network's kind of number; take another checkpoint"
         )
 

@@ -39,9 +39,9 @@ def pair_enclosed(ours: Shapes, theirs: Shapes) -> tuple[dict[str, str], dict[st
     pairs: dict[str, str] = {}
     ambiguous: dict[str, list[str]] = {}
     for own, file in _paired_modules(ours, theirs):
-        found = {} if not own or not file else _pair_gaps(own, file, ours, theirs)
-        pairs |= found
-        ambiguous |= _candidates(own, file, found, ours, theirs)
+        gap_pairs = {} if not own or not file else _pair_gaps(own, file, ours, theirs)
+        pairs |= gap_pairs
+        ambiguous |= _candidates(own, file, gap_pairs, ours, theirs)
     return add_statistics(pairs, ours, theirs), ambiguous
 
 

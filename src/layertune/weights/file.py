@@ -57,16 +57,16 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     content = read_checkpoint(path)
     try:
-        found = state_dict_in(content)
+        tensors = state_dict_in(content)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    if found is None:
+    if tensors is None:
         keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise WeightsError(
             f"{path} holds no weights: expected a dict of tensors, alone or under one of {', '.join(HOLDERS)}; it has "
             f"{keys or 'nothing'}"
         )
-    return found
+    return tensors
 
 
 def read_checkpoint(file: str | Path) -> Any:
@@ -150,11 +150,11 @@ def _harmless() -> list[Any]:
 
 
 def _refusal(path: Path, message: str) -> str:
-    found = REFUSED.search(message)
-    if found is None:
+    match = REFUSED.search(message)
+    if match is None:
         return f"{path} is damaged, or no file of weights ({_reason(message)})"
     return (
-        f"{path} holds more than weights: reading its {found[1]} would run code. If you trust where it comes from, "
+        f"{path} holds more than weights: reading its {match[1]} would run code. If you trust where it comes from, "
         "save the state dict alone: torch.save(model.state_dict(), ...), or in safetensors"
     )
 

@@ -93,17 +93,17 @@ def match_by_guess(source: Source, targets: Targets, *, plain_is_chosen: bool = 
 
 def _add_by_order(matching: Matching, source: Source, targets: Targets) -> None:
     """Pair by order where names say little; what few names agree must not contradict."""
-    found = pair_by_order(targets.shapes, source.shapes)
-    refuse_copies(found.copies)
-    contradicts = _contradict(found.pairs, matching.pairs)
-    matching.doubtful = found.doubtful or contradicts
-    if not found.pairs or contradicts:
+    by_order = pair_by_order(targets.shapes, source.shapes)
+    refuse_copies(by_order.copies)
+    contradicts = _contradict(by_order.pairs, matching.pairs)
+    matching.doubtful = by_order.doubtful or contradicts
+    if not by_order.pairs or contradicts:
         return
-    wrong = {own: targets.misfit(own, source.tensors[file]) for own, file in found.pairs.items()}
-    pairs = {own: file for own, file in found.pairs.items() if wrong[own] is None and own not in matching.pairs}
+    wrong = {own: targets.misfit(own, source.tensors[file]) for own, file in by_order.pairs.items()}
+    pairs = {own: file for own, file in by_order.pairs.items() if wrong[own] is None and own not in matching.pairs}
     matching.pairs |= pairs
     matching.by_order = tuple(pairs)
-    for own, file in found.neighbors.items():
+    for own, file in by_order.neighbors.items():
         if own not in matching.pairs:
             reason = targets.misfit(own, source.tensors[file]) or BESIDE
             matching.misfits[own], matching.reasons[own] = file, reason

@@ -94,15 +94,15 @@ def _runs(own: Sequence[Leaf], file: Sequence[Leaf]) -> list[_Run]:
     places: dict[Signature, list[int]] = defaultdict(list)
     for index, leaf in enumerate(file):
         places[leaf.signature].append(index)
-    found: list[_Run] = []
+    runs: list[_Run] = []
     lengths: dict[int, int] = {}  # of the runs that end at the last layer of the network: place in the file -> length
     for index in range(len(own) + 1):
-        here = places.get(own[index].signature, []) if index < len(own) else []
-        longer = {place: lengths.get(place - 1, 0) + 1 for place in here}
+        ends = places.get(own[index].signature, []) if index < len(own) else []
+        longer = {place: lengths.get(place - 1, 0) + 1 for place in ends}
         ended = [(place, length) for place, length in lengths.items() if place + 1 not in longer]
-        found += [_Run(index - length, place + 1 - length, length) for place, length in ended]
+        runs += [_Run(index - length, place + 1 - length, length) for place, length in ended]
         lengths = longer
-    return found
+    return runs
 
 
 def _without_doubtful_ends(run: _Run, own: Sequence[Leaf], file: Sequence[Leaf]) -> _Run:
@@ -134,9 +134,9 @@ def _meet_in_doubt(inside: Sequence[Leaf], outside: Sequence[Leaf]) -> bool:
     """
     if not outside:
         return False
-    kept = {leaf.signature for leaf in takewhile(lambda leaf: _are_siblings(leaf, outside[0]), inside)}
-    left = {leaf.signature for leaf in takewhile(lambda leaf: _are_siblings(leaf, inside[0]), outside)}
-    return inside[0].signature == outside[0].signature or bool(kept & left)
+    inner = {leaf.signature for leaf in takewhile(lambda leaf: _are_siblings(leaf, outside[0]), inside)}
+    outer = {leaf.signature for leaf in takewhile(lambda leaf: _are_siblings(leaf, inside[0]), outside)}
+    return inside[0].signature == outside[0].signature or bool(inner & outer)
 
 
 def _are_siblings(first: Leaf, second: Leaf) -> bool:

@@ -67,9 +67,9 @@ def refuse_copies(copies: Iterable[str]) -> None:
     Raises:
         WeightsError: There are at least two.
     """
-    given = [copy.removesuffix(".") for copy in copies]
+    all_paths = [copy.removesuffix(".") for copy in copies]
     # The end of a copy may fit nearly as well as the whole copy.
-    paths = [path for path in given if not any(other and path.startswith(f"{other}.") for other in given)]
+    paths = [path for path in all_paths if not any(other and path.startswith(f"{other}.") for other in all_paths)]
     if len(paths) > 1:
         named = (repr(path) if path else "'' (the names as they are)" for path in paths)
         raise WeightsError(

@@ -38,15 +38,15 @@ def state_dict_in(content: Any) -> dict[str, Tensor] | None:
         >>> list(state_dict_in({"student": {"fc.bias": torch.zeros(1)}, "teacher": {"fc.bias": torch.ones(1)}}))
         ['student.fc.bias', 'teacher.fc.bias']
     """
-    found = {path: _without_wrappers(tensors) for path, tensors in _state_dicts(content, (), DEEPEST)}
+    tensors_at = {path: _without_wrappers(tensors) for path, tensors in _state_dicts(content, (), DEEPEST)}
     main = _main(content, (), DEEPEST)
     if main is None:
-        chosen = [path for path, tensors in found.items() if any("." in name for name in tensors)]
+        chosen = [path for path, tensors in tensors_at.items() if any("." in name for name in tensors)]
     else:
-        chosen = [main, *(path for path in found if path != main and _is_copy(found[path], found[main]))]
+        chosen = [main, *(path for path in tensors_at if path != main and _is_copy(tensors_at[path], tensors_at[main]))]
     if len(chosen) == 1:
-        return found[chosen[0]]
-    named = {".".join((*path, name)): tensor for path in chosen for name, tensor in found[path].items()}
+        return tensors_at[chosen[0]]
+    named = {".".join((*path, name)): tensor for path in chosen for name, tensor in tensors_at[path].items()}
     return named or None
 
 
@@ -75,9 +75,9 @@ def _main(content: Any, path: tuple[str, ...], deepest: int) -> tuple[str, ...] 
     if not isinstance(content, Mapping) or deepest == 0:
         return None
     for holder in HOLDERS:
-        found = _main(content.get(holder), (*path, holder), deepest - 1)
-        if found is not None:
-            return found
+        main = _main(content.get(holder), (*path, holder), deepest - 1)
+        if main is not None:
+            return main
     return path if _tensors(content) else None
 
 

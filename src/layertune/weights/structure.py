@@ -95,13 +95,13 @@ def add_statistics(pairs: Mapping[str, str], ours: Shapes, theirs: Shapes) -> di
     Returns:
         ``pairs`` and the pairs of statistics.
     """
-    found = dict(pairs)
+    all_pairs = dict(pairs)
     for own, file in pairs.items():
         for statistic in STATISTICS:
             ends = [f"{module_of(name)}.{statistic}".removeprefix(".") for name in (own, file)]
             if ends[0] in ours and ours[ends[0]] == theirs.get(ends[1]):
-                found[ends[0]] = ends[1]
-    return found
+                all_pairs[ends[0]] = ends[1]
+    return all_pairs
 
 
 def same_modules(own: Sequence[str], file: Sequence[str], ours: Shapes, theirs: Shapes) -> bool:

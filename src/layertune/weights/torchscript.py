@@ -98,10 +98,10 @@ class _Reader:
 
     def modules(self) -> _Object:
         """Return the outermost module with all that it holds."""
-        found = _Interpreter(self._tensor).run(self._read("data.pkl"))
-        if not isinstance(found, _Object) or not isinstance(found.state, dict):
+        root = _Interpreter(self._tensor).run(self._read("data.pkl"))
+        if not isinstance(root, _Object) or not isinstance(root.state, dict):
             raise ValueError("the archive holds no module")
-        return found
+        return root
 
     def tensors(self, module: _Object, path: str) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors of a module and of those in it, by name."""

@@ -52,13 +52,13 @@ def bench_trace(network: str, *, repeats: int = 1) -> dict[str, float]:
         raise KeyError(network)
     code = f"from layertune_studies.bench.trace import report; report({network!r}, {torch.get_num_threads()})"
     command = [sys.executable, "-W", "ignore", "-c", code]
-    found = []
+    results = []
     for _ in range(repeats):
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603 - our own
-        found.append(json.loads(answer.splitlines()[-1]))
-        if "missing" in found[-1]:
-            raise MissingPackageError(found[-1]["missing"])
-    return {key: statistics.median(one[key] for one in found) for key in found[0]}
+        results.append(json.loads(answer.splitlines()[-1]))
+        if "missing" in results[-1]:
+            raise MissingPackageError(results[-1]["missing"])
+    return {key: statistics.median(one[key] for one in results) for key in results[0]}
 
 
 def measure_trace(name: str) -> dict[str, float]:

@@ -148,12 +148,12 @@ class MetaLRMethod(Method):
 
     @model_validator(mode="before")
     @classmethod
-    def _usual(cls, given: Any) -> Any:
+    def _usual(cls, values: Any) -> Any:
         """Write the default number down, since it is part of a trial's identity and may differ in a later version."""
-        if not isinstance(given, Mapping):
-            return given
-        usual = MetaLRSettings.given(rule=given.get("rule"), hyper_lr=given.get("hyper_lr"))
-        return {"min_lr": usual.lowest_lr, **given, "hyper_lr": usual.eta}
+        if not isinstance(values, Mapping):
+            return values
+        settings = MetaLRSettings.given(rule=values.get("rule"), hyper_lr=values.get("hyper_lr"))
+        return {"min_lr": settings.lowest_lr, **values, "hyper_lr": settings.eta}
 
     @model_validator(mode="after")
     def _floor_below_ceiling(self) -> "MetaLRMethod":

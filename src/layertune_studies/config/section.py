@@ -65,8 +65,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("sedes", ["seeds", "name"])
         '; did you mean seeds?'
     """
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def problem_message(problem: Any, where: str, *, owner: str, keys: Iterable[str]) -> str:

@@ -200,7 +200,9 @@ def named_set(name: str) -> dict[str, Any]:
         >>> named_set("Task04_Hippocampus"), named_set("Task02_Heart")
         ({'set': 'hippocampus'}, {'set': 'decathlon', 'folder': 'Task02_Heart', 'classes': 3})
     """
-    known = {found.folder: key for key, found in SETS.items() if found.kind == "decathlon" and found.classes}
+    known = {
+        data_set.folder: key for key, data_set in SETS.items() if data_set.kind == "decathlon" and data_set.classes
+    }
     if name == MNI or name in known:
         return {"set": known.get(name, name)}
     return {"set": "decathlon", "folder": name, "classes": 3}

@@ -222,7 +222,9 @@ def _fields_at(place: tuple[Any, ...]) -> list[str]:
         if part in METHOD_KINDS:
             section = METHOD_KINDS[part]
         elif part in section.model_fields:
-            found = section.model_fields[str(part)].annotation
-            inner = [one for one in (found, *get_args(found)) if isinstance(one, type) and issubclass(one, BaseModel)]
-            section = inner[0] if inner else section
+            field = section.model_fields[str(part)].annotation
+            sections = [
+                kind for kind in (field, *get_args(field)) if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ]
+            section = sections[0] if sections else section
     return list(section.model_fields)

@@ -59,11 +59,11 @@ def batch_maker(
         nonlocal free
         if step in held:
             return held[step]
-        made = batch_of(cases, count, key=key(step), augment=transforms)
-        free -= sum(tensor.nbytes for tensor in made)
+        new_batch = batch_of(cases, count, key=key(step), augment=transforms)
+        free -= sum(tensor.nbytes for tensor in new_batch)
         if free > 0:
-            held[step] = made
-        return made
+            held[step] = new_batch
+        return new_batch
 
     return batch
 

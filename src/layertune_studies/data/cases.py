@@ -99,13 +99,13 @@ def load_cases(data: Data, root: Path | None) -> Cases:
             an image has another size or number of channels than the others or values that are not finite, or a label is
             out of range.
     """
-    found = SETS[data.set]
+    data_set = SETS[data.set]
     place = require_folder(data.set, root, data.folder)
     classes = class_count(data)
     from layertune_studies.data import readers as study_readers
 
-    read = getattr(study_readers, f"read_{found.kind}")
-    case_of, paths, parts = read(data, place, found)
+    read = getattr(study_readers, f"read_{data_set.kind}")
+    case_of, paths, parts = read(data, place, data_set)
     check = _Check(data, classes, place)
     numbers = _split(data, case_of, paths, parts)
     for name, part in zip(PARTS, numbers, strict=True):
@@ -123,7 +123,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         validation[: data.validation],
         test[: data.test],
         classes,
-        "segmentation" if found.volumes else "classification",
+        "segmentation" if data_set.volumes else "classification",
         (first.image.shape[0], *(data.patch or first.image.shape[1:])),
         paths,
     )

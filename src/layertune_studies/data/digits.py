@@ -30,10 +30,10 @@ def digits(size: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))[:count]
-    images = torch.from_numpy(found.images).float()[:, None] / 8 - 1
+    dataset = load_digits()
+    order = torch.randperm(len(dataset.target), generator=torch.Generator().manual_seed(0))[:count]
+    images = torch.from_numpy(dataset.images).float()[:, None] / 8 - 1
     # By way of 28 x 28, the size of MedMNIST's images, in which version 0.1 resized digits to all other sizes.
     for side in ((28, 28), size):
         images = interpolate(images, side, mode="bilinear", align_corners=False)
-    return images[order], torch.from_numpy(found.target)[order]
+    return images[order], torch.from_numpy(dataset.target)[order]

@@ -85,9 +85,9 @@ def write_datasets(study: Study, cases: Cases, raw: Path) -> list[str]:
         The names of the data sets.
     """
     reserved = study.pretraining.cases if study.pretraining.task else 0
-    drawn = draw(cases, study.data.labelled[0], seed=0, reserved=reserved, disjoint=study.data.draw == "disjoint")
+    selection = draw(cases, study.data.labelled[0], seed=0, reserved=reserved, disjoint=study.data.draw == "disjoint")
     parts: dict[str, Mapping[str, Sequence[Any]]] = {
-        TARGET: {"Tr": drawn.train, "Va": cases.validation, "Ts": cases.test},
+        TARGET: {"Tr": selection.train, "Va": cases.validation, "Ts": cases.test},
         **({SOURCE: {"Tr": cases.train[:reserved]}} if reserved else {}),
     }
     for name, by_part in parts.items():

@@ -40,17 +40,17 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, BadZipFile, zlib.error)
 
 
-def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
+def read_medmnist(data: Data, place: Path, data_set: DataSet) -> Read:
     """Read a set of MedMNIST by its own dataset class, with its own split; intensities are in [-1, 1]."""
     import medmnist
 
     flag, _, size = place.stem.partition("_")
     known = getattr(medmnist, medmnist.INFO[flag]["python_class"]) if flag in medmnist.INFO else None
     if known is None or place.suffix != ".npz" or size not in ("", *map(str, known.available_sizes)):
-        raise DataError(f"{place} is none of MedMNIST's files: {', '.join(medmnist.INFO)}. {found.page()}")
+        raise DataError(f"{place} is none of MedMNIST's files: {', '.join(medmnist.INFO)}. {data_set.page()}")
     if not is_zipfile(place):
-        raise DataError(f"{place} cannot be read (it is cut off, or no .npz file); get it again. {found.page()}")
-    number_of = _numbers(medmnist.INFO[flag]["label"], found)
+        raise DataError(f"{place} cannot be read (it is cut off, or no .npz file); get it again. {data_set.page()}")
+    number_of = _numbers(medmnist.INFO[flag]["label"], data_set)
     images: list[Any] = []
     labels: list[int] = []
     parts: list[list[int]] = []
@@ -59,7 +59,7 @@ def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
             one = known(split=split, root=str(place.parent), download=False, size=int(size) if size else None)
             pairs = list(zip(one.imgs, one.labels[:, 0].tolist(), strict=True))
         except UNREADABLE as error:
-            raise DataError(f"{place} cannot be read ({error}); get it again. {found.page()}") from error
+            raise DataError(f"{place} cannot be read ({error}); get it again. {data_set.page()}") from error
         parts.append(list(range(len(images), len(images) + len(pairs))))
         images += [image for image, _ in pairs]
         labels += [number_of.get(int(label), int(label)) for _, label in pairs]
@@ -72,7 +72,7 @@ def read_medmnist(data: Data, place: Path, found: DataSet) -> Read:
     return case, [Path(f"{place}[{number}]") for number in range(len(images))], (parts[0], parts[1], parts[2])
 
 
-def read_images(data: Data, place: Path, found: DataSet) -> Read:
+def read_images(data: Data, place: Path, data_set: DataSet) -> Read:
     """Read images by torchvision's ImageFolder; the folders train, val and test are the split if they are there.
 
     A missing val folder is cut from the training images by the study's folds.
@@ -85,8 +85,10 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
         try:
             folders[name] = ImageFolder(str(place / name))
         except OSError as error:
-            raise DataError(f"{place / name} holds no images in folders of classes ({error}). {found.page()}") from None
-    classes = _classes({name for folder in folders.values() for name in folder.classes}, data, place, found)
+            raise DataError(
+                f"{place / name} holds no images in folders of classes ({error}). {data_set.page()}"
+            ) from None
+    classes = _classes({name for folder in folders.values() for name in folder.classes}, data, place, data_set)
     samples: list[tuple[str, int]] = []
     ends: dict[str, list[int]] = {}
     for name, folder in folders.items():
@@ -96,7 +98,7 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
 
     def case(number: int) -> Case:
         path, label = samples[number]
-        return Case(_prepared(_picture(Path(path), found.channels), data), torch.tensor(label))
+        return Case(_prepared(_picture(Path(path), data_set.channels), data), torch.tensor(label))
 
     if "" in ends:
         return case, paths, None
@@ -109,10 +111,10 @@ def read_images(data: Data, place: Path, found: DataSet) -> Read:
     return case, paths, (train, validation, ends["test"])
 
 
-def read_decathlon(data: Data, place: Path, found: DataSet) -> Read:
+def read_decathlon(data: Data, place: Path, data_set: DataSet) -> Read:
     """Read the labelled cases of a Decathlon task by MONAI's DecathlonDataset."""
     if not (place / "dataset.json").is_file():
-        raise DataError(f"there is no dataset.json in {place}. {found.page()}")
+        raise DataError(f"there is no dataset.json in {place}. {data_set.page()}")
     try:
         cases = DecathlonDataset(
             root_dir=place.parent,
@@ -124,18 +126,20 @@ def read_decathlon(data: Data, place: Path, found: DataSet) -> Read:
             transform=_volume_transform(data),
         )
     except UNREADABLE as error:
-        raise DataError(f"{place / 'dataset.json'} is of no task of the Decathlon ({error}). {found.page()}") from error
+        raise DataError(
+            f"{place / 'dataset.json'} is of no task of the Decathlon ({error}). {data_set.page()}"
+        ) from error
     paths = [Path(one["image"]) for one in cases.data]
     return (lambda number: _volume(lambda: cases[number], paths[number])), paths, None
 
 
-def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
+def read_volumes(data: Data, place: Path, data_set: DataSet) -> Read:
     """Read NIfTI files, of which an image and its label map have the same name."""
     images = sorted((place / "imagesTr").glob("*.nii*")) if (place / "imagesTr").is_dir() else []
     lone = [path.name for path in images if not (place / "labelsTr" / path.name).is_file()]
     if not images or lone:
         problem = f"no label for {lone[0]} in labelsTr" if lone else "no NIfTI file in imagesTr"
-        raise DataError(f"{place}: {problem}. {found.page()}")
+        raise DataError(f"{place}: {problem}. {data_set.page()}")
     transform = _volume_transform(data)
 
     def case(number: int) -> Case:
@@ -145,7 +149,7 @@ def read_volumes(data: Data, place: Path, found: DataSet) -> Read:
     return case, images, None
 
 
-def read_brains(data: Data, place: Path, found: DataSet) -> Read:
+def read_brains(data: Data, place: Path, data_set: DataSet) -> Read:
     """Make brains from the MNI152 template; the number of a brain says its shape, whatever its contrast."""
     assert data.split.counts is not None
     x, y, z = data.size or SIZE
@@ -154,11 +158,11 @@ def read_brains(data: Data, place: Path, found: DataSet) -> Read:
     first, second, third = np.cumsum(data.split.counts).tolist()
 
     def case(number: int) -> Case:
-        made = last_steps(vars(make_brain(maps, contrast, seed=seed_from(data.split.seed, number))))
-        return Case(plain_tensor(made["image"]), plain_tensor(made["label"]))
+        brain = last_steps(vars(make_brain(maps, contrast, seed=seed_from(data.split.seed, number))))
+        return Case(plain_tensor(brain["image"]), plain_tensor(brain["label"]))
 
     parts = list(range(first)), list(range(first, second)), list(range(second, third))
-    return case, [place / f"brain {number} of {found.kind}" for number in range(third)], parts
+    return case, [place / f"brain {number} of {data_set.kind}" for number in range(third)], parts
 
 
 def _volume_transform(data: Data) -> Any:
@@ -196,22 +200,22 @@ def _volume(read: Callable[[], Any], path: Path) -> Case:
     return Case(image.float(), label.round().to(torch.int16))
 
 
-def _numbers(names: Mapping[str, str], found: DataSet) -> dict[int, int]:
+def _numbers(names: Mapping[str, str], data_set: DataSet) -> dict[int, int]:
     """Return the class of each of MedMNIST's labels in the set's own order, if the classes are those of the file."""
-    classes = found.classes or ()
+    classes = data_set.classes or ()
     if set(names.values()) != set(classes):
         return {}
     return {int(number): classes.index(name) for number, name in names.items()}
 
 
-def _classes(folders: set[str], data: Data, place: Path, found: DataSet) -> list[str]:
+def _classes(folders: set[str], data: Data, place: Path, data_set: DataSet) -> list[str]:
     """Return the classes in the set's order; of a user's folder the normal finding first, then the others by name."""
-    unknown = sorted(folders - set(found.classes or folders))
+    unknown = sorted(folders - set(data_set.classes or folders))
     if unknown:
-        known = ", ".join(found.classes or ())
-        raise DataError(f"the folder {unknown[0]} is no class of {found.folder}: {known}. {found.page()}")
-    if found.classes is not None:
-        return list(found.classes)
+        known = ", ".join(data_set.classes or ())
+        raise DataError(f"the folder {unknown[0]} is no class of {data_set.folder}: {known}. {data_set.page()}")
+    if data_set.classes is not None:
+        return list(data_set.classes)
     if not data.binary and data.classes is not None and data.classes != len(folders):
         names = ", ".join(sorted(folders))
         raise DataError(f"data.classes is {data.classes}, and {place} has {len(folders)} folders of classes: {names}")

@@ -59,7 +59,7 @@ def _dealt(count: int, counts: tuple[int, int, int], seed: int) -> tuple[list[in
 def _group(path: str, pattern: str | None) -> str:
     if pattern is None:
         return path
-    found = re.search(pattern, path)
-    if found is None or not found.groups() or found[1] is None:
+    match = re.search(pattern, path)
+    if match is None or not match.groups() or match[1] is None:
         raise DataError(f"data.split.group {pattern!r} has no group in {path}; write one, as in (patient[0-9]+)")
-    return found[1]
+    return match[1]

@@ -174,8 +174,8 @@ class StudyContext:
 
     def holds(self, name: str) -> bool:
         """Return whether everything that the study keeps of a trial is there."""
-        kept = not self.study.keep_networks or self.store.tensors(name).is_file()
-        result = self.store.load(name) if kept else None
+        complete = not self.study.keep_networks or self.store.tensors(name).is_file()
+        result = self.store.load(name) if complete else None
         return result is not None and (self.study.curve is None or "curve" in result)
 
     def found(self, trials: Sequence[Trial]) -> tuple[dict[Trial, Result], float] | None:

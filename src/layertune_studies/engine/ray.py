@@ -65,10 +65,10 @@ class OnRay:
         weights = {after: ray.put(context.start(trial)) for after, trial in starts.items()}
         task: Any = ray.remote(run_trial)
         task = task.options(max_retries=LOST, **_resources(context))
-        waiting = {task.remote(context.study, trial, context.root, weights[trial.after]): trial for trial in trials}
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            trial = waiting.pop(done)
+        trial_of = {task.remote(context.study, trial, context.root, weights[trial.after]): trial for trial in trials}
+        while trial_of:
+            (done,), _ = ray.wait(list(trial_of), num_returns=1)
+            trial = trial_of.pop(done)
             context.tell(trial.name(context.study).rpartition("_")[0], 0)
             yield trial, _result(done, trial.name(context.study))
 

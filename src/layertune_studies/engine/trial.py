@@ -264,9 +264,9 @@ def _on_device(batch: Batch) -> Batch:
 def _scores(study: Study, cases: Cases, network: nn.Module) -> dict[str, Any]:
     """Return the scores of a network; one that diverged scores 0, so that no search chooses it."""
     diverged = not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
-    found: dict[str, Any] = {"diverged": diverged, "test": None}
+    by_part: dict[str, Any] = {"diverged": diverged, "test": None}
     parts = {"validation": cases.validation} | ({"test": cases.test} if study.report == "test" else {})
     for name, part in parts.items():
         scores = evaluate(network, part, classes=cases.classes, patch=study.data.patch)
-        found[name] = dict.fromkeys(scores, 0.0) if diverged else scores
-    return found
+        by_part[name] = dict.fromkeys(scores, 0.0) if diverged else scores
+    return by_part

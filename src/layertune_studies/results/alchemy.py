@@ -16,7 +16,7 @@ from layertune_studies.config.clip_test import ClipTestSection
 from layertune_studies.config.methods import AlchemyMethod, Flat, NormOnly
 from layertune_studies.engine.context import StudyContext
 from layertune_studies.errors import StudyError
-from layertune_studies.results.table import Chosen, RowKey, chosen_trials
+from layertune_studies.results.table import ChosenTrial, RowKey, chosen_trials
 from layertune_studies.training.metrics import evaluate
 from layertune_studies.training.network import adopt_weights, make_network
 
@@ -26,7 +26,7 @@ SMALL = (0.05, 0.2, 0.5)  # gammas are counted below these
 TITLE = 9  # points
 Cells = list[list[str]]
 Count = int | str
-BySeed = dict[int, dict[str, Chosen]]  # the checkpoints of each seed
+BySeed = dict[int, dict[str, ChosenTrial]]  # the checkpoints of each seed
 
 
 def gamma_cells(context: StudyContext, labelled: Count) -> Cells:
@@ -70,7 +70,7 @@ def rank_cells(context: StudyContext, labelled: Count) -> Cells:
 
 def gamma_figure(context: StudyContext, labelled: Count) -> Figure:
     """Draw the gammas of each checkpoint before and after norm-only training (Network Alchemy, fig. 3.2)."""
-    trained: dict[str, Chosen] = {}
+    trained: dict[str, ChosenTrial] = {}
     for key, ones in _rows(context, labelled).items():
         if _is(ones, NormOnly):
             trained.setdefault(key.checkpoint, ones[0])
@@ -78,10 +78,10 @@ def gamma_figure(context: StudyContext, labelled: Count) -> Figure:
     figure = Figure(figsize=(3.4 * len(trained), 5.2), layout="constrained")
     axes = figure.subplots(2, len(trained), sharex="row", sharey="row", squeeze=False)
     for column, (name, one) in enumerate(trained.items()):
-        found = {"before": _gammas_before(one), "after": _gammas_of(one)}
+        moments = {"before": _gammas_before(one), "after": _gammas_of(one)}
         title = f"{name}, norms alone trained" if name else "norms alone trained"
-        plot_gammas(found, ax=axes[0, column]).set_title(title, fontsize=TITLE)
-        plot_gammas_by_layer(found, ax=axes[1, column])
+        plot_gammas(moments, ax=axes[0, column]).set_title(title, fontsize=TITLE)
+        plot_gammas_by_layer(moments, ax=axes[1, column])
     return figure
 
 
@@ -146,26 +146,26 @@ ALCHEMY_FIGURES: dict[str, Callable[[StudyContext, Count], Figure]] = {
 }
 
 
-def _rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[Chosen]]:
+def _rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[ChosenTrial]]:
     if not context.study.keep_networks:
         raise StudyError("gammas are those of trained networks; set keep_networks: true, and run the study again")
     return {key: ones for key, ones in chosen_trials(context).items() if key.labelled == labelled}
 
 
-def _is(ones: Sequence[Chosen], kind: type) -> bool:
+def _is(ones: Sequence[ChosenTrial], kind: type) -> bool:
     return isinstance(ones[0].trial.method, kind)
 
 
-def _require(found: object, description: str) -> None:
-    if not found:
+def _require(value: object, description: str) -> None:
+    if not value:
         raise StudyError(f"{description} is not finished, so there is nothing to show; add one, and run the study")
 
 
-def _gammas_of(one: Chosen) -> dict[str, Tensor]:
+def _gammas_of(one: ChosenTrial) -> dict[str, Tensor]:
     return gammas(one.context.network(one.trial.name(one.context.study)))
 
 
-def _gammas_before(one: Chosen) -> dict[str, Tensor]:
+def _gammas_before(one: ChosenTrial) -> dict[str, Tensor]:
     """Return the gammas that a trial started from."""
     cases, weights = one.context.cases, one.context.weights_before(one.trial)
     network = make_network(one.context.study.network, classes=cases.classes, shape=cases.shape)
@@ -185,14 +185,14 @@ def _by_seed(values: Sequence[float]) -> str:
     return middle if len(values) == 1 else f"{middle} ({', '.join(f'{value:.3f}' for value in values)})"
 
 
-def _score(one: Chosen) -> float:
+def _score(one: ChosenTrial) -> float:
     """Return the reported score; a ranking, which has a budget of its own, sees the validation cases alone."""
     study = one.context.study
     part = study.report if one.trial.method.amount is None else "validation"
     return float(one.result[part][study.metrics[0]])
 
 
-def _clipped_rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[Chosen]]:
+def _clipped_rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[ChosenTrial]]:
     clip = context.study.clip
     if clip is None:
         raise StudyError("the study asks for no clip test; add a section clip")
@@ -205,7 +205,7 @@ def _clipped_rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[C
     return rows
 
 
-def _clip_test(one: Chosen) -> ClipTest:
+def _clip_test(one: ChosenTrial) -> ClipTest:
     """Return the clip test of a trained network; it is measured once, and kept in the study's folder."""
     context, clip = one.context, one.context.study.clip
     assert isinstance(clip, ClipTestSection)
@@ -237,13 +237,13 @@ def _measure_clip_test(context: StudyContext, clip: ClipTestSection, trial: str,
 
 def _contests(context: StudyContext, labelled: Count) -> dict[str, tuple[BySeed, BySeed]]:
     """Return, for each norm-only method, its trials and those of the flat rate, on the seeds that both finished."""
-    by_method: dict[str, dict[str, list[Chosen]]] = {}
+    by_method: dict[str, dict[str, list[ChosenTrial]]] = {}
     for key, ones in chosen_trials(context).items():
         if key.labelled == labelled:
             by_method.setdefault(key.method, {})[key.checkpoint] = ones
     methods = context.study.methods
     flat = next((method.name for method in methods if isinstance(method, Flat)), "")
-    found = {}
+    contests = {}
     for method in methods:
         both = [by_method.get(name, {}) for name in (method.name, flat)]
         names = [name for name in both[0] if name in both[1]]
@@ -253,5 +253,5 @@ def _contests(context: StudyContext, labelled: Count) -> dict[str, tuple[BySeed,
             short, full = (
                 {seed: {name: part[name][seed] for name in names} for seed in sorted(seeds)} for part in lists
             )
-            found[method.name] = (short, full)
-    return found
+            contests[method.name] = (short, full)
+    return contests

@@ -21,7 +21,7 @@ from layertune_studies.engine.store import StudyStore
 from layertune_studies.errors import FolderError
 from layertune_studies.results.page import Page, write_page
 from layertune_studies.results.page_figures import learned_profiles
-from layertune_studies.results.table import Chosen, chosen_trials
+from layertune_studies.results.table import ChosenTrial, chosen_trials
 from layertune_studies.training.budget import passes_of_step, steps_of
 
 __all__ = ["DemoOptions", "DemoResult", "DemoRow", "run_demo"]
@@ -205,7 +205,7 @@ def _require_same(folder: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
-def _row(key: str, title: str, ones: Sequence[Chosen]) -> DemoRow:
+def _row(key: str, title: str, ones: Sequence[ChosenTrial]) -> DemoRow:
     scores = tuple(one.result["test"] for one in ones)
     seconds = [second for one in ones for second in one.result["curve"]["seconds"]]
     if not seconds:
@@ -217,7 +217,7 @@ def _row(key: str, title: str, ones: Sequence[Chosen]) -> DemoRow:
     return DemoRow(key, title, scores, tuple(_setting(one) for one in ones), passes, total, 1000 * median(seconds))
 
 
-def _setting(one: Chosen) -> str:
+def _setting(one: ChosenTrial) -> str:
     if isinstance(one.trial.method, BiDirectionalMethod):
         return "depths {} to {} frozen".format(*one.trial.setting.numbers)
     return f"rate {one.trial.lr:g}"

@@ -21,7 +21,7 @@ from layertune_studies.engine.context import StudyContext, best_of
 from layertune_studies.engine.trial import Trial
 from layertune_studies.errors import StudyError
 from layertune_studies.results.alchemy import ALCHEMY_FIGURES
-from layertune_studies.results.table import Chosen, chosen_trials, labelled_of, rows_by_start
+from layertune_studies.results.table import ChosenTrial, chosen_trials, labelled_of, rows_by_start
 
 __all__ = ["FIGURES", "plot_study"]
 
@@ -56,22 +56,22 @@ def heat_map(context: StudyContext, labelled: int | str) -> Figure:
     The best rate of each setting is chosen on the validation cases; what is shown is the median over seeds.
     """
     study, metric = context.study, context.study.metrics[0]
-    found: dict[tuple[int, int], dict[int, dict[Trial, Any]]] = {}
+    by_setting: dict[tuple[int, int], dict[int, dict[Trial, Any]]] = {}
     for trial, result in context.results(_trials(context, labelled)).items():
         if isinstance(trial.method, BiDirectionalMethod) and trial.method.depth in (None, study.network.depth):
-            found.setdefault(trial.setting.numbers[:2], {}).setdefault(trial.seed, {})[trial] = result
-    if not found:
+            by_setting.setdefault(trial.setting.numbers[:2], {}).setdefault(trial.seed, {})[trial] = result
+    if not by_setting:
         raise StudyError(
             "no bi-directional trial is finished, so there is no heat map; add the method, or run the study to its end"
         )
     d = context.depths.d
     values = np.full((d - 1, d - 1), np.nan)
-    for (m, n), seeds in found.items():
+    for (m, n), seeds in by_setting.items():
         best = [results[best_of(study, results)] for results in seeds.values()]
         values[n - 1, m - 1] = 100 * np.median([float(one[study.report][metric]) for one in best])
     axes = new_axes(COLUMN, 3.1)
     image = axes.imshow(values, origin="lower", extent=(0.5, d - 0.5, 0.5, d - 0.5), cmap="viridis")
-    for m, n in found:
+    for m, n in by_setting:
         axes.text(m, n, f"{values[n - 1, m - 1]:.1f}", ha="center", va="center", fontsize=SMALL_FONT - 1.5, color="w")
     axes.set_xlabel("m, the shallowest frozen depth")
     axes.set_ylabel("n, the deepest frozen depth")
@@ -110,11 +110,11 @@ def network(context: StudyContext, labelled: int | str) -> Figure:
 def starting_rates(context: StudyContext, labelled: int | str) -> Figure:
     """Draw the first metric over the learning rate that each method starts from, medians over seeds."""
     metric = context.study.metrics[0]
-    found = {key.label: rows for key, rows in rows_by_start(context).items() if key.labelled == labelled}
-    if not found:
+    by_method = {key.label: rows for key, rows in rows_by_start(context).items() if key.labelled == labelled}
+    if not by_method:
         raise StudyError("no method has finished trials from two rates, so there is nothing to compare")
     axes = new_axes(COLUMN, 2.6)
-    for number, (name, rows) in enumerate(found.items()):
+    for number, (name, rows) in enumerate(by_method.items()):
         medians = [100 * float(np.median(row.values[metric])) for row in rows.values()]
         axes.plot(list(rows), medians, marker="o", ms=3, color=LINE_COLORS[number % len(LINE_COLORS)], label=name)
     axes.set_xscale("log")
@@ -162,17 +162,17 @@ def _trials(context: StudyContext, labelled: int | str) -> list[Trial]:
 
 def _profiles(context: StudyContext, labelled: int | str) -> dict[str, LRProfile]:
     """Return the learned rates of each method that learns them, on the seed with the median score."""
-    found = {
+    profiles = {
         key.label: LRProfile(**_middle(ones).result["profile"])
         for key, ones in chosen_trials(context).items()
         if key.labelled == labelled and all(one.result["profile"] for one in ones)
     }
-    if not found:
+    if not profiles:
         raise StudyError("no method that learns rates is finished; add one of kind metalr, and run the study")
-    return found
+    return profiles
 
 
-def _middle(ones: Sequence[Chosen]) -> Chosen:
+def _middle(ones: Sequence[ChosenTrial]) -> ChosenTrial:
     metric = ones[0].context.study.metrics[0]
     ranked = sorted(ones, key=lambda one: float(one.result["validation"][metric]))
     return ranked[len(ranked) // 2]

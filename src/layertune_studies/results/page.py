@@ -12,7 +12,7 @@ from layertune_studies.config.sets import SETS
 from layertune_studies.engine.context import StudyContext
 from layertune_studies.results.formats import table_cells
 from layertune_studies.results.page_figures import page_figures
-from layertune_studies.results.table import Chosen, RowKey, chosen_trials, make_rows
+from layertune_studies.results.table import ChosenTrial, RowKey, chosen_trials, make_rows
 
 __all__ = ["Page", "study_page", "write_page"]
 
@@ -74,7 +74,7 @@ def write_page(context: StudyContext, page: Page, path: Path) -> None:
     context.store.write(path, text)
 
 
-def _seed_cells(context: StudyContext, chosen: Mapping[RowKey, Sequence[Chosen]]) -> list[list[str]]:
+def _seed_cells(context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenTrial]]) -> list[list[str]]:
     """Return what each method chose and reached on each seed, below the headings."""
     study, metric = context.study, context.study.metrics[0]
     cells = [["Method", "Labelled", "Seed", "Setting", f"{metric}, validation", f"{metric}, {study.report}"]]

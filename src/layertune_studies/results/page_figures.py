@@ -21,7 +21,7 @@ from layertune_studies.config.sets import SETS
 from layertune_studies.data.case import Case
 from layertune_studies.engine.context import StudyContext
 from layertune_studies.results.alchemy import ALCHEMY_FIGURES
-from layertune_studies.results.table import Chosen, RowKey
+from layertune_studies.results.table import ChosenTrial, RowKey
 from layertune_studies.training.metrics import label_map
 
 __all__ = ["examples_png", "learned_profiles", "learning_curves", "page_figures", "svg"]
@@ -29,10 +29,10 @@ __all__ = ["examples_png", "learned_profiles", "learning_curves", "page_figures"
 CLASS_COLORS = {"Blue": LINE_COLORS[0], "orange": LINE_COLORS[4], "green": LINE_COLORS[2], "red": LINE_COLORS[1]}
 SMOOTHING = 5  # steps
 
-Methods = Mapping[str, Sequence[Chosen]]
+Methods = Mapping[str, Sequence[ChosenTrial]]
 
 
-def page_figures(context: StudyContext, chosen: Mapping[RowKey, Sequence[Chosen]]) -> dict[str, dict[str, Markup]]:
+def page_figures(context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenTrial]]) -> dict[str, dict[str, Markup]]:
     """Draw the figures that a study has results for, at its first number of labelled cases.
 
     Args:
@@ -50,7 +50,7 @@ def page_figures(context: StudyContext, chosen: Mapping[RowKey, Sequence[Chosen]
         "Gammas": _gammas(context, chosen, labelled),
         "An example": _example(context, methods),
     }
-    return {heading: drawn for heading, drawn in figures.items() if drawn}
+    return {heading: panels for heading, panels in figures.items() if panels}
 
 
 def _curves(methods: Methods) -> dict[str, Markup]:
@@ -75,7 +75,9 @@ def _rates(context: StudyContext, methods: Methods) -> dict[str, Markup]:
     }
 
 
-def _gammas(context: StudyContext, chosen: Mapping[RowKey, Sequence[Chosen]], labelled: int | str) -> dict[str, Markup]:
+def _gammas(
+    context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenTrial]], labelled: int | str
+) -> dict[str, Markup]:
     """Draw Network Alchemy's figures, as far as the study has the methods that they show."""
     kinds = {ones[0].trial.method.kind for ones in chosen.values()}
     wanted = {

@@ -70,11 +70,11 @@ def shape_of(context: StudyContext, *, labelled: int, lr: float, seeds: int) -> 
     if not methods:
         raise StudyError(f"{study.name} has no method that learns rates; add one of kind metalr")
     names = tuple(layer.name for layer in context.layers)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    measurements: list[tuple[np.ndarray, np.ndarray]] = []
     learned: dict[str, list[list[float]]] = {method.name: [] for method in methods}
     for seed in range(seeds):
         flat = Trial(Flat(kind="flat"), Setting("all"), lr, labelled, seed)
-        found.append(measure(training_of(study, flat, context.root, context.weights)))
+        measurements.append(measure(training_of(study, flat, context.root, context.weights)))
         for method in methods:
             trial = Trial(method, Setting("all"), lr, labelled, seed)
             result = run_trial(study, trial, context.root, context.weights)
@@ -82,13 +82,13 @@ def shape_of(context: StudyContext, *, labelled: int, lr: float, seeds: int) -> 
                 raise StudyError(f"{method.name} learned nothing in {result['steps']} step; give the study more")
             factors = dict(zip(result["profile"]["layers"], result["profile"]["scales"][-1], strict=True))
             learned[method.name].append([factors[name] for name in names])
-    lengths = _geometric([lengths for lengths, _ in found])
+    lengths = _geometric([lengths for lengths, _ in measurements])
     if not np.isfinite(np.log(lengths)).all():
         raise StudyError(f"a layer has no gradient, or the training diverged at {lr:g}; take another rate")
     return Shape(
         names,
         (lengths / np.exp(np.log(lengths).mean())).tolist(),
-        np.mean([cosines for _, cosines in found], axis=0).tolist(),
+        np.mean([cosines for _, cosines in measurements], axis=0).tolist(),
         {name: _geometric(rows).tolist() for name, rows in learned.items()},
     )
 
@@ -135,7 +135,7 @@ def table(shape: Shape) -> str:
         learned = (f"{values[number]:.2f}" for values in shape.learned.values())
         lines.append([f"`{layer}`", f"{shape.lengths[number]:.2f}", f"{shape.cosines[number]:.2f}", *learned])
     for place, what in enumerate(("lengths", "cosine")):
-        ranks = (f"{both[place]:.2f}" for both in correlations(shape).values())
+        ranks = (f"{by_measure[place]:.2f}" for by_measure in correlations(shape).values())
         lines.append([f"rank correlation with {what}", "", "", *ranks])
     return markdown(lines)
 

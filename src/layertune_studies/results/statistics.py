@@ -30,7 +30,7 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
         return values[0], values[0]
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    limits = bootstrap(
         (np.asarray(values),),
         np.median,
         n_resamples=RESAMPLES,
@@ -38,7 +38,7 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(limits.low), float(limits.high)
 
 
 def p_value(values: Sequence[float], others: Sequence[float]) -> float:

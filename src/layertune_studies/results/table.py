@@ -14,7 +14,7 @@ from layertune_studies.errors import StudyError
 from layertune_studies.results.statistics import p_value
 
 __all__ = [
-    "Chosen",
+    "ChosenTrial",
     "Row",
     "RowKey",
     "chosen_trials",
@@ -46,7 +46,7 @@ class RowKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenTrial:
     """The result of a method on one seed.
 
     Attributes:
@@ -62,7 +62,7 @@ class Chosen:
     context: StudyContext
 
 
-Results = Mapping[RowKey, Sequence[Chosen]]
+Results = Mapping[RowKey, Sequence[ChosenTrial]]
 
 
 @dataclass(frozen=True)
@@ -92,53 +92,53 @@ class Row:
     checkpoint: str = ""
 
 
-def chosen_trials(context: StudyContext) -> dict[RowKey, list[Chosen]]:
+def chosen_trials(context: StudyContext) -> dict[RowKey, list[ChosenTrial]]:
     """Return the chosen trial of each seed that is finished, for each row of the table.
 
     Raises:
         StudyError: Nothing is finished.
     """
-    found = {
+    by_row = {
         RowKey(method, labelled, checkpoint): ones
         for checkpoint, part in context.parts().items()
         for (method, labelled), ones in _chosen_of_part(part).items()
     }
-    if not found:
+    if not by_row:
         raise StudyError(f"no trial of {context.study.name} is finished; run it with `layertune study run` first")
-    return found
+    return by_row
 
 
-def _chosen_of_part(context: StudyContext) -> dict[tuple[str, int | str], list[Chosen]]:
+def _chosen_of_part(context: StudyContext) -> dict[tuple[str, int | str], list[ChosenTrial]]:
     groups: dict[tuple[str, int | str, int], list[Trial]] = {}
     for trial in context.trials:
         groups.setdefault(trial.group, []).append(trial)
-    found: dict[tuple[str, int | str], list[Chosen]] = {}
+    by_row: dict[tuple[str, int | str], list[ChosenTrial]] = {}
     order = [method.name for method in context.study.methods]
     for (method, labelled, _), trials in sorted(groups.items(), key=lambda pair: order.index(pair[0][0])):
         one = _chosen(context, trials)
         if one is not None:
-            found.setdefault((method, labelled), []).append(one)
-    return found
+            by_row.setdefault((method, labelled), []).append(one)
+    return by_row
 
 
-def _chosen(context: StudyContext, trials: Sequence[Trial]) -> Chosen | None:
+def _chosen(context: StudyContext, trials: Sequence[Trial]) -> ChosenTrial | None:
     """Return the best of a method's trials on one seed, once all of them or their search are finished."""
     ready = context.ready(trials)
     if len(ready) < len(trials):
         return None
     if is_searched(ready[0].method):
-        found = context.found(ready)
-        if found is None:
+        settled = context.found(ready)
+        if settled is None:
             return None
         # Another method of the study may have trained settings that the search dropped; they are not results of it.
-        results, passes = found
+        results, passes = settled
     else:
         results = context.results(ready)
         if len(results) < len(ready):
             return None
         passes = sum(float(result["passes"]) for result in results.values())
     best = best_of(context.study, results)
-    return Chosen(best, results[best], passes, context)
+    return ChosenTrial(best, results[best], passes, context)
 
 
 def labelled_of(study: Study, labelled: int | str | None) -> int | str:
@@ -160,7 +160,7 @@ def make_rows(study: Study, chosen: Results) -> list[Row]:
     return [_tested(row, rows, baselines, study.metrics[0]) for row in rows]
 
 
-def _row(study: Study, key: RowKey, ones: Sequence[Chosen]) -> Row:
+def _row(study: Study, key: RowKey, ones: Sequence[ChosenTrial]) -> Row:
     return Row(
         key.method,
         key.labelled,
@@ -185,7 +185,7 @@ def rows_by_start(context: StudyContext) -> dict[RowKey, dict[float, Row]]:
     Only seeds that are finished at every rate count. Of several settings the one that is best on the validation cases
     is shown. Methods that search their settings are left out, since what they gave up was not trained to the end.
     """
-    found: dict[RowKey, dict[float, Row]] = {}
+    by_row: dict[RowKey, dict[float, Row]] = {}
     for checkpoint, part in context.parts().items():
         for (method, labelled), by_rate in _trials_by_start(part.trials).items():
             results = {
@@ -198,11 +198,11 @@ def rows_by_start(context: StudyContext) -> dict[RowKey, dict[float, Row]]:
             ]
             if len(by_rate) > 1 and whole:
                 key = RowKey(method, labelled, checkpoint)
-                found[key] = {
+                by_row[key] = {
                     lr: _start_row(part.study, key, lr, {seed: results[lr][seed] for seed in whole})
                     for lr in sorted(by_rate)
                 }
-    return found
+    return by_row
 
 
 def start_rows(context: StudyContext) -> list[Row]:

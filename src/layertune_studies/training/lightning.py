@@ -157,7 +157,7 @@ def quiet_trainer(**options: Any) -> pl.Trainer:
         >>> trainer.max_steps, trainer.loggers
         (3, [])
     """
-    usual = {
+    defaults = {
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
@@ -165,4 +165,4 @@ def quiet_trainer(**options: Any) -> pl.Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return pl.Trainer(**{**usual, **options})
+    return pl.Trainer(**{**defaults, **options})

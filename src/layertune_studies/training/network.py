@@ -64,8 +64,8 @@ def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretr
     Raises:
         ModelError: The name is unknown, or the constructor refuses the arguments.
     """
-    given = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
-    arguments = {**_usual(config.name, classes, shape), **given}
+    own_arguments = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
+    arguments = {**_usual(config.name, classes, shape), **own_arguments}
     network = named_network(config.name, shape=(2, *shape), arguments=arguments).network
     if config.channels_last:
         network.to(memory_format=torch.channels_last if len(shape) == 3 else torch.channels_last_3d)
@@ -86,10 +86,10 @@ def network_layers(config: Network, *, classes: int, shape: tuple[int, ...]) -> 
 def _layers(network: str, classes: int, shape: tuple[int, ...]) -> LayerMap:
     config = Network.model_validate_json(network)
     with torch.random.fork_rng(devices=[]):
-        made = make_network(config, classes=classes, shape=shape)
-    layers = map_layers(made, torch.empty(2, *shape), granularity=config.granularity, depth=config.depth)
+        example_network = make_network(config, classes=classes, shape=shape)
+    layers = map_layers(example_network, torch.empty(2, *shape), granularity=config.granularity, depth=config.depth)
     with torch.no_grad():
-        output = made.eval()(torch.zeros(1, *shape))
+        output = example_network.eval()(torch.zeros(1, *shape))
     output = output[0] if isinstance(output, list | tuple) else output
     if output.shape[1] != classes:
         raise StudyError(

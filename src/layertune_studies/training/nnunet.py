@@ -56,8 +56,8 @@ def planned_layers(study: Study, folder: Path, depth: Depth) -> LayerMap:
         depth: How depths are read.
     """
     planned = folder / "preprocessed" / TARGET
-    made = planned_network(planned / f"{PLANS}.json", planned / "dataset.json", CONFIGURATION)
-    return map_layers(made.network, made.example, granularity=study.network.granularity, depth=depth)
+    planned_net = planned_network(planned / f"{PLANS}.json", planned / "dataset.json", CONFIGURATION)
+    return map_layers(planned_net.network, planned_net.example, granularity=study.network.granularity, depth=depth)
 
 
 def pretrain(study: Study, folder: Path, tell: Callable[[int], object]) -> None:
@@ -176,15 +176,15 @@ def _fit(trainer: Any, trained: TrainingResult, tell: Callable[[int], object]) -
 
 def _scores(study: Study, trainer: Any, folder: Path, name: str) -> dict[str, Any]:
     diverged = not all(bool(torch.isfinite(value).all()) for value in trainer.network.state_dict().values())
-    found: dict[str, Any] = {"diverged": diverged, "test": None}
+    by_part: dict[str, Any] = {"diverged": diverged, "test": None}
     classes = list(trainer.label_manager.foreground_labels)
     for part in ("validation", "test") if study.report == "test" else ("validation",):
         images, labels = (folder / "raw" / TARGET / f"{kind}{PARTS[part]}" for kind in ("images", "labels"))
         predictions = folder / "predictions" / name / part
         _predict(trainer, images, predictions)
         scores = scores_of(predictions, labels, classes)
-        found[part] = dict.fromkeys(scores, 0.0) if diverged else scores
-    return found
+        by_part[part] = dict.fromkeys(scores, 0.0) if diverged else scores
+    return by_part
 
 
 def _predict(trainer: Any, images: Path, predictions: Path) -> None:

@@ -174,11 +174,11 @@ def _network_of(study: Study, cases: Cases, classes: int, description: str) -> n
     """Make the study's network with another number of classes."""
     network = make_network(study.network, classes=classes, shape=cases.shape)
     with torch.no_grad():
-        found = network.eval()(torch.zeros(1, *cases.shape)).shape[1]
-    if found != classes:
+        outputs = network.eval()(torch.zeros(1, *cases.shape)).shape[1]
+    if outputs != classes:
         raise StudyError(
-            f"network.name {study.network.name} gives {found} classes, and {description} {classes}; take a network of "
-            "timm or MONAI, whose number of classes can be set, or weights from a file"
+            f"network.name {study.network.name} gives {outputs} classes, and {description} {classes}; take a network "
+            "of timm or MONAI, whose number of classes can be set, or weights from a file"
         )
     return network.train()
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from layertune import Alchemy, AlchemyError, Convergence, GammaPenalty, ModelError
-from layertune.alchemy.convergence import USUAL
+from layertune.alchemy.convergence import DEFAULT_IDENTIFICATION
 from layertune_monai import AlchemyHandler, GammaPenaltyHandler, MetaLRHandler
 from monai_runs import LEARN, META, STEPS, assert_equal, batches, sgd, train, weights
 from monai_runs import network as plain_network
@@ -181,8 +181,10 @@ def test_without_an_identification_the_run_starts_with_the_modification() -> Non
 
 def test_by_default_the_key_metric_of_an_evaluator_grows() -> None:
     optimizer, judge = sgd(network()), evaluator(network())
-    assert AlchemyHandler(optimizer, evaluator=judge).settings.identification == replace(USUAL, mode="max")
-    falls = replace(USUAL, mode="min")
+    assert AlchemyHandler(optimizer, evaluator=judge).settings.identification == replace(
+        DEFAULT_IDENTIFICATION, mode="max"
+    )
+    falls = replace(DEFAULT_IDENTIFICATION, mode="min")
     assert AlchemyHandler(optimizer, evaluator=judge, identification=falls).settings.identification == falls
 
 

@@ -125,10 +125,10 @@ def _resize_kernels(pieces: Collection[_Piece]) -> None:
 
 def _adapt_channels(pieces: Collection[_Piece], matching: Matching, targets: Targets, way: str) -> None:
     """Adapt the first convolution, and all others that read as many channels of the image."""
-    waiting = {piece.own: piece for piece in pieces}
+    piece_of = {piece.own: piece for piece in pieces}
     convolutions = (own for own in targets.tensors if isinstance(targets.owner(own), Convolution))
-    first = next((own for own in convolutions if own in waiting or own in matching.pairs), "")
-    image = waiting[first].differs_in(1) if first in waiting else None
+    first = next((own for own in convolutions if own in piece_of or own in matching.pairs), "")
+    image = piece_of[first].differs_in(1) if first in piece_of else None
     for piece in pieces:
         plain = isinstance(piece.module, Convolution) and piece.module.groups == 1 and not piece.output_axis
         if image is not None and plain and piece.differs_in(1) == image:

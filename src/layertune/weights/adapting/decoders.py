@@ -25,13 +25,13 @@ def leave_out_decoders(matching: Matching, source: Source, targets: Targets, *, 
     Returns:
         The parameters of the decoders that are fresh because the user wants them so.
     """
-    found = stages_of_another_depth(targets.tensors, source.names.values())
+    decoders = stages_of_another_depth(targets.tensors, source.names.values())
     for own in targets.tensors:
-        path = next((path for path in found if own.startswith(path)), None)
+        path = next((path for path in decoders if own.startswith(path)), None)
         if path is not None:
             start = "left fresh as asked" if asked else "ambiguous"
-            matching.leave_out(own, f"{start}: {path.removesuffix('.')} has {found[path]}")
-    roots = tuple(_decoder_of(path) for path in found)
+            matching.leave_out(own, f"{start}: {path.removesuffix('.')} has {decoders[path]}")
+    roots = tuple(_decoder_of(path) for path in decoders)
     return {own for own in targets.tensors if asked and roots and own.startswith(roots)}
 
 
@@ -58,11 +58,11 @@ def stages_of_another_depth(own: Iterable[str], file: Iterable[str]) -> dict[str
         >>> stages_of_another_depth(["up.0.weight", "up.1.weight"], ["up.0.weight", "up.1.weight", "up.2.weight"])
         {'up.': '3 stages in the file and 2 here'}
     """
-    here, there = _stages(own), _stages(file)
+    own_stages, file_stages = _stages(own), _stages(file)
     return {
-        path: f"{len(there[path])} stages in the file and {len(stages)} here"
-        for path, stages in here.items()
-        if path in there and len(there[path]) != len(stages)
+        path: f"{len(file_stages[path])} stages in the file and {len(stages)} here"
+        for path, stages in own_stages.items()
+        if path in file_stages and len(file_stages[path]) != len(stages)
     }
 
 

@@ -68,10 +68,10 @@ def resize_positions(tensor: Tensor, shape: Sequence[int], grid: Sequence[int] |
         return _resize_axes(tensor, shape, dims)
     if tensor.dim() > 3 or tensor.shape[-1] != shape[-1] or tensor.shape[:-2] != tuple(shape[:-2]):
         return None
-    found = _tokens_and_grids(tensor.shape[-2], shape[-2], grid, dims)
-    if found is None:
+    grids = _tokens_and_grids(tensor.shape[-2], shape[-2], grid, dims)
+    if grids is None:
         return None
-    front, old, new = found
+    front, old, new = grids
     places = tensor[..., front:, :].reshape(-1, *old, tensor.shape[-1]).movedim(-1, 1)
     resized = (
         _interpolate(places, new, antialias=tensor.dim() > 2)
