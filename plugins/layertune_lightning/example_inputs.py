@@ -21,7 +21,7 @@ def example_inputs(module: pl.LightningModule, otherwise: str) -> tuple[Any, ...
     """Return the arguments of the module's forward by position, from its ``example_input_array``.
 
     Args:
-        module: The user's module.
+        module: The user's ``LightningModule``, whose ``forward`` is called.
         otherwise: What to do in place of setting ``example_input_array``, for the error.
 
     Raises:

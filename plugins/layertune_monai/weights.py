@@ -38,7 +38,7 @@ def load_pretrained(
     its initial weights, and the log says so.
 
     Args:
-        network: The network. Its weights are replaced where the file holds them.
+        network: The network that gets the weights. Its weights are replaced where the file holds them.
         file: The file. ``None`` leaves the network as it is.
         prefix: Beginning of the names in the file that are used, as ``"teacher"``, where it holds several networks.
         allow_partial: Whether to load what fits however little it is. Otherwise a file is refused if less than half of
@@ -81,7 +81,7 @@ def check_frozen_layers(network: nn.Module, loaded: Loaded | None, groups: Seque
     returns has its weights and its frozen layers.
 
     Args:
-        network: The network.
+        network: The network that gets the weights.
         loaded: The result of ``load_pretrained``. ``None`` skips the check, because all layers are untrained then.
         groups: The groups of the optimizer from ``param_groups``, which froze all other parameters.
 

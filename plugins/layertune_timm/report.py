@@ -15,7 +15,7 @@ def log_rates(metalr: MetaLR) -> None:
     """Log one line per layer with its present rate and the factor that was learned on the schedule's rate.
 
     Args:
-        metalr: The attached ``MetaLR``.
+        metalr: The ``MetaLR`` that is attached to the optimizer of the training.
     """
     if not metalr.history:
         steps = metalr.settings.every + 1
@@ -34,7 +34,7 @@ def save_rates(metalr: MetaLR, folder: Path) -> None:
     """Write ``learned_rates.json`` and ``learned_rates.png``, if anything was learned.
 
     Args:
-        metalr: The attached ``MetaLR``.
+        metalr: The ``MetaLR`` that is attached to the optimizer of the training.
         folder: The folder that gets the two files.
     """
     if metalr.history and write_report(metalr.profile(), folder, warn=logger.warning):

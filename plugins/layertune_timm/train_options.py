@@ -52,7 +52,7 @@ class Scheme:
 
     Args:
         factory: Name of the factory.
-        numbers: Its positional arguments.
+        numbers: The positional arguments of the factory, such as m and n.
         coarse: Whether layers are timm's coarse groups.
     """
 

@@ -72,7 +72,7 @@ class Method:
         """Build the handlers that carry out the method: one, or none for ``"all_layers"``.
 
         Args:
-            optimizer: The trainer's optimizer.
+            optimizer: The optimizer that the trainer steps.
             output_dir: The folder for the learned rates.
         """
         if self.method == "all_layers":
@@ -105,7 +105,7 @@ def method_handlers(
     switches of the adaptation, as in ``--layertune#method last_layer``.
 
     Args:
-        optimizer: The trainer's optimizer.
+        optimizer: The optimizer that the trainer steps.
         handlers: The trainer's own handlers. They come last, because bundles for several GPUs drop the last handlers in
             all processes but the first.
         output_dir: The folder for the learned rates.

@@ -65,7 +65,7 @@ def unknown_names(names: Sequence[str], content: Mapping[str, Any]) -> BundleErr
 
     Args:
         names: The ids of the unknown overrides.
-        content: The configuration.
+        content: The bundle's configuration, whose keys are the known names.
 
     Example:
         >>> print(unknown_names(["metod"], {"method": "all_layers", "lr": 0.1}))

@@ -274,7 +274,7 @@ class OnKeyd(Randomizable, MapTransform):
         """Fix the random numbers of the transform.
 
         Args:
-            seed: The seed.
+            seed: The seed of a new generator; ``None`` draws one.
             state: A generator to use instead of a seed.
         """
         super().set_random_state(seed, state)

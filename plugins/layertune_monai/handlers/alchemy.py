@@ -33,7 +33,7 @@ class AlchemyHandler(AlchemyHolder):
     ``ValidationHandler`` and after this handler.
 
     Args:
-        optimizer: The engine's optimizer.
+        optimizer: The optimizer that the engine steps, over all parameters of its network.
         evaluator: The engine that validates, and has the metric that shows convergence. Phases with a fixed number of
             epochs need none.
         metric: Name of the metric in the evaluator. Default: its key metric.

@@ -22,7 +22,7 @@ class GammaPenaltyHandler:
     loss does not contain the penalty. The gradient is added from the start of the first run until ``detach()``.
 
     Args:
-        optimizer: The engine's optimizer.
+        optimizer: The optimizer that the engine steps; it gets the gradient of the penalty.
         network: The network that the optimizer trains. Default: ``engine.network``.
         **settings: ``alpha``, ``beta``, ``weight`` and ``absolute`` of ``layertune.GammaPenalty``, with the defaults
             of that class.

@@ -21,7 +21,7 @@ class MetaLoader(nnUNetDataLoader):
     draws random numbers, and wherever a continued training begins. The generators of the process are put back.
 
     Args:
-        *args: Arguments of ``nnUNetDataLoader``.
+        *args: The positional arguments of ``nnUNetDataLoader``.
         seed: Whole numbers that fix the batches. Each process of a distributed training has its own.
         first: The number of the first batch, from 0.
         workers: How many copies of this loader give batches in turn.

@@ -60,8 +60,8 @@ def build_network(
 
     Args:
         trainer: The class of the trainer.
-        plan: Content of ``nnUNetPlans.json``.
-        description: Content of ``dataset.json``.
+        plan: The plan, as ``nnUNetPlans.json`` holds it.
+        description: The data set's channels and labels, as ``dataset.json`` holds them.
         configuration: A configuration of the plan, as in ``"3d_fullres"``.
         origin: The file that holds the plan, for error messages.
         seed: Seed of the initial weights. The random state of the process does not change.

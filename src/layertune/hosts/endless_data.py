@@ -43,7 +43,7 @@ class EndlessSampler(Sampler[Place]):
     Place j depends only on the seed and on j, so a position in the stream is one number.
 
     Args:
-        size: Number of samples.
+        size: The number of samples, at least 1.
         seed: Seed of the order, the same in all processes.
         share: Which of several processes this is.
         shuffle: Whether the order is random.

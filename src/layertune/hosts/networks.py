@@ -162,9 +162,9 @@ def construct(
     """Call a constructor with a user's arguments, and answer its failure with one clear error.
 
     Args:
-        factory: The constructor.
+        factory: The class or function that makes the network.
         name: The name of the network, for the error.
-        arguments: The keyword arguments.
+        arguments: The keyword arguments that the user gave.
         positional: Positional arguments that come before them.
 
     Raises:

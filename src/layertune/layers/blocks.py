@@ -24,7 +24,7 @@ class Block:
 
     Attributes:
         name: The path of the module that holds them.
-        operations: The operations.
+        operations: The convolutions and linear layers of the block, at least one.
         is_head: Whether they make the model's output.
     """
 
@@ -48,7 +48,7 @@ class Place:
     """A block with its place in the network.
 
     Attributes:
-        block: The block.
+        block: The operations that become one layer.
         role: The path of the U that holds the block; ``"encoder"`` for all but the head in a network without a U.
         level: The resolution level of the block's output; 0 is the finest.
     """
@@ -72,7 +72,7 @@ def find_blocks(trace: Trace, model: nn.Module) -> list[Block]:
     feeds.
 
     Args:
-        trace: The trace.
+        trace: The trace of the network, which says what ran and in which order.
         model: The traced network, without wrappers.
 
     Returns:

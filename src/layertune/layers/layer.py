@@ -45,7 +45,7 @@ class LayerMap(Sequence[Layer]):
     """All layers of a network: a sequence in the order of I1 (contracting path, bottleneck, expanding path, head).
 
     Attributes:
-        layers: The layers.
+        layers: The layers in this order; the head is the last.
         interpretation: How depth is counted: ``"I1"`` or ``"I2"``.
         granularity: What makes up a layer: ``"module"``, ``"block"`` or ``"stage"``.
         unused: The names of parameters that the traced forward did not run. They are placed in the layer of their
@@ -115,7 +115,7 @@ def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list
     """Return the parameters of each layer, by the layer's name.
 
     Args:
-        model: The network.
+        model: The network that the layers belong to; it may be wrapped.
         layers: The layers of this network.
 
     Raises:

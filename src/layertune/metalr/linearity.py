@@ -57,7 +57,8 @@ def require_linear_step(optimizer: Optimizer) -> None:
         )
     if _keeps_ids(optimizer):
         raise OptimizerError(
-            f"{name} knows its parameters by their id(), so MetaLR cannot make its steps on copies; use {LINEAR_OPTIMIZERS}"
+            f"{name} knows its parameters by their id(), so MetaLR cannot make its steps on copies; use "
+            f"{LINEAR_OPTIMIZERS}"
         )
     fault = _fault(optimizer)
     if fault:

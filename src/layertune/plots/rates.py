@@ -117,7 +117,7 @@ def plot_profile(profile: LRProfile) -> Figure:
     """Draw the learned rates over depth and over time, side by side, as hosts do when a training ends.
 
     Args:
-        profile: The profile.
+        profile: The learned rates, as ``MetaLR.profile()`` returns them.
 
     Returns:
         The figure; ``figure.savefig("rates.png")`` saves it.

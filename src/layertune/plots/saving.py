@@ -14,7 +14,7 @@ def save_figure(figure: Figure, path: str | Path, **options: Any) -> None:
     """Save a figure whole or not at all, so that a viewer never opens half a file.
 
     Args:
-        figure: The figure.
+        figure: The figure, of any size.
         path: The file. Its suffix gives the format, as in ``gammas.pdf``; without a suffix the format is PNG.
         **options: Options for ``Figure.savefig``, for example ``dpi``.
 

@@ -22,7 +22,7 @@ def freeze(model: nn.Module, layers: LayerMap, policy: Policy, *, statistics: bo
     frozen layer has to compute what it computed before.
 
     Args:
-        model: The network.
+        model: The network whose layers are frozen in place.
         layers: The layers of this network.
         policy: Gives each layer a scale; the layers with scale 0 are frozen.
         statistics: Whether the running statistics of the norms in frozen layers are frozen too.

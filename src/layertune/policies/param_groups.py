@@ -30,7 +30,7 @@ def param_groups(
     group; with ``freeze`` it also costs no backward pass. Parameters that do not require a gradient are left out.
 
     Args:
-        model: The network.
+        model: The network whose parameters are grouped; it may be wrapped.
         layers: The layers of this network, from ``map_layers``.
         lr: The base learning rate. The rate of a layer is ``lr`` times its scale in the policy.
         policy: The policy, which gives each layer a scale. Default: ``AllLayers()``.

@@ -250,7 +250,7 @@ def scales_of(layers: LayerMap, policy: Policy) -> list[float]:
 
     Args:
         layers: The layers of the network.
-        policy: The policy.
+        policy: A function from the layers to one scale per layer.
 
     Returns:
         One scale per layer, in the order of the map.

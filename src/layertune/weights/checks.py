@@ -39,8 +39,8 @@ def measure_shares(pairs: Mapping[str, str], source: Source, targets: Targets, f
 
     Args:
         pairs: Name in the network -> name in the file.
-        source: The file's tensors.
-        targets: The network's tensors.
+        source: The tensors of the file, by name.
+        targets: The tensors of the network that get them.
         fresh: Parameters of the network that do not count, since the user wants them fresh.
     """
     ours = {name: targets.shapes[name] for name, tensor in targets.tensors.items() if isinstance(tensor, nn.Parameter)}
@@ -87,8 +87,8 @@ def require_finite(pairs: Mapping[str, str], source: Source, targets: Targets) -
 
     Args:
         pairs: Name in the network -> name in the file.
-        source: The file's tensors.
-        targets: The network's tensors.
+        source: The tensors of the file, by name.
+        targets: The tensors of the network that get them.
 
     Raises:
         WeightsError: There are such weights; the message names them.

@@ -75,7 +75,7 @@ def match_by_guess(source: Source, targets: Targets, *, plain_is_chosen: bool = 
 
     Args:
         source: The file's tensors; their names may be changed.
-        targets: The network's tensors.
+        targets: The tensors of the network that want a partner in the file.
         plain_is_chosen: Whether the user prefers names without a prefix to copies of the network.
 
     Raises:

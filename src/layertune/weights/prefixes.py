@@ -86,7 +86,7 @@ def use_best_prefix(source: Source, targets: Targets, *, plain_is_chosen: bool =
 
     Args:
         source: The file's tensors; their names are changed.
-        targets: The network's tensors.
+        targets: The tensors of the network that want a partner in the file.
         plain_is_chosen: Whether names that fit as they are may be used although the file holds a copy.
 
     Returns:

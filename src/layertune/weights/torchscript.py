@@ -63,7 +63,7 @@ def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     """Read the parameters and buffers of a TorchScript archive; nothing in it is run.
 
     Args:
-        archive: The open archive.
+        archive: The zip file that ``torch.jit.save`` wrote, open for reading.
 
     Returns:
         Name -> tensor on the CPU, as the state dict of the loaded module would have them.
@@ -86,7 +86,7 @@ class _Reader:
     """Reads one archive.
 
     Args:
-        archive: The open archive.
+        archive: The zip file that ``torch.jit.save`` wrote, open for reading.
     """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:

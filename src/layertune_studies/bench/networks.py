@@ -18,11 +18,11 @@ class StepNetwork:
     """A network with its data and its optimizer.
 
     Attributes:
-        build: Makes the network.
+        build: A function that makes the network, with random weights.
         shape: Shape of an input, batch first.
         target_shape: Shape of a target, which holds whole numbers below ``classes``.
-        classes: Number of classes.
-        optimizer: Makes the host's optimizer of param groups.
+        classes: The number of classes that the network tells apart.
+        optimizer: A function that makes the host's optimizer from param groups.
         lr: Learning rate of the optimizer.
     """
 

@@ -39,7 +39,7 @@ def time_in_turns(
 
     Args:
         contenders: By name, a function that takes a turn and returns the seconds that count.
-        laps: Number of laps.
+        laps: The number of times that each contender takes its turn.
         takes_part: Whether a contender, by name, takes part in a lap; by default each does in all.
 
     Returns:

@@ -27,7 +27,7 @@ class RankStudy(Section):
         halving: Continue with the better 1 / halving of the checkpoints only, for so many times more steps.
         keep: Number of checkpoints at which halving ends.
         optimizer: The optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
-        lr: Learning rate.
+        lr: The learning rate of the optimizer, > 0.
         head: Whether the head trains too, which a new head needs.
         biases: Whether biases train too.
         seed: Seed of the network's own weights and of all batches.

@@ -38,7 +38,7 @@ class Optimizer(Section):
 
     Attributes:
         name: The optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
-        momentum: Momentum of SGD.
+        momentum: The momentum of SGD, from 0; other optimizers have none.
         nesterov: Whether the momentum of SGD is Nesterov's.
         weight_decay: Weight decay of the parameters with at least two dimensions.
         head_factor: Learning rate of the head divided by that of the other layers.

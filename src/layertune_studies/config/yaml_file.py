@@ -19,7 +19,7 @@ def load_section(path: Path, section: type[AnySection], noun: str, message: Call
     """Read a section from its file and check it.
 
     Args:
-        path: The YAML file.
+        path: The YAML file of the user.
         section: The class of the section.
         noun: What the file describes, in one word, for messages.
         message: A function that turns one of the errors of pydantic's ``ValidationError`` into a sentence.

@@ -26,7 +26,7 @@ def batch_key(study_seed: int | None, seed: int, purpose: int, step: int) -> tup
     Args:
         study_seed: The seed of the study, or None where it has none.
         seed: The seed of the trial.
-        purpose: ``TRAINING`` or ``META``.
+        purpose: ``TRAINING`` or ``META``, so that the two kinds of batches differ.
         step: The step of the trial, from 0.
     """
     return (seed, purpose, step) if study_seed is None else (study_seed, purpose, step, seed)

@@ -77,7 +77,7 @@ def write_datasets(study: Study, cases: Cases, raw: Path) -> list[str]:
     test cases into ``imagesTs`` and ``labelsTs``. The source has the cases to pre-train on, their intensities inverted.
 
     Args:
-        study: The study.
+        study: The study, which says how the cases are split and drawn.
         cases: The cases of the study.
         raw: nnU-Net's folder of raw data.
 

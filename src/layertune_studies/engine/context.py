@@ -43,7 +43,7 @@ class StudyContext:
     """A study with its data, network and folder.
 
     Args:
-        study: The study.
+        study: The study, as its file describes it.
         root: The folder of all data.
         store: The store of results.
         tell: Progress callback, called as ``tell(title, step)``.

@@ -44,7 +44,7 @@ def trial_batches(
     The trials of a seed, which run one after the other, all see the same batches, so that each is made once.
 
     Args:
-        study: The study.
+        study: The study, which says how the data is split and augmented.
         root: The folder of all data.
         labelled: The number of labelled cases.
         seed: The seed of the trial.

@@ -26,7 +26,7 @@ def run_study(
     """Run a study, or continue it.
 
     Args:
-        study: The study.
+        study: The study, as ``load_study`` returns it.
         out: The folder of results. A trial whose result is there is not run again.
         root: The folder of all data.
         executor: Runs the trials; by default in this process, one after the other.

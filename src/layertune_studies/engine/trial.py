@@ -53,7 +53,7 @@ class Trial:
     """The training that a result belongs to.
 
     Attributes:
-        method: The method.
+        method: The method, as the study's file describes it.
         setting: The setting of the method, which says which layers are trained.
         lr: Base learning rate; None while the tuned rate is not known.
         labelled: The number of labelled cases.
@@ -166,7 +166,7 @@ def run_trial(
     """Train and evaluate.
 
     Args:
-        study: The study.
+        study: The study that the trial belongs to.
         trial: The trial, whose rate is known.
         root: The folder of all data.
         start: The weights that it starts from, None for random weights, or the folder of nnU-Net's data.

@@ -19,7 +19,7 @@ class Column:
     """A column of the table.
 
     Attributes:
-        heading: The heading.
+        heading: The heading above the column, in every format but CSV.
         text: A function from a row to its cell in Markdown, LaTeX and the page. ``None`` leaves the column to CSV.
         full: The columns of CSV, each with a function from a row to its cell. Default: the heading and the text.
     """

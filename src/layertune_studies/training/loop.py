@@ -100,13 +100,13 @@ class Training:
         study: The study that the trial belongs to.
         network: The network that is trained.
         layers: The layers of the network.
-        task: The batches.
+        task: The training batches, and the meta batches if the method needs some.
         loss_of: The loss, called with the network's output and the labels.
         epoch_steps: Number of steps in which all labelled cases are seen once.
-        lr: Base learning rate.
+        lr: The base learning rate, > 0, which a policy's scales multiply.
         tell: Progress callback, called with the number of steps done.
         seed: Seed of kernels that start afresh.
-        score: Returns the score of the network on the validation cases, for the learning curve.
+        score: A function that returns the score of the network on the validation cases, for the learning curve.
     """
 
     study: Study
@@ -212,7 +212,7 @@ class Part:
         training: The network and what it is trained on.
         method: The method, as the study's file describes it.
         policy: The layers that are trained.
-        lr: Base learning rate.
+        lr: The base learning rate, > 0, which a policy's scales multiply.
         steps: Number of steps within the budget.
     """
 

@@ -26,9 +26,9 @@ def evaluate(network: nn.Module, cases: Sequence[Case], *, classes: int, patch: 
     """Evaluate a network.
 
     Args:
-        network: Returns scores of the classes, for an image or for each voxel. It is left in eval mode.
-        cases: The held-out cases.
-        classes: Number of classes.
+        network: A network that gives scores of the classes, for an image or for each voxel. It is left in eval mode.
+        cases: The cases to score, which were not trained on.
+        classes: The number of classes, the background included.
         patch: Size of the window that slides over volumes, or of the middle of an image that is looked at; None for
             whole volumes or images.
 
@@ -52,7 +52,7 @@ def label_map(network: nn.Module, image: Tensor, patch: tuple[int, ...] | None) 
 
     Args:
         network: A network in eval mode, on the device of the volume.
-        image: The volume.
+        image: The volume, of shape (channels, x, y, z).
         patch: The size of the window that slides over the volume; None: the network takes the whole.
     """
     batch = image[None]

@@ -51,7 +51,7 @@ def planned_layers(study: Study, folder: Path, depth: Depth) -> LayerMap:
     """Return the layers of the network that nnU-Net planned.
 
     Args:
-        study: The study.
+        study: The study, whose loop is ``"nnunet"``.
         folder: The folder of nnU-Net's data, after ``prepare``.
         depth: How depths are read.
     """
@@ -64,7 +64,7 @@ def pretrain(study: Study, folder: Path, tell: Callable[[int], object]) -> None:
     """Pre-train with nnU-Net's own trainer, unless that is done.
 
     Args:
-        study: The study.
+        study: The study, whose loop is ``"nnunet"``.
         folder: The folder of nnU-Net's data, after ``prepare``.
         tell: Progress callback, called with the number of steps done.
     """
@@ -92,10 +92,10 @@ def train_and_score(
     """Train by a method and evaluate the result.
 
     Args:
-        study: The study.
+        study: The study, whose loop is ``"nnunet"``.
         method: The method, as the study's file describes it.
         setting: The setting of the method, which says which layers are trained.
-        lr: Initial learning rate.
+        lr: The learning rate at the first step, > 0.
         seed: Seed of the new segmentation layers and of the batches.
         folder: The folder of nnU-Net's data, after ``prepare`` and ``pretrain``.
         name: Name of the trial's folders.

@@ -42,7 +42,7 @@ def resize_kernel(tensor: Tensor, shape: Sequence[int], module: nn.Module) -> Te
 
     Args:
         tensor: The kernel, of shape (outputs, inputs, ...).
-        shape: The wanted shape.
+        shape: The shape of the network's kernel, with as many dimensions.
         module: The module that owns the kernel.
 
     Returns:

@@ -49,8 +49,8 @@ def resize_positions(tensor: Tensor, shape: Sequence[int], grid: Sequence[int] |
     (1, ..., width). The old grid has equal sides.
 
     Args:
-        tensor: The embeddings.
-        shape: The wanted shape.
+        tensor: The embeddings of the file, in one of the shapes above.
+        shape: The shape of the network's embeddings.
         grid: The wanted grid, if the network says it; otherwise it has equal sides.
         dims: The number of the image's dimensions.
 
