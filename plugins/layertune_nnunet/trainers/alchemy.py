@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from layertune import Alchemy, AlchemyError, gammas
 from layertune.hosts.alchemy_session import AlchemySession
 from layertune.hosts.alchemy_settings import IDENTIFICATION, AlchemySettings
+from layertune_nnunet.trainers.gamma_report import gamma_line
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number
 from layertune_nnunet.trainers.norms import HEAD_AND_BIASES, BNScaleMixin, penalty_options
-from layertune_nnunet.trainers.report import gamma_line
 
 __all__ = ["AlchemyMixin"]
 

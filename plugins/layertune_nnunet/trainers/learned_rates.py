@@ -1,4 +1,7 @@
-"""Learned learning rates in nnU-Net, with or without meta batches of their own."""
+"""Learned learning rates in nnU-Net, with or without meta batches of their own; their lines in the log, their figure.
+
+The figure itself is the one that all hosts share, ``layertune.hosts.report.write_figure``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -10,7 +13,6 @@ from layertune.hosts.report import FIGURE, write_figure, write_report
 from layertune.metalr.settings import RULE_NAMES, MetaLRSettings
 from layertune_nnunet.trainers.base import LayeredMixin
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number, written_in_name
-from layertune_nnunet.trainers.report import rate_line
 
 __all__ = ["LearnedRatesMixin", "MetaLRStreamingMixin"]
 
@@ -105,7 +107,8 @@ class LearnedRatesMixin(LayeredMixin):
         super().on_train_epoch_end(train_outputs)
         if self.metalr is not None:
             lrs = self.metalr.lrs
-            self.print_to_log_file(rate_line(lrs))
+            rates = ", ".join(f"{layer} {rate:.3g}" for layer, rate in lrs.items())
+            self.print_to_log_file(f"Learning rates by layer: {rates}")
             for logger in self.logger.loggers:
                 for layer, rate in lrs.items():
                     logger.log(f"lr/{layer}", rate, self.current_epoch)

@@ -11,8 +11,8 @@ from layertune.hosts.gamma_penalty import PenaltyOptions, PenaltySession, Penalt
 from layertune.policies.freezing import Frozen
 from layertune_nnunet.trainers.base import LayeredMixin
 from layertune_nnunet.trainers.frozen import FrozenMixin
+from layertune_nnunet.trainers.gamma_report import draw_gammas, gamma_line
 from layertune_nnunet.trainers.names import NUMBER, Suffix, number, written_in_name
-from layertune_nnunet.trainers.report import draw_gammas, gamma_line
 
 __all__ = ["HEAD_AND_BIASES", "BNScaleMixin", "GammasMixin", "NormOnlyMixin", "penalty_options"]
 

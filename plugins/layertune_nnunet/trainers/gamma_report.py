@@ -1,7 +1,6 @@
-"""Lines for nnU-Net's log and the figure of the gammas.
+"""The line about gammas in nnU-Net's log, and the figure of the gammas.
 
-The figure of the gammas is drawn from ``norms``. The figure of the learned rates is the one that all hosts share
-(``layertune.hosts.report``), and ``on_train_end`` in ``learned_rates`` writes it.
+The figure of the learned rates is drawn in ``layertune_nnunet.trainers.learned_rates``.
 """
 
 from collections.abc import Mapping
@@ -15,20 +14,10 @@ from torch import Tensor
 from layertune.plots.gammas import plot_gammas
 from layertune.plots.saving import save_figure
 
-__all__ = ["GAMMAS", "draw_gammas", "gamma_line", "rate_line"]
+__all__ = ["GAMMAS", "draw_gammas", "gamma_line"]
 
 GAMMAS = "gammas.png"
 """File name of the figure that the trainers about gammas write after each epoch."""
-
-
-def rate_line(lrs: Mapping[str, float]) -> str:
-    """Write learning rates in one line.
-
-    Example:
-        >>> rate_line({"stem": 0.01, "head": 0.0213})
-        'Learning rates by layer: stem 0.01, head 0.0213'
-    """
-    return "Learning rates by layer: " + ", ".join(f"{layer} {rate:.3g}" for layer, rate in lrs.items())
 
 
 def gamma_line(gammas: Mapping[str, Tensor], threshold: float | None = None) -> str:
