@@ -117,6 +117,7 @@ def rank_checkpoints(
         ModelError: The network has no norm with a gamma.
 
     Example:
+        >>> import torch
         >>> make = lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         >>> def train(net, steps):
         ...     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=0.01)
