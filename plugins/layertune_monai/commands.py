@@ -72,13 +72,13 @@ def adapt(
         from layertune_monai.bundle.adapt import adapt as write_adaptation
         from layertune_monai.bundle.methods import Method
 
-        chosen = Method(method=method, hyper_lr=hyper_lr, rule=rule, every=every, depth=depth, m=m, n=n, first=first)
-        written = write_adaptation(bundle, chosen, config=tuple(config or ()), trainer=trainer, weights=weights)
+        options = Method(method=method, hyper_lr=hyper_lr, rule=rule, every=every, depth=depth, m=m, n=n, first=first)
+        adaptation = write_adaptation(bundle, options, config=tuple(config or ()), trainer=trainer, weights=weights)
     if as_json:
-        print_json({"files": written.files, "config_files": written.config_files, "notes": written.notes})
+        print_json({"files": adaptation.files, "config_files": adaptation.config_files, "notes": adaptation.notes})
         return
-    for note in written.notes:
+    for note in adaptation.notes:
         show(Text(note))
     show(Text(f"To train, run in {bundle}:"))
-    for files in written.config_files:
+    for files in adaptation.config_files:
         typer.echo(f'python -m monai.bundle run --config_file "{files}"')

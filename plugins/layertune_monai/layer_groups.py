@@ -77,7 +77,7 @@ def param_groups(
         >>> [group["layer"] for group in groups], net.conv_0.conv_0.conv.weight.requires_grad
         (['final_conv'], False)
     """
-    chosen = _policy(policy, m=m, n=n, first=first)
+    layer_policy = _policy(policy, m=m, n=n, first=first)
     if layers is None:
         if not input_shape:
             raise ModelError(
@@ -88,12 +88,12 @@ def param_groups(
     if policy == "norm_only":
         _freeze_all_but_norms(network, layers.head.parameters if train_head else ())
     else:
-        _freeze(network, layers, chosen)
+        _freeze(network, layers, layer_policy)
     return core_param_groups(
         network,
         layers,
         lr=lr,
-        policy=chosen,
+        policy=layer_policy,
         head_lr=head_lr,
         weight_decay=weight_decay,
         no_weight_decay=no_weight_decay,

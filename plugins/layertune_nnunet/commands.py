@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-NEEDED = ("nnUNet_preprocessed", "nnUNet_results")
+VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 """The environment variables that training needs."""
 
 HELP = ("-h", "--help")
@@ -183,9 +183,9 @@ def gammas(
 
 
 def _check_variables() -> None:
-    unset = [name for name in NEEDED if not os.environ.get(name)]
+    unset = [name for name in VARIABLES if not os.environ.get(name)]
     if unset:
-        raise PathsError(f"{' and '.join(unset)} not set; set {' and '.join(NEEDED)} to nnU-Net's folders")
+        raise PathsError(f"{' and '.join(unset)} not set; set {' and '.join(VARIABLES)} to nnU-Net's folders")
 
 
 def _check_trainer(arguments: Sequence[str]) -> None:

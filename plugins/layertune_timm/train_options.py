@@ -22,7 +22,7 @@ SCHEMES: dict[str, tuple[str, tuple[type, ...]]] = {
     "inverse_size": ("inverse_size", (float,)),
     "norm_only": ("norm_only", ()),
 }
-WRITTEN = (
+SCHEMES_WRITTEN = (
     "all_layers, last_layer, layer_wise:K, bidirectional:M,N, layer_decay:RATE, inverse_size:EXPONENT or norm_only"
 )
 
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--script", type=Path, help="path of timm's train.py [LAYERTUNE_TIMM_TRAIN, or ./train.py]")
-    parser.add_argument("--param-groups", metavar="SCHEME", help=f"which layers train: {WRITTEN} [all_layers]")
+    parser.add_argument("--param-groups", metavar="SCHEME", help=f"which layers train: {SCHEMES_WRITTEN} [all_layers]")
     parser.add_argument("--coarse", action="store_true", help="layers are timm's coarse groups (stages)")
     parser.add_argument("--opponent", metavar="NAME", help=f"a method of another paper: {OPPONENTS_WRITTEN}")
     parser.add_argument("--metalr", metavar="MODE", help="learn one rate per layer: streaming, without an extra pass")
@@ -158,11 +158,11 @@ def _scheme(text: str, *, coarse: bool) -> Scheme:
     factory, kinds = SCHEMES.get(method_name(name), ("", ()))
     written = rest.split(",") if rest else []
     if not factory or len(written) != len(kinds):
-        raise ValueError(f"--param-groups takes {WRITTEN}, not {text!r}")
+        raise ValueError(f"--param-groups takes {SCHEMES_WRITTEN}, not {text!r}")
     try:
         numbers = tuple(kind(number) for kind, number in zip(kinds, written, strict=True))
     except ValueError:
-        raise ValueError(f"--param-groups takes {WRITTEN}, with numbers, not {text!r}") from None
+        raise ValueError(f"--param-groups takes {SCHEMES_WRITTEN}, with numbers, not {text!r}") from None
     return Scheme(factory, numbers, coarse)
 
 

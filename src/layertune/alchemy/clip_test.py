@@ -119,8 +119,8 @@ def clip_test(
     for threshold in sorted(thresholds):
         small = flat < threshold
         count = int(small.sum())
-        chosen = [torch.randperm(len(flat), generator=generator)[:count] for _ in range(draws)]
-        random = [torch.zeros_like(small).index_fill_(0, numbers, True) for numbers in chosen]
+        draw_numbers = [torch.randperm(len(flat), generator=generator)[:count] for _ in range(draws)]
+        random = [torch.zeros_like(small).index_fill_(0, numbers, True) for numbers in draw_numbers]
         points.append(
             ClipPoint(
                 float(threshold),

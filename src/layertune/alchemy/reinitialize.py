@@ -50,10 +50,10 @@ def reinitialize(
         (tensor([ True, False]), [1.0, 1.0])
     """
     modules = modules_by_name(model)
-    chosen = {name: (redundant.pairs[name], channels) for name, channels in redundant.channels.items()}
-    _require_same_network(model, modules, [pair for pair, _ in chosen.values()])
+    kernels = {name: (redundant.pairs[name], channels) for name, channels in redundant.channels.items()}
+    _require_same_network(model, modules, [pair for pair, _ in kernels.values()])
     generator = torch.Generator().manual_seed(seed)
-    for pair, channels in chosen.values():
+    for pair, channels in kernels.values():
         operation, norm = modules[pair.operation], modules[pair.norm]
         _draw(operation, channels, _gain(pair, model), generator)
         _set(operation, "bias", channels, 0.0)

@@ -133,10 +133,10 @@ def _homes(body: list[Operation], trace: Trace, residual: set[str]) -> dict[str,
     """Return the path of the module that is each operation's block."""
     root = common_path(trace.operations)
     homes = {operation.name: _home(operation, body, trace, residual, root) for operation in body}
-    chosen = set(homes.values())
+    modules = set(homes.values())
     for operation in body:
         if homes[operation.name] not in residual:
-            outer = [module for module in _ancestors(homes[operation.name]) if module in chosen]
+            outer = [module for module in _ancestors(homes[operation.name]) if module in modules]
             homes[operation.name] = outer[-1]
     return homes
 

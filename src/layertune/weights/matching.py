@@ -12,9 +12,9 @@ from layertune.weights.report import listed
 from layertune.weights.structure import Shapes
 from layertune.weights.targets import Source, Targets
 
-__all__ = ["BESIDE", "Matching", "match_by_guess", "match_by_name"]
+__all__ = ["BESIDE_MISFIT", "Matching", "match_by_guess", "match_by_name"]
 
-BESIDE = "part of a layer with another shape"
+BESIDE_MISFIT = "part of a layer with another shape"
 """Reason against a tensor of the right shape in a first or last layer that was paired by order and does not fit."""
 
 
@@ -105,7 +105,7 @@ def _add_by_order(matching: Matching, source: Source, targets: Targets) -> None:
     matching.by_order = tuple(pairs)
     for own, file in by_order.neighbors.items():
         if own not in matching.pairs:
-            reason = targets.misfit(own, source.tensors[file]) or BESIDE
+            reason = targets.misfit(own, source.tensors[file]) or BESIDE_MISFIT
             matching.misfits[own], matching.reasons[own] = file, reason
 
 

@@ -41,12 +41,12 @@ def state_dict_in(content: Any) -> dict[str, Tensor] | None:
     tensors_at = {path: _without_wrappers(tensors) for path, tensors in _state_dicts(content, (), DEEPEST)}
     main = _main(content, (), DEEPEST)
     if main is None:
-        chosen = [path for path, tensors in tensors_at.items() if any("." in name for name in tensors)]
+        paths = [path for path, tensors in tensors_at.items() if any("." in name for name in tensors)]
     else:
-        chosen = [main, *(path for path in tensors_at if path != main and _is_copy(tensors_at[path], tensors_at[main]))]
-    if len(chosen) == 1:
-        return tensors_at[chosen[0]]
-    named = {".".join((*path, name)): tensor for path in chosen for name, tensor in tensors_at[path].items()}
+        paths = [main, *(path for path in tensors_at if path != main and _is_copy(tensors_at[path], tensors_at[main]))]
+    if len(paths) == 1:
+        return tensors_at[paths[0]]
+    named = {".".join((*path, name)): tensor for path in paths for name, tensor in tensors_at[path].items()}
     return named or None
 
 

@@ -26,8 +26,8 @@ def bench_step(network: Networks = None, repeats: Repeats = 4, threads: Threads 
     with studies():
         from layertune_studies.bench import networks, step
 
-    chosen = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: step.bench_step(name, repeats=repeats))
+    names = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
+    results = _measured(names, threads, lambda name: step.bench_step(name, repeats=repeats))
     contenders = ("exact", "every10", "streaming", "second_order", "published", "extra_memory")
     _show_networks("Ratios to the plain step", results, contenders, as_json=as_json)
 
@@ -38,8 +38,8 @@ def bench_alchemy(network: Networks = None, repeats: Repeats = 4, threads: Threa
     with studies():
         from layertune_studies.bench import alchemy, networks
 
-    chosen = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: alchemy.bench_alchemy(name, repeats=repeats))
+    names = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
+    results = _measured(names, threads, lambda name: alchemy.bench_alchemy(name, repeats=repeats))
     contenders = ("norm_only", "penalty", "penalty_step")
     _show_networks("Ratios to the plain step", results, contenders, limits=alchemy.LIMITS, as_json=as_json)
 
@@ -52,8 +52,8 @@ def bench_lightning(
     with studies():
         from layertune_studies.bench import lightning, networks
 
-    chosen = _chosen(network or ["resnet18"], networks.STEP_NETWORKS)
-    results = _measured(chosen, threads, lambda name: lightning.bench_lightning(name, repeats=repeats))
+    names = _chosen(network or ["resnet18"], networks.STEP_NETWORKS)
+    results = _measured(names, threads, lambda name: lightning.bench_lightning(name, repeats=repeats))
     contenders = ("streaming", "every10", "exact")
     _show_networks("Ratios to the Trainer without the callback", results, contenders, as_json=as_json)
 
@@ -95,8 +95,8 @@ def bench_trace(
     with studies():
         from layertune_studies.bench import trace
 
-    chosen = _chosen(network or list(trace.TRACE_NETWORKS), trace.TRACE_NETWORKS)
-    results = _measured(chosen, threads, lambda name: trace.bench_trace(name, repeats=repeats))
+    names = _chosen(network or list(trace.TRACE_NETWORKS), trace.TRACE_NETWORKS)
+    results = _measured(names, threads, lambda name: trace.bench_trace(name, repeats=repeats))
     if as_json:
         print_json(results)
         return

@@ -43,8 +43,8 @@ def batch_of(cases: Sequence[Case], count: int, *, key: tuple[int, ...], augment
         The images (count, channels, ...) and their labels, stacked.
     """
     rng = np.random.RandomState(seed_from(*key))
-    chosen = [cases[int(index)] for index in rng.choice(len(cases), count, replace=count > len(cases))]
-    parts = [vars(case) for case in chosen]
+    drawn_cases = [cases[int(index)] for index in rng.choice(len(cases), count, replace=count > len(cases))]
+    parts = [vars(case) for case in drawn_cases]
     if augment is not None:
         augment.set_random_state(state=rng)
         with _without_metadata():

@@ -23,7 +23,7 @@ Parts = tuple[Sequence[int], Sequence[int], Sequence[int]]
 PARTS = ("train", "val", "test")
 # Bytes of cases that stay in memory, of those that are read when they are asked for: two data sets of a process, which
 # is what the trials of a study may hold, then leave half of a small machine's 8 GiB to networks and to reading.
-HELD = 2 * 2**30
+CACHE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def load_cases(data: Data, root: Path | None) -> Cases:
         return check(case_of(number), paths[number])
 
     first = read_case(numbers[0][0])
-    case = lru_cache(maxsize=max(1, HELD // _bytes(first)))(read_case)
+    case = lru_cache(maxsize=max(1, CACHE_BYTES // _bytes(first)))(read_case)
     train, validation, test = (LazyCases(case, part) for part in numbers)
     return Cases(
         train,

@@ -23,7 +23,7 @@ SOURCE = "Dataset501_Source"
 TARGET = "Dataset502_Target"
 PLANS = "nnUNetPlansStudy"
 CONFIGURATION = "3d_fullres"
-DONE = "prepared"
+PREPARED_MARK = "prepared"
 
 
 def environment(folder: Path, results: str) -> dict[str, str]:
@@ -51,7 +51,7 @@ def prepare(study: Study, cases: Cases, folder: Path) -> None:
         DataError: There are not as many cases as are asked for.
         StudyError: A command of nnU-Net failed; the message names its log.
     """
-    if (folder / DONE).is_file():
+    if (folder / PREPARED_MARK).is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
     names = write_datasets(study, cases, folder / "raw")
@@ -67,7 +67,7 @@ def prepare(study: Study, cases: Cases, folder: Path) -> None:
         # Planning would have copied this file, but this data set has no plan of its own.
         shutil.copy(folder / "raw" / SOURCE / "dataset.json", folder / "preprocessed" / SOURCE)
     _run("nnUNetv2_preprocess", "-d", *numbers, "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "1", folder=folder)
-    (folder / DONE).touch()
+    (folder / PREPARED_MARK).touch()
 
 
 def write_datasets(study: Study, cases: Cases, raw: Path) -> list[str]:
@@ -91,8 +91,8 @@ def write_datasets(study: Study, cases: Cases, raw: Path) -> list[str]:
         **({SOURCE: {"Tr": cases.train[:reserved]}} if reserved else {}),
     }
     for name, by_part in parts.items():
-        for part, ones in by_part.items():
-            for number in ones.numbers:  # type: ignore[attr-defined]  # the parts of a data set are LazyCases
+        for part, part_cases in by_part.items():
+            for number in part_cases.numbers:  # type: ignore[attr-defined]  # the parts of a data set are LazyCases
                 _write_case(cases.paths[number], raw / name, part=part, inverted=name == SOURCE)
         _describe(study, cases, raw / name, len(by_part["Tr"]))
     return list(parts)

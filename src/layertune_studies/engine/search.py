@@ -18,7 +18,7 @@ from layertune_studies.engine.trial import Trial, ranking
 __all__ = ["better", "is_searched", "rounds", "survivors"]
 
 PARTS = (16, 1)  # divisors of the budget in each round
-KEPT = 8  # one of so many settings gets to the next round
+FACTOR = 8  # one of so many settings gets to the next round
 
 
 def is_searched(method: Method) -> bool:
@@ -50,7 +50,7 @@ def survivors(count: int) -> int:
         >>> survivors(45), survivors(3)
         (6, 1)
     """
-    return math.ceil(count / KEPT)
+    return math.ceil(count / FACTOR)
 
 
 def better(study: Study, results: Mapping[Trial, Mapping[str, Any]]) -> list[Trial]:

@@ -22,7 +22,7 @@ from layertune_studies.training.network import adopt_weights, make_network
 
 __all__ = ["ALCHEMY_FIGURES", "ALCHEMY_TABLES"]
 
-SMALL = (0.05, 0.2, 0.5)  # gammas are counted below these
+LIMITS = (0.05, 0.2, 0.5)  # gammas are counted below these
 TITLE = 9  # points
 Cells = list[list[str]]
 Count = int | str
@@ -31,11 +31,11 @@ BySeed = dict[int, dict[str, ChosenTrial]]  # the checkpoints of each seed
 
 def gamma_cells(context: StudyContext, labelled: Count) -> Cells:
     """Return a table of how small the gammas of the trained networks are, and how many kernels started afresh."""
-    cells = [["method", "checkpoint", *(f"share of |γ| < {limit:g}" for limit in SMALL), "fresh kernels"]]
-    for key, ones in _rows(context, labelled).items():
-        sizes = [torch.cat([gamma.flatten().abs() for gamma in _gammas_of(one).values()]) for one in ones]
-        shares = [_by_seed([(size < limit).double().mean().item() for size in sizes]) for limit in SMALL]
-        fresh = [str(one.result["redundant"]) for one in ones if one.result.get("redundant") is not None]
+    cells = [["method", "checkpoint", *(f"share of |γ| < {limit:g}" for limit in LIMITS), "fresh kernels"]]
+    for key, trials in _rows(context, labelled).items():
+        sizes = [torch.cat([gamma.flatten().abs() for gamma in _gammas_of(one).values()]) for one in trials]
+        shares = [_by_seed([(size < limit).double().mean().item() for size in sizes]) for limit in LIMITS]
+        fresh = [str(one.result["redundant"]) for one in trials if one.result.get("redundant") is not None]
         cells.append([key.method, key.checkpoint, *shares, ", ".join(fresh)])
     return cells
 
@@ -43,8 +43,8 @@ def gamma_cells(context: StudyContext, labelled: Count) -> Cells:
 def clip_cells(context: StudyContext, labelled: Count) -> Cells:
     """Return a table of the clip test: the score with the smallest gammas at 0, and with as many random ones at 0."""
     cells = [["method", "checkpoint", "clipped", "before", "small γ clipped", "random γ clipped"]]
-    for key, ones in _clipped_rows(context, labelled).items():
-        tests = [_clip_test(one) for one in ones]
+    for key, trials in _clipped_rows(context, labelled).items():
+        tests = [_clip_test(one) for one in trials]
         before = _by_seed([test.baseline for test in tests])
         for points in zip(*(test.points for test in tests), strict=True):
             small = _by_seed([point.metric for point in points])
@@ -71,9 +71,9 @@ def rank_cells(context: StudyContext, labelled: Count) -> Cells:
 def gamma_figure(context: StudyContext, labelled: Count) -> Figure:
     """Draw the gammas of each checkpoint before and after norm-only training (Network Alchemy, fig. 3.2)."""
     trained: dict[str, ChosenTrial] = {}
-    for key, ones in _rows(context, labelled).items():
-        if _is(ones, NormOnly):
-            trained.setdefault(key.checkpoint, ones[0])
+    for key, trials in _rows(context, labelled).items():
+        if _is(trials, NormOnly):
+            trained.setdefault(key.checkpoint, trials[0])
     _require(trained, "a method of kind norm-only")
     figure = Figure(figsize=(3.4 * len(trained), 5.2), layout="constrained")
     axes = figure.subplots(2, len(trained), sharex="row", sharey="row", squeeze=False)
@@ -88,12 +88,13 @@ def gamma_figure(context: StudyContext, labelled: Count) -> Figure:
 def gamma_after_figure(context: StudyContext, labelled: Count) -> Figure:
     """Draw the gammas after norm-only training, and after training without and with Network Alchemy (fig. 4.1)."""
     rows = _rows(context, labelled)
-    alchemy = [(key, ones[0]) for key, ones in rows.items() if _is(ones, AlchemyMethod)]
+    alchemy = [(key, trials[0]) for key, trials in rows.items() if _is(trials, AlchemyMethod)]
     _require(alchemy, "a method of kind alchemy")
     key, last = alchemy[-1]
     others = {
         kind: next(
-            (ones[0] for other, ones in rows.items() if other.checkpoint == key.checkpoint and _is(ones, kind)), None
+            (trials[0] for other, trials in rows.items() if other.checkpoint == key.checkpoint and _is(trials, kind)),
+            None,
         )
         for kind in (NormOnly, Flat)
     }
@@ -110,9 +111,9 @@ def clip_figure(context: StudyContext, labelled: Count) -> Figure:
     rows = _clipped_rows(context, labelled)
     columns = max(sum(key.method == method for key in rows) for method in {key.method for key in rows})
     figure = Figure(figsize=(3.4 * columns, 2.6 * -(-len(rows) // columns)), layout="constrained")
-    for number, (key, ones) in enumerate(rows.items(), 1):
+    for number, (key, trials) in enumerate(rows.items(), 1):
         axes = figure.add_subplot(-(-len(rows) // columns), columns, number)
-        plot_clip_test(_clip_test(ones[0]), metric=context.study.metrics[0], ax=axes)
+        plot_clip_test(_clip_test(trials[0]), metric=context.study.metrics[0], ax=axes)
         axes.set_title(key.label, fontsize=TITLE)
     return figure
 
@@ -149,11 +150,11 @@ ALCHEMY_FIGURES: dict[str, Callable[[StudyContext, Count], Figure]] = {
 def _rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[ChosenTrial]]:
     if not context.study.keep_networks:
         raise StudyError("gammas are those of trained networks; set keep_networks: true, and run the study again")
-    return {key: ones for key, ones in chosen_trials(context).items() if key.labelled == labelled}
+    return {key: trials for key, trials in chosen_trials(context).items() if key.labelled == labelled}
 
 
-def _is(ones: Sequence[ChosenTrial], kind: type) -> bool:
-    return isinstance(ones[0].trial.method, kind)
+def _is(trials: Sequence[ChosenTrial], kind: type) -> bool:
+    return isinstance(trials[0].trial.method, kind)
 
 
 def _require(value: object, description: str) -> None:
@@ -197,8 +198,8 @@ def _clipped_rows(context: StudyContext, labelled: Count) -> dict[RowKey, list[C
     if clip is None:
         raise StudyError("the study asks for no clip test; add a section clip")
     rows = {
-        key: ones
-        for key, ones in _rows(context, labelled).items()
+        key: trials
+        for key, trials in _rows(context, labelled).items()
         if key.method in (clip.methods or [key.method]) and key.checkpoint in (clip.checkpoints or [key.checkpoint])
     }
     _require(rows, "the clip test's methods")
@@ -238,18 +239,20 @@ def _measure_clip_test(context: StudyContext, clip: ClipTestSection, trial: str,
 def _contests(context: StudyContext, labelled: Count) -> dict[str, tuple[BySeed, BySeed]]:
     """Return, for each norm-only method, its trials and those of the flat rate, on the seeds that both finished."""
     by_method: dict[str, dict[str, list[ChosenTrial]]] = {}
-    for key, ones in chosen_trials(context).items():
+    for key, trials in chosen_trials(context).items():
         if key.labelled == labelled:
-            by_method.setdefault(key.method, {})[key.checkpoint] = ones
+            by_method.setdefault(key.method, {})[key.checkpoint] = trials
     methods = context.study.methods
     flat = next((method.name for method in methods if isinstance(method, Flat)), "")
     contests = {}
     for method in methods:
-        both = [by_method.get(name, {}) for name in (method.name, flat)]
-        names = [name for name in both[0] if name in both[1]]
+        by_checkpoint = [by_method.get(name, {}) for name in (method.name, flat)]
+        names = [name for name in by_checkpoint[0] if name in by_checkpoint[1]]
         if isinstance(method, NormOnly) and len(names) > 1:
-            lists = [{name: {one.trial.seed: one for one in ones[name]} for name in names} for ones in both]
-            seeds = set.intersection(*(set(ones) for part in lists for ones in part.values()))
+            lists = [
+                {name: {one.trial.seed: one for one in trials[name]} for name in names} for trials in by_checkpoint
+            ]
+            seeds = set.intersection(*(set(trials) for part in lists for trials in part.values()))
             short, full = (
                 {seed: {name: part[name][seed] for name in names} for seed in sorted(seeds)} for part in lists
             )

@@ -31,7 +31,7 @@ KEYS = ("pretrained", "all", "start", "last", "bidirectional", "metalr", "stream
 HEADINGS = ("Method", "Dice", "PPV", "Sensitivity", "Setting", "Passes a step", "Passes in all", "Time a step")
 # The columns of the terminal's table, with a shorter heading where there is one.
 SHORT = {"Method": "", "Dice": "", "PPV": "", "Sensitivity": "", "Passes in all": "Passes", "Time a step": "Step"}
-MADE = (
+BRAINS_NOTE = (
     "All cases are made from the MNI152 template: deformed, imaged with the tissue contrasts of a T1-weighted (source) "
     "or a T2-weighted scan (target), with bias field, blur and noise. They are no real scans."
 )
@@ -145,10 +145,10 @@ def run_demo(options: DemoOptions, *, console: Console | None = None) -> DemoRes
             _release(claim)
         raise
     context = StudyContext(study, options.root, store)
-    chosen = {key.method: ones for key, ones in chosen_trials(context).items()}
-    rows = tuple(_row(key, title, ones) for key, (title, ones) in zip(KEYS, chosen.items(), strict=True))
+    trials_of = {key.method: trials for key, trials in chosen_trials(context).items()}
+    rows = tuple(_row(key, title, trials) for key, (title, trials) in zip(KEYS, trials_of.items(), strict=True))
     profile = options.out / "profile.json"
-    next(iter(learned_profiles(chosen).values())).save(profile)
+    next(iter(learned_profiles(trials_of).values())).save(profile)
     report = options.out / "report.html"
     write_page(context, _page(study, values, rows), report)
     return DemoResult(values, rows, report, profile, time.perf_counter() - start)
@@ -205,16 +205,16 @@ def _require_same(folder: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
-def _row(key: str, title: str, ones: Sequence[ChosenTrial]) -> DemoRow:
-    scores = tuple(one.result["test"] for one in ones)
-    seconds = [second for one in ones for second in one.result["curve"]["seconds"]]
+def _row(key: str, title: str, trials: Sequence[ChosenTrial]) -> DemoRow:
+    scores = tuple(one.result["test"] for one in trials)
+    seconds = [second for one in trials for second in one.result["curve"]["seconds"]]
     if not seconds:
         return DemoRow(key, title, scores[:1])  # the pre-trained network is the same on all seeds
-    first = ones[0]
+    first = trials[0]
     passes = round(passes_of_step(first.trial.method))
     candidates = sum(trial.group == first.trial.group for trial in first.context.trials)
     total = candidates * passes * steps_of(first.context.study, first.trial.method)  # had none of them diverged
-    return DemoRow(key, title, scores, tuple(_setting(one) for one in ones), passes, total, 1000 * median(seconds))
+    return DemoRow(key, title, scores, tuple(_setting(one) for one in trials), passes, total, 1000 * median(seconds))
 
 
 def _setting(one: ChosenTrial) -> str:
@@ -240,7 +240,11 @@ def _page(study: Study, values: Mapping[str, Any], rows: Sequence[DemoRow]) -> P
 
 
 def _about(study: Study, values: Mapping[str, Any]) -> str:
-    cases = MADE if study.data.set == "mni152" else f"The cases are those of {values['data']}; the source is inverted."
+    cases = (
+        BRAINS_NOTE
+        if study.data.set == "mni152"
+        else f"The cases are those of {values['data']}; the source is inverted."
+    )
     return (
         f"A U-Net was pre-trained on {values['source']} cases of one contrast and fine-tuned to another contrast with "
         f"{values['shots']} labelled cases, {values['steps']} steps for each method. {cases}"

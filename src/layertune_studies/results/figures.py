@@ -163,18 +163,18 @@ def _trials(context: StudyContext, labelled: int | str) -> list[Trial]:
 def _profiles(context: StudyContext, labelled: int | str) -> dict[str, LRProfile]:
     """Return the learned rates of each method that learns them, on the seed with the median score."""
     profiles = {
-        key.label: LRProfile(**_middle(ones).result["profile"])
-        for key, ones in chosen_trials(context).items()
-        if key.labelled == labelled and all(one.result["profile"] for one in ones)
+        key.label: LRProfile(**_middle(trials).result["profile"])
+        for key, trials in chosen_trials(context).items()
+        if key.labelled == labelled and all(one.result["profile"] for one in trials)
     }
     if not profiles:
         raise StudyError("no method that learns rates is finished; add one of kind metalr, and run the study")
     return profiles
 
 
-def _middle(ones: Sequence[ChosenTrial]) -> ChosenTrial:
-    metric = ones[0].context.study.metrics[0]
-    ranked = sorted(ones, key=lambda one: float(one.result["validation"][metric]))
+def _middle(trials: Sequence[ChosenTrial]) -> ChosenTrial:
+    metric = trials[0].context.study.metrics[0]
+    ranked = sorted(trials, key=lambda one: float(one.result["validation"][metric]))
     return ranked[len(ranked) // 2]
 
 

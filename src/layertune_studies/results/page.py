@@ -78,8 +78,8 @@ def _seed_cells(context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenTr
     """Return what each method chose and reached on each seed, below the headings."""
     study, metric = context.study, context.study.metrics[0]
     cells = [["Method", "Labelled", "Seed", "Setting", f"{metric}, validation", f"{metric}, {study.report}"]]
-    for key, ones in chosen.items():
-        for one in ones:
+    for key, trials in chosen.items():
+        for one in trials:
             scores = (f"{float(one.result[part][metric]):.4f}" for part in ("validation", study.report))
             setting = f"{one.trial.setting.label} at {one.trial.lr:g}"
             cells.append([key.label, str(key.labelled), str(one.trial.seed), setting, *scores])

@@ -43,7 +43,7 @@ def page_figures(context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenT
         By heading, the figures by their captions, ready to be put into a page.
     """
     labelled = context.study.data.labelled[0]
-    methods = {key.label: ones for key, ones in chosen.items() if key.labelled == labelled}
+    methods = {key.label: trials for key, trials in chosen.items() if key.labelled == labelled}
     figures = {
         "Learning curves": _curves(methods),
         "Learned rates": _rates(context, methods),
@@ -54,10 +54,10 @@ def page_figures(context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenT
 
 
 def _curves(methods: Methods) -> dict[str, Markup]:
-    recorded = {name: [one for one in ones if "curve" in one.result] for name, ones in methods.items()}
+    recorded = {name: [one for one in trials if "curve" in one.result] for name, trials in methods.items()}
     if not any(recorded.values()):
         return {}
-    axes = learning_curves({name: ones for name, ones in recorded.items() if ones and ones[0].result["steps"]})
+    axes = learning_curves({name: trials for name, trials in recorded.items() if trials and trials[0].result["steps"]})
     return {"Of the chosen settings, the mean over seeds.": svg(axes)}
 
 
@@ -79,7 +79,7 @@ def _gammas(
     context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenTrial]], labelled: int | str
 ) -> dict[str, Markup]:
     """Draw Network Alchemy's figures, as far as the study has the methods that they show."""
-    kinds = {ones[0].trial.method.kind for ones in chosen.values()}
+    kinds = {trials[0].trial.method.kind for trials in chosen.values()}
     wanted = {
         "gammas": "norm-only" in kinds,
         "gammas-after": "alchemy" in kinds,
@@ -98,9 +98,9 @@ def _example(context: StudyContext, methods: Methods) -> dict[str, Markup]:
     case = context.cases.test[0]
     maps = {
         name: label_map(
-            ones[0].context.network(ones[0].trial.name(ones[0].context.study)), case.image, study.data.patch
+            trials[0].context.network(trials[0].trial.name(trials[0].context.study)), case.image, study.data.patch
         )
-        for name, ones in methods.items()
+        for name, trials in methods.items()
     }
     names = SETS[study.data.set].classes or tuple(f"class {number}" for number in range(count))
     colors = "; ".join(f"{color}: {name}" for color, name in zip(CLASS_COLORS, names[1:count], strict=False))
@@ -112,8 +112,8 @@ def learned_profiles(methods: Methods) -> dict[str, LRProfile]:
     """Return the learned rates by method and seed, where rates were learned."""
     return {
         f"{method}, seed {one.trial.seed}": LRProfile(**one.result["profile"])
-        for method, ones in methods.items()
-        for one in ones
+        for method, trials in methods.items()
+        for one in trials
         if one.result["profile"]
     }
 
@@ -140,7 +140,7 @@ def learning_curves(methods: Methods) -> Axes:
     """
     figure = Figure(figsize=(8.5, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    curves = {name: [one.result["curve"] for one in ones] for name, ones in methods.items()}
+    curves = {name: [one.result["curve"] for one in trials] for name, trials in methods.items()}
     for (title, seeds), color in zip(curves.items(), cycle(LINE_COLORS), strict=False):
         steps = min(len(seed["losses"]) for seed in seeds)  # a training that diverges stops early
         loss = _smooth(np.mean([seed["losses"][:steps] for seed in seeds], axis=0))

@@ -177,8 +177,8 @@ def _pairs(training: Training, optimizer: Any, steps: int) -> Iterator[list[tupl
 
 def _flat(layers: Sequence[Sequence[Tensor]], *, gradients: bool = False) -> list[Tensor]:
     """Return each layer's parameters, or their gradients, as one vector in double precision."""
-    chosen = [[_gradient(p) if gradients else p.detach() for p in parameters] for parameters in layers]
-    return [torch.cat([part.flatten().double() for part in parts]) for parts in chosen]
+    tensors = [[_gradient(p) if gradients else p.detach() for p in parameters] for parameters in layers]
+    return [torch.cat([part.flatten().double() for part in parts]) for parts in tensors]
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -99,9 +99,9 @@ def chosen_trials(context: StudyContext) -> dict[RowKey, list[ChosenTrial]]:
         StudyError: Nothing is finished.
     """
     by_row = {
-        RowKey(method, labelled, checkpoint): ones
+        RowKey(method, labelled, checkpoint): trials
         for checkpoint, part in context.parts().items()
-        for (method, labelled), ones in _chosen_of_part(part).items()
+        for (method, labelled), trials in _chosen_of_part(part).items()
     }
     if not by_row:
         raise StudyError(f"no trial of {context.study.name} is finished; run it with `layertune study run` first")
@@ -156,18 +156,18 @@ def labelled_of(study: Study, labelled: int | str | None) -> int | str:
 def make_rows(study: Study, chosen: Results) -> list[Row]:
     """Make the rows of the table, each with its test against the best baseline at its number of labelled cases."""
     baselines = set(study.compare or (method.name for method in study.methods if not method.learns))
-    rows = [_row(study, key, ones) for key, ones in chosen.items()]
+    rows = [_row(study, key, trials) for key, trials in chosen.items()]
     return [_tested(row, rows, baselines, study.metrics[0]) for row in rows]
 
 
-def _row(study: Study, key: RowKey, ones: Sequence[ChosenTrial]) -> Row:
+def _row(study: Study, key: RowKey, trials: Sequence[ChosenTrial]) -> Row:
     return Row(
         key.method,
         key.labelled,
-        {name: [float(one.result[study.report][name]) for one in ones] for name in study.metrics},
-        tuple(f"{one.trial.setting.label} at {one.trial.lr:g}" for one in ones),
-        float(np.mean([one.passes for one in ones])),
-        seeds=tuple(one.trial.seed for one in ones),
+        {name: [float(one.result[study.report][name]) for one in trials] for name in study.metrics},
+        tuple(f"{one.trial.setting.label} at {one.trial.lr:g}" for one in trials),
+        float(np.mean([one.passes for one in trials])),
+        seeds=tuple(one.trial.seed for one in trials),
         checkpoint=key.checkpoint,
     )
 

@@ -98,8 +98,8 @@ def _digits(study: Study, cases: Cases) -> PretrainingTask:
     generator = torch.Generator().manual_seed(config.seed)
 
     def batch(_: int) -> Batch:
-        chosen = torch.randint(len(images), (config.batch,), generator=generator)
-        return images[chosen], labels[chosen]
+        numbers = torch.randint(len(images), (config.batch,), generator=generator)
+        return images[numbers], labels[numbers]
 
     return _network_of(study, cases, DIGITS, "digits have"), batch, cross_entropy
 

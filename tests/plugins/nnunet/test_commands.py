@@ -34,7 +34,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     written.chmod(0o755)
     (tmp_path / "end").write_text("exit 0\n")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    for name in commands.NEEDED:
+    for name in commands.VARIABLES:
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv(VARIABLE, raising=False)
     return tmp_path
@@ -138,7 +138,7 @@ def test_a_program_that_is_not_there_is_named(program: Path, monkeypatch: pytest
 @pytest.mark.slow
 def test_nnunets_own_command_answers(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("layertune")), "nnunet", "train", "4"]
-    variables = {**os.environ, **dict.fromkeys(commands.NEEDED, str(tmp_path))}
+    variables = {**os.environ, **dict.fromkeys(commands.VARIABLES, str(tmp_path))}
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=variables)
     assert done.returncode == 2
     assert "-pretrained_weights" in done.stderr

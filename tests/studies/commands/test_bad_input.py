@@ -237,7 +237,7 @@ def test_a_setting_that_is_not_used_leaves_the_names_of_trials_alone() -> None:
 def test_cases_are_held_up_to_a_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volumes(tmp_path)
     case = every_case(tmp_path, **VOLUMES).train[0]
-    monkeypatch.setattr(study_data, "HELD", 2 * (case.image.nbytes + case.label.nbytes))
+    monkeypatch.setattr(study_data, "CACHE_BYTES", 2 * (case.image.nbytes + case.label.nbytes))
     cases = load_cases(Data.model_validate(VOLUMES), tmp_path)
     first, second = cases.train[0], cases.train[1]
     assert cases.train[0] is first

@@ -10,7 +10,7 @@ from layertune.layers.convolutions import Convolution, TransposedConvolution
 from layertune.weights.adapting.channels import CHANNELS, adapt_channels
 from layertune.weights.adapting.kernels import inflate, resize_kernel
 from layertune.weights.adapting.positions import expected_grid, is_positional, resize_positions
-from layertune.weights.matching import BESIDE, Matching
+from layertune.weights.matching import BESIDE_MISFIT, Matching
 from layertune.weights.structure import module_of
 from layertune.weights.targets import Source, Targets
 
@@ -105,7 +105,9 @@ def adapt_misfits(matching: Matching, source: Source, targets: Targets, asked: s
         elif asked - {"decoder"}:
             matching.reasons[piece.own] += ", and no adaptation that is asked for makes it fit"
     adapted = {module_of(own) for own in matching.adapted}
-    for own in [own for own, reason in matching.reasons.items() if reason == BESIDE and module_of(own) in adapted]:
+    for own in [
+        own for own, reason in matching.reasons.items() if reason == BESIDE_MISFIT and module_of(own) in adapted
+    ]:
         matching.accept(own)
 
 
