@@ -25,7 +25,7 @@ from layertune.rates.stand_in import StandIn
 __all__ = ["AutoLR", "LRTrial"]
 
 SCALE, EPOCHS = "auto_scale", "auto_epochs"
-LOWEST_THRESHOLD = 0.8
+LOWEST_THRESHOLD = 0.8  # the threshold tau falls by RELAXATION each epoch while it is above this
 RELAXATION = 0.99
 DIVERGED = 0.1  # the factor on the rate of a layer with weights that became infinite or NaN
 

@@ -13,8 +13,8 @@ LIKE_RELU = {"relu", "gelu", "silu", "elu", "mish", "hardswish", "hardtanh", "so
 LEAKY = {"leaky_relu", "prelu", "_prelu_kernel"}
 SATURATED = {"sigmoid", "hardsigmoid", "tanh"}
 ACTIVATIONS = LIKE_RELU | LEAKY | SATURATED
-SELU_SCALE = 1.0507009873554805
-DEFAULT_SLOPE = 0.01
+SELU_SCALE = 1.0507009873554805  # lambda of Klambauer et al. 2017; ELU and CELU have 1 in its place
+DEFAULT_SLOPE = 0.01  # of torch's leaky_relu, which leaves it out of the traced call
 
 
 @dataclass(frozen=True)

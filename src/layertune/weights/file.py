@@ -22,7 +22,7 @@ from layertune.weights.torchscript import is_torchscript, read_torchscript
 __all__ = ["read_checkpoint", "read_weights"]
 
 REFUSED = re.compile(r"unsupported (?:global|class|type):? (?:global )?(\S+)", re.IGNORECASE)
-CHUNK = 2**24
+CHUNK = 2**24  # bytes; an entry is read in parts, so that its check takes little memory
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:

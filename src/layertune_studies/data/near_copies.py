@@ -48,5 +48,6 @@ def _thumbnail(image: Tensor) -> Tensor:
     grey = image.float().mean(0)[None, None]
     small = interpolate(grey, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False).flatten()
     centred = small - small.mean()
+    # An image of one grey value has length 0; its vector stays 0 and is a copy of nothing.
     unit: Tensor = centred / centred.norm().clamp_min(1e-6)
     return unit

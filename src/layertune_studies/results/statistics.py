@@ -7,7 +7,7 @@ import numpy as np
 
 __all__ = ["interval", "p_value"]
 
-RESAMPLES = 9999
+RESAMPLES = 9999  # the default of scipy
 LEVEL = 0.95
 
 

@@ -23,4 +23,5 @@ def steps_of(study: Study, method: Method) -> int:
     if isinstance(method, Untuned):
         return 0
     amount = method.amount or study.budget.amount
+    # 1e-9, because a quotient such as 110 / 1.1 may be rounded to just below the whole number that it is.
     return amount if study.budget.unit == "steps" else max(1, int(amount / passes_of_step(method) + 1e-9))
