@@ -116,7 +116,7 @@ class MetaLRSettings:
             OptimizerError: A setting or the preset is unknown, or a value is out of range.
 
         Example:
-            >>> MetaLRSettings.given(preset="long_training", hyper_lr=0.3, every=None).rule
+            >>> MetaLRSettings.given(preset="long_training", hyper_lr=0.3, every=None).rule_of_0_1
             'proportional'
         """
         known = [field.name for field in fields(cls)]

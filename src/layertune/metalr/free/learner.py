@@ -71,7 +71,7 @@ class FreeLearner(Learner):
             if self._rule is None:
                 self._begin(settings)
             self._squared = self._squared_movement()
-            self._shorten()
+            self._shorten(settings)
         self._compared = False
         if self._learns_next(settings) and self._moves:
             groups[0]["meta_due"] = True
@@ -160,11 +160,14 @@ class FreeLearner(Learner):
         """Return k, so that the rate 2^k lr of the first step does not depend on ``lr``, and keeps its digits."""
         return exponent_for(self._optimizer.param_groups) - round(math.log2(self._schedule))
 
-    def _shorten(self) -> None:
+    def _shorten(self, settings: MetaLRSettings) -> None:
         """Keep the movement from the average within 1.5 % of the weights' length."""
         farthest = FARTHEST * self._length
-        if self._squared > farthest * farthest:
-            self._scale_movement(farthest / math.sqrt(self._squared))
+        if self._rule is not None and farthest * farthest < self._squared < math.inf:
+            ratio = farthest / math.sqrt(self._squared)
+            self._scale_movement(ratio)
+            self._rule.shorten(ratio, max_change=settings.max_change)
+            self._rule.bound(*self._limits(settings))
 
     def _follow(self, cosine: float, settings: MetaLRSettings) -> None:
         rule = self._rule

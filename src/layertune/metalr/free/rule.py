@@ -86,6 +86,15 @@ class FreeRule:
         self.log_rate += math.log(CUT)
         self.overshoots += 1
 
+    def shorten(self, ratio: float, *, max_change: float) -> None:
+        """Lower the rate after a step that was made shorter than it asks for, since it would grow without end there.
+
+        Args:
+            ratio: The length of the movement that was made over that of the movement that the rate asks for, < 1.
+            max_change: The largest factor, up or down.
+        """
+        self.log_rate += max(math.log(ratio), -math.log(max_change))
+
     def learn(self, cosine: float, *, gain: float, level: float, max_change: float) -> None:
         """Move the rate by one cosine.
 
