@@ -21,6 +21,7 @@ from layertune.errors import (
     OptimizerError,
     PolicyError,
     ProfileError,
+    SaveError,
     WeightsError,
 )
 from layertune.hosts.evaluation_weights import evaluation_weights
@@ -102,6 +103,7 @@ __all__ = [
     "Ranking",
     "RedundantKernels",
     "Replay",
+    "SaveError",
     "Score",
     "Trace",
     "UNetScheme",

@@ -9,6 +9,7 @@ __all__ = [
     "OptimizerError",
     "PolicyError",
     "ProfileError",
+    "SaveError",
     "WeightsError",
 ]
 
@@ -38,6 +39,17 @@ class OptimizerError(LayertuneError, ValueError):
 
 class ProfileError(LayertuneError, ValueError):
     """A profile is damaged, or belongs to another network."""
+
+
+class SaveError(LayertuneError, OSError):
+    """A file cannot be written: its folder is missing, or the system refuses.
+
+    ``errno`` and ``strerror`` are those of the system's error.
+    """
+
+    def __str__(self) -> str:
+        """Return the message; an ``OSError`` with an ``errno`` would show the system's words in its place."""
+        return str(self.args[0])
 
 
 class WeightsError(LayertuneError, ValueError):

@@ -1,10 +1,13 @@
 """Write a file whole or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
+
+from layertune.errors import SaveError
 
 __all__ = ["replace_file", "write_file"]
 
@@ -23,7 +26,7 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Path], object]
             same name, so that the next call overwrites what a killed process has left. Set it for large files.
 
     Raises:
-        OSError: The file cannot be written, for example because its folder is missing or the disk is full. A function
+        SaveError: The file cannot be written, for example because its folder is missing or the disk is full. A function
             may raise other errors. In each case the old file stays, and the temporary file is removed.
 
     Example:
@@ -36,6 +39,8 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Path], object]
     path = Path(path)
     # The same folder, since a file cannot be renamed in one piece across file systems.
     temporary = path.with_name(f".{path.name}.{'part' if only_writer else uuid4().hex[:8]}")
+    if not path.parent.is_dir():  # named here, since a function may answer it with an error of its own
+        raise _save_error(path, OSError(errno.ENOENT, f"there is no folder {path.parent}"), "make the folder, or give")
     try:
         if callable(content):
             content(temporary)
@@ -43,9 +48,18 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Path], object]
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         if temporary.exists():
             replace_file(temporary, path)
+    except OSError as error:
+        raise _save_error(path, error, "give") from error
     finally:
         with contextlib.suppress(OSError):  # it would hide the error of the write
             temporary.unlink(missing_ok=True)
+
+
+def _save_error(path: Path, error: OSError, advice: str) -> SaveError:
+    """Return the error about the file itself, where the system's names the temporary file."""
+    explained = SaveError(f"{path} cannot be written ({error.strerror or error}); {advice} another path")
+    explained.errno, explained.strerror = error.errno, error.strerror
+    return explained
 
 
 def replace_file(complete: Path, path: Path) -> None:

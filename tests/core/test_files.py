@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from layertune import SaveError
 from layertune.files import write_file
 
 
@@ -105,5 +106,15 @@ def test_several_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SaveError, match=r"file.txt cannot be written \(there is no folder .*nowhere\); make"):
         write_file(tmp_path / "nowhere" / "file.txt", "new")
+
+
+def test_a_refused_file_is_named_and_not_its_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, _: bytes) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(SaveError, match=r"file.txt cannot be written \(Permission denied\)") as caught:
+        write_file(tmp_path / "file.txt", "new")
+    assert (caught.value.errno, ".file.txt." in str(caught.value)) == (errno.EACCES, False)

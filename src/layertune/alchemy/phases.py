@@ -204,7 +204,11 @@ class Alchemy:
             norms, phase, progress = list(state["norms"]), state["phase"], Progress(**state["progress"])
             history = [(name, value) for name, value in state["history"]]
             identified = {name: torch.tensor(values) for name, values in state["identified"].items()} or None
-            redundant = self._redundant_of(state["redundant"])
+            redundant = state["redundant"]
+            if norms == list(gammas(self._model)):
+                redundant = self._redundant_of(redundant)
+        except AlchemyError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AlchemyError(f"this is not a state that Alchemy.state_dict() returned: {error!r}") from error
         if phase not in get_args(Phase) or norms != list(gammas(self._model)):

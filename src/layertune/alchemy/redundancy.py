@@ -60,8 +60,23 @@ class RedundantKernels:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], norms: KernelNorms) -> Self:
-        """Build the record from what ``state()`` returned and the pairs of the same network."""
+        """Build the record from what ``state()`` returned and the pairs of the same network.
+
+        Raises:
+            AlchemyError: The state names norms or kernels that the network does not have.
+        """
         channels = {name: tuple(kernels) for name, kernels in state["channels"].items()}
+        counts = {name: pair.kernels for name, pair in norms.pairs.items()}
+        foreign = [
+            name
+            for name, kernels in channels.items()
+            if not all(0 <= number < counts.get(name, 0) for number in kernels)
+        ]
+        if foreign:
+            raise AlchemyError(
+                f"the state holds redundant kernels of norms that scale no such kernels: {', '.join(foreign[:3])}; "
+                "load it into the network that it was saved from, or start the identification anew"
+            )
         return cls(float(state["threshold"]), channels, norms.pairs, norms.unpaired)
 
 

@@ -19,7 +19,7 @@ from layertune.autolr.weight_variation import (
     weights_by_layer,
 )
 from layertune.errors import OptimizerError
-from layertune.rates.attachment import LRMultiplier, group_layer_names
+from layertune.rates.attachment import LRMultiplier, group_layer_names, require_optimizer
 from layertune.rates.stand_in import StandIn
 
 __all__ = ["AutoLR", "LRTrial"]
@@ -124,6 +124,7 @@ class AutoLR(LRMultiplier):
         also: Sequence[Resumable] = (),
     ) -> None:
         _check_settings(threshold, {"f_min": f_min, "f_max": f_max, "stem_factor": stem_factor}, max_trials)
+        require_optimizer(optimizer)
         self.model = model
         self.first_threshold = threshold
         self.f_min = f_min

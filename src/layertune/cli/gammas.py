@@ -111,7 +111,7 @@ def _draw(sizes: Mapping[str, Tensor], threshold: float, file: Path) -> None:
     assert drawing is not None, "new axes belong to a figure"
     try:
         save_figure(drawing, file)
-    except (OSError, ValueError) as error:  # no such folder, or a format that matplotlib does not write
+    except ValueError as error:  # a format that matplotlib does not write
         raise AlchemyError(f"the figure {file} cannot be written ({error}); give a path as gammas.png") from error
 
 

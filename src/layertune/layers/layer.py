@@ -9,7 +9,7 @@ from torch import nn
 from layertune.errors import ModelError
 from layertune.layers.names import named_parameters, unwrap
 
-__all__ = ["Depth", "Granularity", "Layer", "LayerMap", "Role", "parameters_by_layer"]
+__all__ = ["Depth", "Granularity", "Layer", "LayerMap", "Role", "parameters_by_layer", "require_network"]
 
 Depth = Literal["I1", "I2"]
 Granularity = Literal["module", "block", "stage"]
@@ -111,6 +111,19 @@ class LayerMap(Sequence[Layer]):
         raise ModelError(f"no layer holds a parameter {parameter!r}; the map was made of another network")
 
 
+def require_network(model: object) -> None:
+    """Refuse what is no network, for instance because arguments were given in another order.
+
+    Raises:
+        ModelError: The message says which argument the network is.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"expected a network, a torch.nn.Module, not a {type(model).__name__}; the network comes first in the "
+            "arguments, before its layers, inputs or weights"
+        )
+
+
 def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list[nn.Parameter]]:
     """Return the parameters of each layer, by the layer's name.
 
@@ -119,9 +132,16 @@ def parameters_by_layer(model: nn.Module, layers: LayerMap) -> Mapping[str, list
         layers: The layers of this network.
 
     Raises:
-        ModelError: A parameter is in no layer or in two, or a layer names a parameter that the model lacks.
+        ModelError: An argument is of another type, a parameter is in no layer or in two, or a layer names a parameter
+            that the model lacks.
     """
+    require_network(model)
     parameters = named_parameters(model)
+    if not isinstance(layers, LayerMap):
+        raise ModelError(
+            f"expected the layers of {type(unwrap(model)).__name__}, a LayerMap, not a {type(layers).__name__}; make "
+            "the map with map_layers(model, example_input)"
+        )
     placed = [name for layer in layers for name in layer.parameters]
     missing = sorted(set(parameters) - set(placed))
     unknown = sorted(set(placed) - set(parameters))

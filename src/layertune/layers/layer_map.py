@@ -11,7 +11,7 @@ from layertune.errors import ModelError
 from layertune.layers.blocks import Block, Place, find_blocks
 from layertune.layers.depth import depths, place_blocks
 from layertune.layers.granularity import regroup
-from layertune.layers.layer import Depth, Granularity, Layer, LayerMap, Role
+from layertune.layers.layer import Depth, Granularity, Layer, LayerMap, Role, require_network
 from layertune.layers.names import common_path, named_parameters, unwrap
 from layertune.layers.trace import Trace, trace
 
@@ -54,6 +54,7 @@ def map_layers(
     """
     if granularity not in get_args(Granularity) or depth not in get_args(Depth):
         raise ModelError(f"granularity is module, block or stage and depth I1 or I2, not {granularity!r} and {depth!r}")
+    require_network(model)
     if matcher is not None:
         return _match_layers(model, matcher, granularity, depth)
     if not example_inputs:

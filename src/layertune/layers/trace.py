@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from layertune.errors import ModelError
 from layertune.layers.activations import Activation
+from layertune.layers.layer import require_network
 from layertune.layers.names import unwrap
 from layertune.layers.nested import map_tensors, tensors_in
 from layertune.layers.operations import Operation
@@ -84,6 +85,7 @@ def trace(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Trac
         >>> list(found.operations), found.norms
         (['0', '3'], {'1': '0'})
     """
+    require_network(model)
     net = unwrap(model)
     _refuse_unready(net)
     recorder = Recorder(net)

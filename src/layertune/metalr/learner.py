@@ -47,9 +47,11 @@ class Learner(ABC):
 
     @property
     def sections(self) -> Sections:
-        """How the present param groups make up layers; groups may join during a run."""
+        """How the present param groups make up layers. During a run groups may join, and parameters may be moved."""
         if not self._sections.fits(self._optimizer):
-            self._sections = Sections.of(self._optimizer, self._layers)
+            before, self._sections = self._sections, Sections.of(self._optimizer, self._layers)
+            if before.device != self._sections.device:
+                self._adopt()
         return self._sections
 
     @property

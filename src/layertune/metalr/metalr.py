@@ -14,7 +14,7 @@ from layertune.metalr.requirements import check_layers, check_meta_gradient, che
 from layertune.metalr.resuming import resumed_settings
 from layertune.metalr.sections import Layers
 from layertune.metalr.settings import MetaLRSettings
-from layertune.rates.attachment import LRMultiplier
+from layertune.rates.attachment import LRMultiplier, require_optimizer
 from layertune.rates.profile import LRProfile
 from layertune.rates.stand_in import StandIn
 
@@ -117,6 +117,7 @@ class MetaLR(LRMultiplier):
         single = {"hyper_lr": hyper_lr, "rule": rule, "start": start, "min_lr": min_lr, "max_lr": max_lr}
         single |= {"max_change": max_change, "every": every, "streaming": streaming}
         self.settings = MetaLRSettings.one_of(settings, **single)
+        require_optimizer(optimizer)
         self._asked = self.settings
         self._layers = layers
         check_optimizer(optimizer)
@@ -253,6 +254,7 @@ class MetaLR(LRMultiplier):
     @torch.no_grad()
     def _prepare_step(self, stand_in: StandIn) -> None:
         attached.require_latest(self.optimizer)
+        _ = self._learner.sections  # parameters that were moved are noticed before anything is measured
         if self.streaming and self.due:
             # A GradScaler leaves these two on an optimizer whose fused step unscales by itself.
             scale, found_inf = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))

@@ -25,6 +25,7 @@ class Sections(NamedTuple):
 
     Attributes:
         key: The groups that this was read from, by identity and length.
+        device: The device of their first parameter.
         names: The layers, in the order of the groups or as they were given.
         layer_names: The layer of each parameter, by group.
         of_parameter: The section of each parameter, by group.
@@ -35,6 +36,7 @@ class Sections(NamedTuple):
     """
 
     key: tuple[int, ...]
+    device: torch.device
     names: list[str]
     layer_names: list[list[str]]
     of_parameter: list[list[int]]
@@ -55,7 +57,7 @@ class Sections(NamedTuple):
             OptimizerError: The optimizer has no parameters, or has some that are in none of the given layers.
         """
         groups = optimizer.param_groups
-        device = next((parameter.device for group in groups for parameter in group["params"]), None)
+        device = _device(groups)
         if device is None:
             raise OptimizerError("this optimizer has no parameters; give it the model's param groups")
         labels = _group_labels(groups) if layers is None else _parameter_labels(groups, layers)
@@ -68,6 +70,7 @@ class Sections(NamedTuple):
         members[layer_of, range(len(pairs))] = 1.0
         return cls(
             key=_key(optimizer),
+            device=device,
             names=names,
             layer_names=labels,
             of_parameter=[[pairs.index((i, label)) for label in row] for i, row in enumerate(labels)],
@@ -101,8 +104,8 @@ class Sections(NamedTuple):
         return [int(groups[group].get("depth", place)) for place, group in enumerate(self.leading_groups(groups), 1)]
 
     def fits(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer still has the groups that this was read from."""
-        return self.key == _key(optimizer)
+        """Return whether the optimizer still has the groups that this was read from, on the same device."""
+        return self.key == _key(optimizer) and self.device == _device(optimizer.param_groups)
 
     def moved(self, groups: Groups) -> set[int]:
         """Return the sections that took part in the measured step: those with a parameter that had a gradient."""
@@ -208,3 +211,8 @@ def _refuse(place: str, saved: Sequence[str] | None, own: Sequence[str]) -> None
 
 def _key(optimizer: Optimizer) -> tuple[int, ...]:
     return tuple(number for group in optimizer.param_groups for number in (id(group), len(group["params"])))
+
+
+def _device(groups: Groups) -> torch.device | None:
+    """Return the device of the first parameter, or None where there is none."""
+    return next((parameter.device for group in groups for parameter in group["params"]), None)

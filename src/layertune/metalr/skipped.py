@@ -22,7 +22,7 @@ class Skipped:
 
     def add(self, overflowed: Tensor) -> None:
         """Count one more if ``overflowed`` is true."""
-        self._count += overflowed
+        self._count = self._count.to(overflowed.device) + overflowed  # the parameters may have been moved
 
     def warn(self, step: int) -> None:
         """Warn once there was a first case. Until then each call waits for the device."""

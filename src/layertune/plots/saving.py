@@ -19,7 +19,7 @@ def save_figure(figure: Figure, path: str | Path, **options: Any) -> None:
         **options: Options for ``Figure.savefig``, for example ``dpi``.
 
     Raises:
-        OSError: The file cannot be written.
+        SaveError: The file cannot be written.
         ValueError: matplotlib does not write files with this suffix.
 
     Example:

@@ -31,7 +31,7 @@ def freeze(model: nn.Module, layers: LayerMap, policy: Policy, *, statistics: bo
         A handle with ``undo()``, which is also a context manager.
 
     Raises:
-        ModelError: The map belongs to another network.
+        ModelError: The map belongs to another network, or the arguments are in another order.
         PolicyError: The policy does not fit the map, or freezes all layers.
 
     Example:
@@ -42,8 +42,8 @@ def freeze(model: nn.Module, layers: LayerMap, policy: Policy, *, statistics: bo
         ...     frozen.names, net[0].weight.requires_grad
         (('0.weight', '0.bias'), False)
     """
-    scales = scales_of(layers, policy)
     parameters_by_layer(model, layers)
+    scales = scales_of(layers, policy)
     if all(scales):
         warnings.warn(f"the policy freezes none of the {len(layers)} layers, so freeze has no effect", stacklevel=2)
     frozen_names = {name for layer, scale in zip(layers, scales, strict=True) if not scale for name in layer.parameters}

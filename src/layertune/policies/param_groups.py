@@ -45,7 +45,7 @@ def param_groups(
         The groups in the order of the map. Every trainable parameter of a tuned layer is in exactly one group.
 
     Raises:
-        ModelError: The map belongs to another network.
+        ModelError: The map belongs to another network, or the arguments are in another order.
         PolicyError: The policy does not fit the map, or freezes all layers.
         OptimizerError: A learning rate is negative or not finite, a name in ``no_weight_decay`` is not the name of a
             parameter, or no parameter of the tuned layers requires a gradient.
@@ -61,8 +61,8 @@ def param_groups(
     """
     _check_names(no_weight_decay, named_parameters(model))
     _check_rates(lr=lr, head_lr=lr if head_lr is None else head_lr)
-    scales = scales_of(layers, policy or AllLayers())
     parameters = parameters_by_layer(model, layers)
+    scales = scales_of(layers, policy or AllLayers())
     decaying = _decaying(model, no_weight_decay) if weight_decay else set()
     groups: list[dict[str, Any]] = []
     for layer, scale in zip(layers, scales, strict=True):

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from layertune.errors import OptimizerError
 from layertune.rates.stand_in import StandIn
 
-__all__ = ["LRMultiplier", "group_layer_names", "require_single_multiplier"]
+__all__ = ["LRMultiplier", "group_layer_names", "require_optimizer", "require_single_multiplier"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -25,10 +25,11 @@ class LRMultiplier(ABC):
         optimizer: The optimizer to attach to. Only one object at a time may multiply its learning rates.
 
     Raises:
-        OptimizerError: Another object multiplies the learning rates of this optimizer already.
+        OptimizerError: The argument is no optimizer, or another object multiplies its learning rates already.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
+        require_optimizer(optimizer)
         require_single_multiplier(optimizer)
         self.optimizer = optimizer
         self._stand_in: StandIn | None = None
@@ -71,6 +72,19 @@ class LRMultiplier(ABC):
 def group_layer_names(groups: Sequence[dict[str, Any]]) -> list[str]:
     """Return the layer of each param group: its ``"layer"``, else its ``"name"``, else ``"group <number>"``."""
     return [str(group.get("layer", group.get("name", f"group {number}"))) for number, group in enumerate(groups)]
+
+
+def require_optimizer(optimizer: object) -> None:
+    """Refuse what is no optimizer, for instance the network whose parameters it trains.
+
+    Raises:
+        OptimizerError: The message says how to build an optimizer with a param group for each layer.
+    """
+    if not hasattr(optimizer, "param_groups"):
+        raise OptimizerError(
+            f"expected a torch.optim.Optimizer, not a {type(optimizer).__name__}; build one from the layers of the "
+            "network: torch.optim.SGD(param_groups(model, map_layers(model, example_input), lr=0.01))"
+        )
 
 
 def require_single_multiplier(optimizer: Optimizer) -> None:

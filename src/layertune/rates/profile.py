@@ -100,7 +100,7 @@ class LRProfile:
 
         Raises:
             ProfileError: The path has another suffix.
-            OSError: The folder is missing or cannot be written to.
+            SaveError: The folder is missing or cannot be written to.
         """
         write_fields(Path(path), {field.name: getattr(self, field.name) for field in fields(self)})
 

@@ -27,7 +27,7 @@ def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
 
     Raises:
         ProfileError: The suffix is neither ``.json`` nor ``.safetensors``.
-        OSError: The folder is missing or cannot be written to.
+        SaveError: The folder is missing or cannot be written to.
     """
     content = _encode_json(fields) if _suffix(path) == ".json" else _encode_safetensors(fields)
     write_file(path, content)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from layertune.errors import ProfileError
 from layertune.layers.names import common_path
-from layertune.rates.attachment import LRMultiplier, group_layer_names
+from layertune.rates.attachment import LRMultiplier, group_layer_names, require_optimizer
 from layertune.rates.stand_in import StandIn
 
 __all__ = ["Replay", "match_layers"]
@@ -39,6 +39,7 @@ class Replay(LRMultiplier):
     def __init__(
         self, optimizer: Optimizer, *, layers: Sequence[str], steps: Sequence[int], scales: Sequence[Sequence[float]]
     ) -> None:
+        require_optimizer(optimizer)
         self._layers, self._steps, self._scales = layers, steps, scales
         self._columns = match_layers(layers, group_layer_names(optimizer.param_groups))
         super().__init__(optimizer)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import prod
+from os import PathLike
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,28 @@ from layertune.weights.report import LEAST_OF_NETWORK, Loaded, listed
 from layertune.weights.structure import Shapes, is_statistic, module_of
 from layertune.weights.targets import Source, Targets
 
-__all__ = ["Shares", "measure_shares", "require_finite", "require_share"]
+__all__ = ["Shares", "measure_shares", "require_finite", "require_share", "require_types"]
+
+
+def require_types(model: object, weights: object) -> None:
+    """Refuse arguments of ``load_weights`` that are no network or no tensors by name.
+
+    Raises:
+        WeightsError: The message says what to pass.
+    """
+    if not isinstance(model, nn.Module):
+        raise WeightsError(
+            f"load_weights takes the network first, a torch.nn.Module, and then the weights; the first argument is a "
+            f"{type(model).__name__}"
+        )
+    if isinstance(weights, str | PathLike):
+        raise WeightsError(
+            f"load_weights takes tensors by name, not the path of a file; read it first: "
+            f"load_weights(model, read_weights({str(weights)!r}))"
+        )
+    if not isinstance(weights, Mapping):
+        hint = "; give its state_dict()" if isinstance(weights, nn.Module) else ", as read_weights returns them"
+        raise WeightsError(f"load_weights takes tensors by name, not a {type(weights).__name__}{hint}")
 
 
 @dataclass(frozen=True)

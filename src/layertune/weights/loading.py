@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from layertune.errors import WeightsError
 from layertune.weights.adapting.adaptation import adapt_misfits, read_adaptations
 from layertune.weights.adapting.decoders import leave_out_decoders
-from layertune.weights.checks import measure_shares, require_finite, require_share
+from layertune.weights.checks import measure_shares, require_finite, require_share, require_types
 from layertune.weights.file import read_weights
 from layertune.weights.matching import Matching, match_by_guess, match_by_name
 from layertune.weights.prefixes import choose_copy
@@ -79,9 +79,10 @@ def load_weights(
         What matched, what did not, and why.
 
     Raises:
-        WeightsError: Nothing fits, or less than ``min_share``; weights that fit are NaN or infinite; the weights hold
-            several copies of the network, and ``prefix`` chooses none; ``rename`` gives two tensors of the file one
-            name; ``adapt`` names no adaptation; or the network's parameters have no memory of their own yet.
+        WeightsError: An argument is of another type; nothing fits, or less than ``min_share``; weights that fit are NaN
+            or infinite; the weights hold several copies of the network, and ``prefix`` chooses none; ``rename`` gives
+            two tensors of the file one name; ``adapt`` names no adaptation; or the network's parameters have no memory
+            of their own yet.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
@@ -92,6 +93,7 @@ def load_weights(
         >>> print(loaded.summary())
         2 of 4 tensors loaded; left as they were: 1.weight (shape (4, 3) against (5, 3)), 1.bias (shape (4,) ...
     """
+    require_types(model, weights)
     asked, targets, source = read_adaptations(adapt), Targets(model), Source(weights)
     matching = _match(source, targets, rename, prefix, guess=guess)
     adapt_misfits(matching, source, targets, asked)

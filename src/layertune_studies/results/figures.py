@@ -38,14 +38,15 @@ def plot_study(context: StudyContext, kind: str, path: Path, *, labelled: int | 
         labelled: The number of labelled cases that is shown; by default the first one of the study.
 
     Raises:
-        StudyError: The figure is unknown, or the study lacks what it shows.
+        StudyError: The figure or its format is unknown, or the study lacks what it shows.
+        SaveError: The file cannot be written.
     """
     if kind not in FIGURES:
         raise StudyError(f"{kind!r} is no figure of a study; there are {', '.join(FIGURES)}")
     figure: Figure = FIGURES[kind](context, labelled_of(context.study, labelled))
     try:
         save_figure(figure, path, dpi=200)
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # a format that matplotlib does not write
         raise StudyError(f"the figure cannot be written to {path} ({error})") from error
     return path
 

@@ -129,6 +129,14 @@ def test_the_state_is_plain_and_comes_back() -> None:
     assert RedundantKernels.from_state(found.state(), both) == found
 
 
+@pytest.mark.parametrize("channels", [{"norm": [0]}, {"1": [6]}, {"1": [-1]}])
+def test_a_state_of_other_norms_or_kernels_is_refused(channels: dict[str, list[int]]) -> None:
+    net = of(nn.BatchNorm2d(6))
+    both = pair_kernels(net, trace(net, image()))
+    with pytest.raises(AlchemyError, match="load it into the network that it was saved from"):
+        RedundantKernels.from_state({"threshold": 0.05, "channels": channels}, both)
+
+
 def test_half_precision_is_compared_as_it_is() -> None:
     net = of(nn.BatchNorm2d(6)).bfloat16()
     planted(net, {3: 0.01})

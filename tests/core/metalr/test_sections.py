@@ -11,6 +11,7 @@ from torch.optim import SGD
 
 from layertune import MetaLR, OptimizerError
 from layertune.metalr.correcting.rules import RULES
+from layertune.metalr.sections import Sections
 from small_runs import EVERY_RULE, Plain, assert_learned, assert_same, batch, data, layer_groups, network, run, train
 
 MODES = [pytest.param({}, id="exact"), pytest.param({"streaming": True}, id="streaming")]  # with a rule beside
@@ -302,3 +303,25 @@ def test_sparse_gradients_equal_dense_ones(mode, rule):
         return train(net, optimizer, metalr, batches)
 
     assert_same(learned(sparse=True), learned(sparse=False), 1e-10)
+
+
+def test_parameters_that_are_moved_to_another_device_are_read_anew():
+    optimizer = SGD(layer_groups(network()))
+    sections = Sections.of(optimizer)
+    assert sections.fits(optimizer)
+    for group in optimizer.param_groups:
+        group["params"][:] = [nn.Parameter(parameter.to("meta")) for parameter in group["params"]]
+    assert not sections.fits(optimizer)
+    assert Sections.of(optimizer).members.device.type == "meta"
+
+
+@pytest.mark.parametrize("mode", EVERY_RULE)
+def test_a_run_goes_on_where_its_sections_were_read_on_another_device(mode):
+    whole = run(**mode)
+    net = network()
+    optimizer = SGD(layer_groups(net), momentum=0.9)
+    metalr = MetaLR(optimizer, hyper_lr=0.02, **mode)
+    train(net, optimizer, metalr, data(range(3)))
+    sections = metalr._learner._sections  # as if all had been on the device "meta" up to here
+    metalr._learner._sections = sections._replace(device=torch.device("meta"), members=sections.members.to("meta"))
+    assert_same(train(net, optimizer, metalr, data(range(3, 6))), whole)

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner, Result
 
+from layertune import SaveError
 from layertune.cli.app import app
 from layertune_studies.config.study import Study
 from layertune_studies.engine.context import StudyContext
@@ -239,7 +240,7 @@ def test_figures_that_cannot_be_drawn(
 
 
 def test_a_figure_in_a_folder_that_is_not_there(context: StudyContext, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="the figure cannot be written to"):
+    with pytest.raises(SaveError, match=r"figure.png cannot be written \(there is no folder"):
         plot_study(context, "heat-map", tmp_path / "nowhere" / "figure.png")
 
 
