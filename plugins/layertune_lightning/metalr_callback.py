@@ -175,9 +175,9 @@ class MetaLRCallback(LearnerHolder, Callback):
         def inputs() -> tuple[Any, ...]:
             return example_inputs(module, FOR_LAYERS)
 
-        self._learner.attach(self._chosen(trainer.optimizers), module, inputs, step=step, wrapped=wrapped)
+        self._learner.attach(self._optimizer_of(trainer.optimizers), module, inputs, step=step, wrapped=wrapped)
 
-    def _chosen(self, optimizers: list[Optimizer]) -> Optimizer:
+    def _optimizer_of(self, optimizers: list[Optimizer]) -> Optimizer:
         if self.optimizer not in range(len(optimizers)):
             raise OptimizerError(
                 f"MetaLRCallback(optimizer={self.optimizer!r}) names none of the {len(optimizers)} optimizers that "

@@ -22,7 +22,7 @@ from layertune_nnunet.plugin import PLUGIN
 from layertune_nnunet.tools.trainer_path import VARIABLE, trainer_path
 
 if TYPE_CHECKING:
-    from layertune_nnunet.tools.import_weights import Imported
+    from layertune_nnunet.tools.import_weights import ImportedWeights
 
 __all__ = ["app"]
 
@@ -124,7 +124,7 @@ def import_(
     _show_import(imported, f"{weights} in {configuration}")
 
 
-def _show_import(imported: "Imported", title: str) -> None:
+def _show_import(imported: "ImportedWeights", title: str) -> None:
     loaded = imported.loaded
     rows = [[own, file, loaded.adapted.get(own, "loaded")] for own, file in loaded.matched.items()]
     rows += [[own, "", f"fresh: {why}"] for own, why in loaded.missing.items()]

@@ -12,14 +12,14 @@ from layertune import Loaded, WeightsError, load_weights, read_weights
 from layertune.files import write_file
 from layertune_nnunet.tools.planned_network import planned_network
 
-__all__ = ["HEADS", "Imported", "import_weights", "renaming"]
+__all__ = ["HEADS", "ImportedWeights", "import_weights", "renaming"]
 
 HEADS = ".seg_layers."
 """Part of the names of the segmentation layers, which nnU-Net never loads from a file."""
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedWeights:
     """Say which weights were imported and which are initial ones.
 
     Attributes:
@@ -54,7 +54,7 @@ def import_weights(
     prefix: str | None = None,
     allow_partial: bool = False,
     adapt: Collection[str] = (),
-) -> Imported:
+) -> ImportedWeights:
     """Write the weights that fit a plan's network into a file of pre-trained weights for nnU-Net.
 
     nnU-Net requires all weights but those of the segmentation layers. Tensors that the file lacks, or has in another
@@ -85,7 +85,7 @@ def import_weights(
             f"only segmentation layers fit the network of those in {weights}, and nnU-Net never loads them from a file"
         )
     _write({"network_weights": network.state_dict()}, out)
-    return Imported(out, loaded, seed)
+    return ImportedWeights(out, loaded, seed)
 
 
 def renaming(pairs: Sequence[str]) -> Callable[[str], str] | None:

@@ -80,8 +80,8 @@ def measure_trace(name: str) -> dict[str, float]:
     """
     build, shape = TRACE_NETWORKS[name]
     model, example = build(), torch.empty(shape)
-    _, import_seconds, import_mb = _measured(FakeTensorMode)
-    layers, seconds, extra_mb = _measured(lambda: map_layers(model, example))
+    _, import_seconds, import_mb = _costs_of(FakeTensorMode)
+    layers, seconds, extra_mb = _costs_of(lambda: map_layers(model, example))
     return {
         "seconds": seconds,
         "extra_mb": extra_mb,
@@ -91,7 +91,7 @@ def measure_trace(name: str) -> dict[str, float]:
     }
 
 
-def _measured(call: Callable[[], T]) -> tuple[T, float, float]:
+def _costs_of(call: Callable[[], T]) -> tuple[T, float, float]:
     """Return what a call returns, its seconds, and the megabytes by which it raised the peak."""
     before = _restart_peak()
     start = time.perf_counter()

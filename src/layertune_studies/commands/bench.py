@@ -26,8 +26,8 @@ def bench_step(network: Networks = None, repeats: Repeats = 4, threads: Threads 
     with studies():
         from layertune_studies.bench import networks, step
 
-    names = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
-    results = _measured(names, threads, lambda name: step.bench_step(name, repeats=repeats))
+    names = _check_names(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
+    results = _measure_each(names, threads, lambda name: step.bench_step(name, repeats=repeats))
     contenders = ("exact", "every10", "streaming", "second_order", "published", "extra_memory")
     _show_networks("Ratios to the plain step", results, contenders, as_json=as_json)
 
@@ -38,8 +38,8 @@ def bench_alchemy(network: Networks = None, repeats: Repeats = 4, threads: Threa
     with studies():
         from layertune_studies.bench import alchemy, networks
 
-    names = _chosen(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
-    results = _measured(names, threads, lambda name: alchemy.bench_alchemy(name, repeats=repeats))
+    names = _check_names(network or ["resnet18", "unet3d"], networks.STEP_NETWORKS)
+    results = _measure_each(names, threads, lambda name: alchemy.bench_alchemy(name, repeats=repeats))
     contenders = ("norm_only", "penalty", "penalty_step")
     _show_networks("Ratios to the plain step", results, contenders, limits=alchemy.LIMITS, as_json=as_json)
 
@@ -52,8 +52,8 @@ def bench_lightning(
     with studies():
         from layertune_studies.bench import lightning, networks
 
-    names = _chosen(network or ["resnet18"], networks.STEP_NETWORKS)
-    results = _measured(names, threads, lambda name: lightning.bench_lightning(name, repeats=repeats))
+    names = _check_names(network or ["resnet18"], networks.STEP_NETWORKS)
+    results = _measure_each(names, threads, lambda name: lightning.bench_lightning(name, repeats=repeats))
     contenders = ("streaming", "every10", "exact")
     _show_networks("Ratios to the Trainer without the callback", results, contenders, as_json=as_json)
 
@@ -64,7 +64,7 @@ def bench_monai(repeats: Repeats = 4, threads: Threads = 1, as_json: Json = Fals
     with studies():
         from layertune_studies.bench import monai
 
-    result = _measured(["MONAI"], threads, lambda _: monai.bench_monai(repeats=repeats))["MONAI"]
+    result = _measure_each(["MONAI"], threads, lambda _: monai.bench_monai(repeats=repeats))["MONAI"]
     _show_contenders("plain", result, monai.MONAI_LIMITS, as_json=as_json)
 
 
@@ -79,8 +79,9 @@ def bench_nnunet(
     with studies():
         from layertune_studies.bench import nnunet
 
-    measured = _measured(["nnU-Net"], threads, lambda _: nnunet.bench_nnunet(repeats=repeats, device=device))
-    result = measured["nnU-Net"]
+    result = _measure_each(["nnU-Net"], threads, lambda _: nnunet.bench_nnunet(repeats=repeats, device=device))[
+        "nnU-Net"
+    ]
     _show_contenders("stock", result, nnunet.NNUNET_LIMITS, as_json=as_json)
 
 
@@ -95,8 +96,8 @@ def bench_trace(
     with studies():
         from layertune_studies.bench import trace
 
-    names = _chosen(network or list(trace.TRACE_NETWORKS), trace.TRACE_NETWORKS)
-    results = _measured(names, threads, lambda name: trace.bench_trace(name, repeats=repeats))
+    names = _check_names(network or list(trace.TRACE_NETWORKS), trace.TRACE_NETWORKS)
+    results = _measure_each(names, threads, lambda name: trace.bench_trace(name, repeats=repeats))
     if as_json:
         print_json(results)
         return
@@ -133,7 +134,7 @@ def _show_contenders(plain: str, result: Mapping[str, Any], limits: Mapping[str,
     show(Text(f"The {plain} step took {result[f'{plain}_ms']:.0f} ms."))
 
 
-def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def _measure_each(names: Sequence[str], threads: int, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -147,7 +148,7 @@ def _measured(names: Sequence[str], threads: int, measure: Callable[[str], dict[
         torch.set_num_threads(before)
 
 
-def _chosen(names: Sequence[str], known: dict[str, Any]) -> list[str]:
+def _check_names(names: Sequence[str], known: dict[str, Any]) -> list[str]:
     for name in names:
         if name not in known:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="--network")

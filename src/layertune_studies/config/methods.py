@@ -148,7 +148,7 @@ class MetaLRMethod(Method):
 
     @model_validator(mode="before")
     @classmethod
-    def _usual(cls, values: Any) -> Any:
+    def _write_defaults(cls, values: Any) -> Any:
         """Write the default number down, since it is part of a trial's identity and may differ in a later version."""
         if not isinstance(values, Mapping):
             return values

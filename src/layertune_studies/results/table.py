@@ -101,37 +101,37 @@ def chosen_trials(context: StudyContext) -> dict[RowKey, list[ChosenTrial]]:
     by_row = {
         RowKey(method, labelled, checkpoint): trials
         for checkpoint, part in context.parts().items()
-        for (method, labelled), trials in _chosen_of_part(part).items()
+        for (method, labelled), trials in _rows_of_part(part).items()
     }
     if not by_row:
         raise StudyError(f"no trial of {context.study.name} is finished; run it with `layertune study run` first")
     return by_row
 
 
-def _chosen_of_part(context: StudyContext) -> dict[tuple[str, int | str], list[ChosenTrial]]:
+def _rows_of_part(context: StudyContext) -> dict[tuple[str, int | str], list[ChosenTrial]]:
     groups: dict[tuple[str, int | str, int], list[Trial]] = {}
     for trial in context.trials:
         groups.setdefault(trial.group, []).append(trial)
     by_row: dict[tuple[str, int | str], list[ChosenTrial]] = {}
     order = [method.name for method in context.study.methods]
     for (method, labelled, _), trials in sorted(groups.items(), key=lambda pair: order.index(pair[0][0])):
-        one = _chosen(context, trials)
+        one = _best_trial(context, trials)
         if one is not None:
             by_row.setdefault((method, labelled), []).append(one)
     return by_row
 
 
-def _chosen(context: StudyContext, trials: Sequence[Trial]) -> ChosenTrial | None:
+def _best_trial(context: StudyContext, trials: Sequence[Trial]) -> ChosenTrial | None:
     """Return the best of a method's trials on one seed, once all of them or their search are finished."""
     ready = context.ready(trials)
     if len(ready) < len(trials):
         return None
     if is_searched(ready[0].method):
-        settled = context.found(ready)
-        if settled is None:
+        outcome = context.found(ready)
+        if outcome is None:
             return None
         # Another method of the study may have trained settings that the search dropped; they are not results of it.
-        results, passes = settled
+        results, passes = outcome
     else:
         results = context.results(ready)
         if len(results) < len(ready):

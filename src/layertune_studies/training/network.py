@@ -65,7 +65,7 @@ def make_network(config: Network, *, classes: int, shape: tuple[int, ...], pretr
         ModelError: The name is unknown, or the constructor refuses the arguments.
     """
     own_arguments = {key: value for key, value in config.arguments.items() if pretrained or key != "pretrained"}
-    arguments = {**_usual(config.name, classes, shape), **own_arguments}
+    arguments = {**_default_arguments(config.name, classes, shape), **own_arguments}
     network = named_network(config.name, shape=(2, *shape), arguments=arguments).network
     if config.channels_last:
         network.to(memory_format=torch.channels_last if len(shape) == 3 else torch.channels_last_3d)
@@ -142,7 +142,7 @@ def adopt_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
         raise WeightsError(f"pretraining.weights do not fit {type(network).__name__}: {error}") from error
 
 
-def _usual(name: str, classes: int, shape: tuple[int, ...]) -> dict[str, Any]:
+def _default_arguments(name: str, classes: int, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the arguments that the data determine, by the names that the constructor has for them."""
     if ":" in name:
         factory: Callable[..., Any] | None = import_factory(name)

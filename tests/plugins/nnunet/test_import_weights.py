@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from layertune import WeightsError, read_weights
 from layertune.cli import app as cli
 from layertune_nnunet.errors import PlansError
-from layertune_nnunet.tools.import_weights import Imported, import_weights, renaming
+from layertune_nnunet.tools.import_weights import ImportedWeights, import_weights, renaming
 from layertune_nnunet.tools.planned_network import find_plan, planned_network
 from nnunet_runs import DATASET, LABELS, dataset_json, plans
 
@@ -34,7 +34,7 @@ def network(planned: Path, seed: int, setting: str = "3d_fullres") -> nn.Module:
     return planned_network(planned / "nnUNetPlans.json", planned / "dataset.json", setting, seed=seed).network
 
 
-def imported(planned: Path, weights: dict[str, Tensor], **options: Any) -> Imported:
+def imported(planned: Path, weights: dict[str, Tensor], **options: Any) -> ImportedWeights:
     torch.save({"state_dict": weights}, planned / "foreign.pt")
     files = {"plans": planned / "nnUNetPlans.json", "dataset_json": planned / "dataset.json"}
     return import_weights(planned / "foreign.pt", planned / "w.pth", configuration="3d_fullres", **files, **options)
