@@ -1,9 +1,12 @@
 """The methods of a study that differ in the layers that they train."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from layertune.metalr.settings import MetaLRSettings
+from layertune.policies.by_name import method_name
 from layertune_studies.config.method import LOOPS, Loop, Method, Rates
 from layertune_studies.config.section import Several, new_key
 
@@ -11,7 +14,9 @@ __all__ = [
     "BiDirectionalMethod",
     "Decay",
     "Flat",
+    "InverseSizeMethod",
     "Last",
+    "LayerMethod",
     "LayerWiseMethod",
     "NormOnly",
     "Scratch",
@@ -28,28 +33,84 @@ class Untuned(Method):
     loops: ClassVar[tuple[Loop, ...]] = LOOPS
 
 
-class Flat(Method):
+class LayerMethod(Method):
+    """A method that says which layers are trained, and at which ratios of their rates.
+
+    Attributes:
+        rate: ``"tuned"``: the rates of ``lr`` are tried; ``"learned"``: one factor on all rates is learned in the
+            training by MetaLR's default rule in its streaming mode, so ``lr`` may be left out.
+    """
+
+    rate: Literal["tuned", "learned"] = new_key("tuned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learned_needs_no_lr(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("rate") == "learned":
+            return {"lr": (1.0,), **given}
+        return given
+
+    @model_validator(mode="after")
+    def _learned_tries_no_lrs(self) -> "LayerMethod":
+        if self.rate == "learned" and isinstance(self.lr, str):
+            raise ValueError(f"a learned rate has no lr {self.lr} to choose from; leave lr out")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the method in tables."""
+        return self.title or method_name(self.kind) + ("-learned" if self.rate == "learned" else "")
+
+    def learner_options(self) -> dict[str, Any] | None:
+        """Return the arguments of ``layertune.MetaLR``, or None if the method learns no rates."""
+        usual = MetaLRSettings(streaming=True)
+        options = {"rule": usual.rule, "hyper_lr": usual.eta, "streaming": True}
+        return options if self.rate == "learned" else None
+
+
+class Searched(LayerMethod):
+    """A method whose settings can be searched.
+
+    Attributes:
+        search: ``"grid"``: all settings are trained with the whole budget; ``"halving"``: successive halving.
+    """
+
+    search: Literal["grid", "halving"] = "grid"
+
+    @model_validator(mode="after")
+    def _halving_divides_the_budget(self) -> "Searched":
+        if self.search == "halving" and self.amount is not None:
+            raise ValueError("search halving divides the budget of the study; leave amount out")
+        return self
+
+
+class Flat(LayerMethod):
     """All layers at one rate."""
 
     loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["flat"]
 
+    @property
+    def finds_rate(self) -> bool:
+        """Whether the rate that the method chooses is the tuned one of the study."""
+        return self.lr != "tuned" and self.rate == "tuned"
 
-class Scratch(Method):
+
+class Scratch(LayerMethod):
     """All layers at one rate, from random weights."""
 
     loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["scratch"]
 
 
-class Last(Method):
+class Last(LayerMethod):
     """The last layer alone."""
 
     loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["last"]
 
 
-class LayerWiseMethod(Method):
+class LayerWiseMethod(LayerMethod):
     """The layers of depths k to d, where several k are tried.
 
     Attributes:
@@ -61,20 +122,17 @@ class LayerWiseMethod(Method):
     first: Several[int] | None = None
 
 
-class BiDirectionalMethod(Method):
+class BiDirectionalMethod(Searched):
     """All layers but those of depths m to n, where several pairs (m, n) are tried.
 
     Attributes:
         depth: How depths are read, ``"I1"`` or ``"I2"``; by default as the study reads them. It needs ``settings``.
-        settings: The pairs (m, n); by default all d(d-1)/2.
-        search: ``"grid"``: all pairs are trained with the whole budget; ``"halving"``: successive halving, which takes
-            a fifth of the passes.
+        settings: The pairs (m, n); by default all d(d-1)/2. The search ``"halving"`` takes a fifth of the passes.
     """
 
     loops: ClassVar[tuple[Loop, ...]] = LOOPS
     kind: Literal["bi-directional"]
     settings: Several[tuple[int, int]] | None = None
-    search: Literal["grid", "halving"] = "grid"
     depth: Literal["I1", "I2"] | None = new_key(None)
 
     @model_validator(mode="after")
@@ -84,18 +142,32 @@ class BiDirectionalMethod(Method):
         return self
 
 
-class Decay(Method):
+class Decay(LayerMethod):
     """Learning rates that fall from the head to the first layer, by one factor per layer.
 
     Attributes:
         rates: The factors to choose from.
     """
 
+    loops: ClassVar[tuple[Loop, ...]] = ("torch", "lightning")
     kind: Literal["layer-decay"]
     rates: Several[Annotated[float, Field(gt=0, le=1)]] = (0.75,)
 
 
-class UNet(Method):
+class InverseSizeMethod(Searched):
+    """Learning rates in proportion to (number of a layer's weights) ** -exponent.
+
+    Attributes:
+        exponents: The exponents to choose from. The search ``"halving"`` takes the passes of three trainings, whatever
+            their number.
+    """
+
+    loops: ClassVar[tuple[Loop, ...]] = ("torch", "lightning")
+    kind: Literal["inverse_size"]
+    exponents: Several[Annotated[float, Field(ge=0)]] = (0.0, 0.5, 1.0)
+
+
+class UNet(LayerMethod):
     """One part of a U-Net (Amiri et al. 2020).
 
     Attributes:
@@ -108,7 +180,7 @@ class UNet(Method):
     schemes: Several[str] | None = None
 
 
-class NormOnly(Method):
+class NormOnly(LayerMethod):
     """The normalisation layers alone (Network Alchemy, tab. 4.3).
 
     Attributes:

@@ -1,6 +1,6 @@
 """The settings that all methods of a study have, and the training loops."""
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from layertune.policies.by_name import method_name
 from layertune_studies.config.section import Count, Positive, Section, Several, new_key
@@ -44,4 +44,13 @@ class Method(Section):
     @property
     def learns(self) -> bool:
         """Whether the method learns its rates from meta batches. If not, it is a baseline."""
+        return self.learner_options() is not None
+
+    @property
+    def finds_rate(self) -> bool:
+        """Whether the rate that the method chooses is the tuned one of the study."""
         return False
+
+    def learner_options(self) -> dict[str, Any] | None:
+        """Return the arguments of ``layertune.MetaLR``, or None if the method learns no rates."""
+        return None

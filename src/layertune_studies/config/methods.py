@@ -10,7 +10,9 @@ from layertune_studies.config.layer_methods import (
     BiDirectionalMethod,
     Decay,
     Flat,
+    InverseSizeMethod,
     Last,
+    LayerMethod,
     LayerWiseMethod,
     NormOnly,
     Scratch,
@@ -44,11 +46,13 @@ __all__ = [
     "Decay",
     "Flat",
     "GradualUnfreezingMethod",
+    "InverseSizeMethod",
     "L2SPMethod",
     "LDoGMethod",
     "LPFTMethod",
     "Last",
     "LastThenAll",
+    "LayerMethod",
     "LayerWiseMethod",
     "Loop",
     "MetaLRMethod",
@@ -172,11 +176,6 @@ class MetaLRMethod(Method):
         """The name of the method in tables."""
         return self.title or f"metalr-{self.mode}-{self.rule}"
 
-    @property
-    def learns(self) -> bool:
-        """Whether the method learns its rates from meta batches: it does."""
-        return True
-
 
 MethodConfig: TypeAlias = Annotated[
     Untuned
@@ -186,6 +185,7 @@ MethodConfig: TypeAlias = Annotated[
     | LayerWiseMethod
     | BiDirectionalMethod
     | Decay
+    | InverseSizeMethod
     | LastThenAll
     | LPFTMethod
     | GradualUnfreezingMethod
@@ -211,6 +211,7 @@ METHOD_KINDS: dict[str, type[Method]] = {
     "layer-wise": LayerWiseMethod,
     "bi-directional": BiDirectionalMethod,
     "layer-decay": Decay,
+    "inverse_size": InverseSizeMethod,
     "last-then-all": LastThenAll,
     "lp_ft": LPFTMethod,
     "gradual_unfreezing": GradualUnfreezingMethod,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from layertune.policies.by_name import method_name
 from layertune_studies.config.clip_test import ClipTestSection
 from layertune_studies.config.data import Data, Split
-from layertune_studies.config.methods import METHOD_KINDS, Loop, MethodConfig, Rates
+from layertune_studies.config.methods import METHOD_KINDS, LayerMethod, Loop, MethodConfig, Rates
 from layertune_studies.config.pretraining import Pretraining
 from layertune_studies.config.section import Count, Section, Several, Some, nearest, new_key, problem_message
 from layertune_studies.config.sets import SETS
@@ -124,7 +124,7 @@ class Study(Section):
         for owner, given in lists:
             _require_known(f"{owner}.checkpoints", given or (), self.checkpoints)
         for part in self.parts().values():
-            tunes = any(method.kind == "flat" and method.lr != "tuned" for method in part.methods)
+            tunes = any(method.finds_rate for method in part.methods)
             needs = [method.name for method in part.methods if method.lr == "tuned"]
             if needs and not tunes:
                 raise ValueError(f"{needs[0]} takes the tuned rate, which a method of kind flat finds; add one")
@@ -184,6 +184,11 @@ def _require_nnunets(study: Study) -> None:
     others = sorted(study.model_fields_set & {"keep_networks", "loss", "seed", "curve", "checkpoints", "clip"})
     if others or any(method.after for method in study.methods):
         raise ValueError(f"{(*others, 'after')[0]} is for the loops torch and lightning; leave it out with loop nnunet")
+    learned = [method.name for method in study.methods if isinstance(method, LayerMethod) and method.learns]
+    if learned:
+        raise ValueError(
+            f"rate learned, of {learned[0]}, is for the loops torch and lightning; leave it out with nnunet"
+        )
     unknown = sorted(set(study.network.arguments) - {"narrower"})
     if unknown:
         raise ValueError(f"network.arguments.{unknown[0]} is unknown with loop nnunet, which knows narrower")

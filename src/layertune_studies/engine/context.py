@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from layertune import LayerMap
 from layertune.layers.layer import Depth
-from layertune_studies.config.methods import Flat
 from layertune_studies.config.study import Study
 from layertune_studies.data.cases import Cases
 from layertune_studies.engine.held_data import study_cases
@@ -185,8 +184,8 @@ class StudyContext:
         """
         passes: dict[str, float] = {}
         results: dict[Trial, Result] = {}
-        for study in rounds(self.study):
-            trials = better(study, results) if results else trials
+        for study, count in rounds(self.study, trials[0].method, len(trials)):
+            trials = better(study, results, count) if results else trials
             results = StudyContext(study, self.root, self.store).results(trials)
             if len(results) < len(trials):
                 return None
@@ -204,7 +203,7 @@ class StudyContext:
         network of the other method's best trial.
         """
         if trial.lr is None:
-            flat = next(method for method in self.study.methods if isinstance(method, Flat) and method.lr != "tuned")
+            flat = next(method for method in self.study.methods if method.finds_rate)
             best = self._best(flat.name, trial)
             if best is None:
                 return None

@@ -11,7 +11,7 @@ from layertune_studies.config.study import Study
 from layertune_studies.data.cases import draw
 from layertune_studies.engine.context import Executor, Result, StudyContext
 from layertune_studies.engine.progress import Meter, study_progress
-from layertune_studies.engine.search import better, is_searched, rounds, survivors
+from layertune_studies.engine.search import better, is_searched, plan, rounds
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, depth_of, run_trial
 from layertune_studies.training.pretraining import reserved_cases
@@ -78,11 +78,10 @@ def _run(context: StudyContext, executor: Executor, meter: Meter) -> None:
 
 def _expect(context: StudyContext, meter: Meter) -> None:
     study, (searched, plain) = context.study, _parted(context.trials)
-    groups = _groups(searched)
     meter.expect(study, plain)
-    for part in rounds(study):
-        meter.expect(part, [trial for trials in groups for trial in trials])
-        groups = [trials[: survivors(len(trials))] for trials in groups]  # so many go on; which ones, nobody knows yet
+    for trials in _groups(searched):
+        for part, count in rounds(study, trials[0].method, len(trials)):
+            meter.expect(part, trials[:count])  # so many go on; which ones, nobody knows yet
 
 
 def _require_fitting(context: StudyContext) -> None:
@@ -123,11 +122,18 @@ def _run_stage(context: StudyContext, executor: Executor, meter: Meter, trials: 
 
 
 def _search(context: StudyContext, executor: Executor, meter: Meter, groups: Sequence[Sequence[Trial]]) -> None:
-    """Find the best setting of each group, round by round; all groups of a round run together."""
-    for study in rounds(context.study):
-        part = StudyContext(study, context.root, context.store, context.tell)
-        _run_stage(part, executor, meter, [trial for trials in groups for trial in trials])
-        groups = [better(study, part.results(trials)) for trials in groups]
+    """Find the best setting of each group, round by round; all groups with the same rounds run together."""
+    by_plan: dict[Any, list[Sequence[Trial]]] = {}
+    for trials in groups:
+        by_plan.setdefault(plan(trials[0].method, len(trials)), []).append(trials)
+    for alike in by_plan.values():
+        left: list[Sequence[Trial]] = alike
+        part = None
+        for study, count in rounds(context.study, alike[0][0].method, len(alike[0])):
+            if part is not None:
+                left = [better(part.study, part.results(trials), count) for trials in left]
+            part = StudyContext(study, context.root, context.store, context.tell)
+            _run_stage(part, executor, meter, [trial for trials in left for trial in trials])
 
 
 def _parted(trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:

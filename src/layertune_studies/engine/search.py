@@ -1,59 +1,76 @@
 """Successive halving: all settings of a method for a part of the budget, the better ones of them for all of it.
 
-Jamieson and Talwalkar (AISTATS 2016), in two rounds. All settings are trained with a sixteenth of the budget, and the
-better eighth of them with all of it, each time from the beginning and through a whole schedule: the score in the middle
-of a long schedule says little about its end. Validation cases decide. The search costs a fifth of training all settings
-with the whole budget, and its result depends on the seed alone, on one machine or many. With more rounds, fewer
-settings get the whole budget at the same cost; in development that found worse settings.
+Jamieson and Talwalkar (AISTATS 2016). In each round the settings that are left are trained from the beginning and
+through a whole schedule: the score in the middle of a long schedule says little about its end. Validation cases decide.
+The result depends on the seed alone, on one machine or many.
+
+The many settings of a bi-directional method are searched in two rounds. All are trained with a sixteenth of the budget,
+and the better eighth of them with all of it, which costs a fifth of training all settings with the whole budget. With
+more rounds, fewer settings get the whole budget at the same cost; in development that found worse settings. Other
+methods are searched as ``layertune.choose`` does, within the passes of three trainings, the last of which is reported.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from layertune.policies.choosing import Round, halving, leaders
 from layertune_studies.config.methods import BiDirectionalMethod, Method
 from layertune_studies.config.study import Study
 from layertune_studies.engine.trial import Trial, ranking
 
-__all__ = ["better", "is_searched", "rounds", "survivors"]
+__all__ = ["better", "is_searched", "plan", "rounds"]
 
-PARTS = (16, 1)  # divisors of the budget in each round
+SHARE = 1 / 16  # of the budget, in the first round of many settings
 FACTOR = 8  # one of so many settings gets to the next round
 
 
 def is_searched(method: Method) -> bool:
     """Return whether a method's settings are searched, not all trained with the whole budget."""
-    return isinstance(method, BiDirectionalMethod) and method.search == "halving"
+    return getattr(method, "search", "grid") == "halving"
 
 
-def rounds(study: Study) -> list[Study]:
-    """Return the study with the budget of each round; only the last round keeps networks.
+def plan(method: Method, count: int) -> tuple[Round, ...]:
+    """Return the rounds in which a method's settings are searched. The last round has the whole budget.
+
+    Args:
+        method: The method.
+        count: The number of its settings, each rate counted as one.
 
     Example:
+        >>> [one.count for one in plan(BiDirectionalMethod(kind="bi-directional"), 45)]
+        [45, 6]
+    """
+    if isinstance(method, BiDirectionalMethod):
+        return Round(count, SHARE), Round(math.ceil(count / FACTOR), 1.0)
+    return *(halving(count) if count > 1 else ()), Round(1, 1.0)
+
+
+def rounds(study: Study, method: Method, count: int) -> list[tuple[Study, int]]:
+    """Return the study with the budget of each round, and the number of trials in it; only the last keeps networks.
+
+    Args:
+        study: The study.
+        method: The method that is searched.
+        count: The number of its trials on one seed.
+
+    Example:
+        >>> from layertune_studies.config.methods import InverseSizeMethod
         >>> from layertune_studies.config.study import Budget
         >>> study = Study.model_construct(budget=Budget(amount=240), keep_networks=False)
-        >>> [one.budget.amount for one in rounds(study)]
-        [15, 240]
+        >>> [(one.budget.amount, count) for one, count in rounds(study, InverseSizeMethod(kind="inverse_size"), 3)]
+        [(80, 3), (120, 2), (240, 1)]
     """
-    amounts = [max(1, study.budget.amount // part) for part in PARTS]
-    budgets = [study.budget.model_copy(update={"amount": amount}) for amount in amounts]
-    return [
-        study.model_copy(update={"budget": budget, "keep_networks": study.keep_networks and budget == budgets[-1]})
-        for budget in budgets
-    ]
+    return [(_with_share(study, one.share), one.count) for one in plan(method, count)]
 
 
-def survivors(count: int) -> int:
-    """Return how many of a number of trials get to the next round, at least one.
-
-    Example:
-        >>> survivors(45), survivors(3)
-        (6, 1)
-    """
-    return math.ceil(count / FACTOR)
-
-
-def better(study: Study, results: Mapping[Trial, Mapping[str, Any]]) -> list[Trial]:
+def better(study: Study, results: Mapping[Trial, Mapping[str, Any]], count: int) -> list[Trial]:
     """Return the trials that get to the next round, the best first."""
-    ranked = sorted(results, key=lambda trial: ranking(study, results[trial]["validation"]), reverse=True)
-    return ranked[: survivors(len(ranked))]
+    return leaders({trial: -ranking(study, result["validation"]) for trial, result in results.items()}, count)
+
+
+def _with_share(study: Study, share: float) -> Study:
+    # A third of 240 has to be 80, though 1/3 is rounded.
+    amount = max(1, int(study.budget.amount * share + 1e-9))
+    budget = study.budget.model_copy(update={"amount": amount})
+    return study.model_copy(update={"budget": budget, "keep_networks": study.keep_networks and budget == study.budget})

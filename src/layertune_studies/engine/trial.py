@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layertune import LayerMap
 from layertune.layers.layer import Depth
-from layertune_studies.config.methods import Method, Scratch
+from layertune_studies.config.methods import LayerMethod, Method, Scratch
 from layertune_studies.config.sets import SETS
 from layertune_studies.config.study import Data, Study
 from layertune_studies.data.case import Batch
@@ -74,8 +74,10 @@ class Trial:
         parts["data"] = data_identity(study.data)
         method = self.method.model_dump(mode="json", exclude={"title", "lr", "checkpoints", "after"})
         # These keys list settings, of which this trial has one.
-        choices = ("first", "settings", "search", "schemes", "rates", "alphas")
+        choices = ("first", "settings", "search", "schemes", "rates", "exponents", "alphas")
         parts["method"] = {key: value for key, value in method.items() if key not in choices}
+        if isinstance(self.method, LayerMethod) and self.method.learns:
+            parts["method"]["learner"] = self.method.learner_options()  # its defaults may change
         own: dict[str, Any] = {
             "setting": self.setting.as_dict(),
             "lr": self.lr,

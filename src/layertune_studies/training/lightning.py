@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
-from layertune_studies.config.methods import MetaLRMethod
 from layertune_studies.data.case import Batch
 from layertune_studies.training.loop import Part, Run, Training, TrainingResult
 
@@ -63,6 +62,9 @@ class LightningPart(Part):
         """Silence Lightning; the callbacks freeze and attach."""
         return quiet()
 
+    def attach(self, run: Run) -> None:
+        """Leave that to the callback."""
+
     def take_steps(self, run: Run, trained: TrainingResult) -> None:
         """Fit for one epoch of as many batches as there are steps."""
         self.learner = self._learner()
@@ -82,11 +84,11 @@ class LightningPart(Part):
         return [LayerFreezeCallback(self.policy, layers=self.training.layers)]
 
     def _learner(self) -> MetaLRCallback | None:
-        if not isinstance(self.method, MetaLRMethod):
-            return None
         options = self.method.learner_options()
+        if options is None:
+            return None
         meta_batch = self.training.task.meta_batch
-        if meta_batch is None or self.method.mode == "streaming":
+        if meta_batch is None or options["streaming"]:
             return MetaLRCallback(**options)
         due = range(options["every"] - 1, self.steps, options["every"])
         return MetaLRCallback(**options, meta_loader=_Batches(meta_batch, due))

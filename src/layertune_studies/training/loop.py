@@ -231,10 +231,16 @@ class Part:
         return self.training.schedule(optimizer, self.steps)
 
     def restricted(self, run: Run) -> AbstractContextManager[object]:  # noqa: ARG002 - others need it
-        """Freeze what is not trained, and attach what learns, for the length of the block."""
+        """Freeze what is not trained, for the length of the block."""
         if all(self.policy(self.training.layers)):
             return nullcontext()
         return freeze(self.training.network, self.training.layers, self.policy)
+
+    def attach(self, run: Run) -> None:
+        """Attach ``MetaLR`` to the optimizer, if the method learns rates."""
+        options = self.method.learner_options()
+        if options is not None:
+            run.metalr = MetaLR(run.optimizer, **options)
 
     def take_steps(self, run: Run, trained: TrainingResult) -> None:
         """Take the steps."""
@@ -242,3 +248,5 @@ class Part:
 
     def report(self, run: Run, trained: TrainingResult) -> None:
         """Add what was learned to the outcome."""
+        if run.metalr is not None:
+            trained.set_profile(run.metalr.lrs, run.metalr.profile() if run.metalr.history else None)

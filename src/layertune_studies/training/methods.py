@@ -16,7 +16,6 @@ from layertune import (
     Convergence,
     GammaPenalty,
     LastLayer,
-    MetaLR,
     gammas,
     norm_only,
 )
@@ -25,7 +24,6 @@ from layertune_studies.config.methods import (
     AutoLRMethod,
     L2SPMethod,
     LPFTMethod,
-    MetaLRMethod,
     Method,
     NormOnly,
     TwoParts,
@@ -53,23 +51,12 @@ def train(training: Training, method: Method, setting: Setting) -> TrainingResul
         optimizer = part.optimizer()
         run = Run(training.network, optimizer, part.schedule(optimizer))
         with part.restricted(run):
+            part.attach(run)
             part.take_steps(run, trained)
             part.report(run, trained)
     trained.cpu_seconds = time.process_time() - start
     trained.passes = round(trained.passes + trained.steps * passes_of_step(method), 6)
     return trained
-
-
-class MetaLRPart(Part):
-    """All layers at learned rates."""
-
-    def restricted(self, run: Run) -> AbstractContextManager[object]:
-        run.metalr = MetaLR(run.optimizer, **self.method.learner_options())
-        return nullcontext()
-
-    def report(self, run: Run, trained: TrainingResult) -> None:
-        assert run.metalr is not None
-        trained.set_profile(run.metalr.lrs, run.metalr.profile() if run.metalr.history else None)
 
 
 class AutoLRPart(Part):
@@ -180,7 +167,6 @@ class _WithPenalty(nn.Module):
 
 
 PARTS: dict[type[Method], type[Part]] = {
-    MetaLRMethod: MetaLRPart,
     AutoLRMethod: AutoLRPart,
     NormOnly: NormOnlyPart,
     AlchemyMethod: AlchemyPart,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from layertune import (
     AllLayers,
     BiDirectional,
+    InverseSize,
     LastLayer,
     LayerDecay,
     LayerMap,
@@ -16,7 +17,16 @@ from layertune import (
     bidirectional_grid,
 )
 from layertune.policies.policies import Policy
-from layertune_studies.config.methods import BiDirectionalMethod, Decay, L2SPMethod, Last, LayerWiseMethod, Method, UNet
+from layertune_studies.config.methods import (
+    BiDirectionalMethod,
+    Decay,
+    InverseSizeMethod,
+    L2SPMethod,
+    Last,
+    LayerWiseMethod,
+    Method,
+    UNet,
+)
 
 __all__ = ["Depths", "Setting", "policy_of", "settings_of"]
 
@@ -32,7 +42,7 @@ class Setting:
     """
 
     label: str
-    policy: Literal["all", "last", "layer-wise", "bi-directional", "decay", "unet", "penalty"] = "all"
+    policy: Literal["all", "last", "layer-wise", "bi-directional", "decay", "inverse_size", "unet", "penalty"] = "all"
     numbers: tuple[Any, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,6 +84,8 @@ def settings_of(method: Method, depths: Depths) -> list[Setting]:
             return [Setting(f"m{m}-n{n}", "bi-directional", (m, n)) for m, n in pairs]
         case Decay():
             return [Setting(f"decay-{rate:g}", "decay", (rate,)) for rate in method.rates]
+        case InverseSizeMethod():
+            return [Setting(f"exponent-{exponent:g}", "inverse_size", (exponent,)) for exponent in method.exponents]
         case L2SPMethod():
             return [Setting(f"alpha-{alpha:g}", "penalty", (alpha,)) for alpha in method.alphas]
         case UNet():
@@ -90,6 +102,7 @@ def policy_of(setting: Setting) -> Policy:
         "layer-wise": LayerWise,
         "bi-directional": BiDirectional,
         "decay": LayerDecay,
+        "inverse_size": InverseSize,
         "unet": UNetScheme,
         "penalty": lambda _: AllLayers(),
     }

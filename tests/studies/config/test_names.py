@@ -10,6 +10,7 @@ from layertune_studies.config.study import Study, load_study
 from layertune_studies.engine.context import depths_name, pretraining_name
 from layertune_studies.engine.trial import all_trials
 from layertune_studies.training.settings import Depths
+from study_runs import study_of
 
 FOLDER = Path(__file__).parents[3] / "configs" / "studies"
 
@@ -54,3 +55,12 @@ def test_names_of_files_have_not_changed_since_version_0_1(name: str) -> None:
 def test_the_name_of_one_trial_in_full() -> None:
     first = names_of(load_study(FOLDER / "pneumonia_few_labels.yaml"))[0]
     assert first == "scratch_all_lr0.001_n50_seed0_3991bdee070e"
+
+
+def test_a_learned_rate_is_part_of_a_trials_identity_with_its_settings() -> None:
+    config = study_of(methods=[{"kind": "last"}, {"kind": "last", "rate": "learned"}])
+    study = Study.model_validate(config)
+    tuned, learned = (one.identity(study)["method"] for one in all_trials(study, Depths(10, 4)) if one.lr != 0.1)
+    assert tuned.keys().isdisjoint({"rate", "learner"}), "results from before the key was known would not be found"
+    assert learned["rate"] == "learned"
+    assert learned["learner"] == {"rule": "free", "hyper_lr": 0.05, "streaming": True}

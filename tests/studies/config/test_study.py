@@ -27,6 +27,24 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
     ]
 
 
+def test_a_learned_rate_needs_no_rates_and_is_no_baseline(tmp_path: Path) -> None:
+    kinds = [{"kind": kind} for kind in ("flat", "scratch", "last_layer", "layer_wise", "bidirectional", "unet")]
+    kinds += [{"kind": kind} for kind in ("layer_decay", "inverse_size", "norm_only")]
+    methods = [{**one, "rate": "learned"} for one in kinds] + [{"kind": "flat"}, {"kind": "last_layer", "lr": "tuned"}]
+    study = load_study(write_study(tmp_path / "study.yaml", methods=methods))
+    learned, (flat, tuned) = study.methods[:-2], study.methods[-2:]
+    assert [method.name for method in learned] == [f"{one['kind']}-learned" for one in kinds]
+    assert all(method.lr == (1.0,) and method.learns for method in learned)
+    assert [method.name for method in study.methods if method.finds_rate] == ["flat"], "the tuned rate is not 1"
+    assert (flat.lr, flat.learns, tuned.lr, tuned.learns) == ("grid", False, "tuned", False)
+
+
+def test_a_flat_rate_that_is_learned_finds_no_tuned_rate(tmp_path: Path) -> None:
+    methods = [{"kind": "flat", "rate": "learned"}, {"kind": "last_layer", "lr": "tuned"}]
+    with pytest.raises(StudyError, match="last_layer takes the tuned rate, which a method of kind flat finds"):
+        load_study(write_study(tmp_path / "study.yaml", methods=methods))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -55,6 +73,9 @@ def test_a_study_of_every_method(tmp_path: Path) -> None:
             {"methods": [{"kind": "flat", "lr": "tuned"}]},
             "flat takes the tuned rate, which a method of kind flat finds",
         ),
+        method({"kind": "last", "rate": "learned", "lr": "grid"}, "a learned rate has no lr grid to choose from"),
+        method({"kind": "inverse_size", "exponents": [-1]}, "methods.0.exponents.0: Input should be greater than or"),
+        method({"kind": "inverse_size", "search": "halving", "amount": 3}, "search halving divides the budget of the"),
         ({"compare": ["flaat"]}, "compare names no method: flaat; the methods are flat"),
         ({"data": {"set": "pneumoniamnst"}}, r"'pneumoniamnst' is no data set; did you mean pneumoniamnist\?"),
         ({"data": {"set": "images"}}, "images does not say how many classes there are; give data.classes"),

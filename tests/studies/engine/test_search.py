@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from layertune_studies.config.methods import InverseSizeMethod
 from layertune_studies.config.study import Study
 from layertune_studies.engine import run as study_run
 from layertune_studies.engine.context import StudyContext
@@ -31,7 +32,7 @@ def study(**changes: Any) -> Study:
 
 def finished(context: StudyContext, score: Callable[[Trial], float], amounts: Sequence[int]) -> None:
     """Write results of made-up scores for all trials, at some of the budgets."""
-    for part in rounds(context.study):
+    for part, _ in rounds(context.study, context.study.methods[0], len(context.trials)):
         for trial in context.trials if part.budget.amount in amounts else ():
             scores = {"accuracy": score(trial), "auc": 0.5}
             held = {"validation": scores, "test": scores, "passes": part.budget.amount}
@@ -67,6 +68,49 @@ def test_of_few_settings_one_goes_on(tmp_path: Path) -> None:
     found = context.found(context.trials)
     assert found is not None
     assert [trial.setting.label for trial in found[0]] == ["m3-n3"]
+
+
+def test_exponents_are_halved_within_three_trainings(tmp_path: Path) -> None:
+    method = {"kind": "inverse_size", "search": "halving", "rate": "learned"}
+    context = StudyContext(
+        study(budget={"unit": "passes", "amount": 240, "batch": 4}, methods=[method]), None, StudyStore(tmp_path)
+    )
+    context.__dict__["depths"] = Depths(6, 0)
+    exponents = [trial.setting.numbers[0] for trial in context.trials]
+    assert exponents == [0, 0.5, 1]
+    # A third of a training shows that 0 is worst, half a training that 0.5 is better than 1.
+    finished(context, lambda trial: trial.setting.numbers[0], [80])
+    assert context.found(context.trials) is None
+    finished(context, lambda trial: -trial.setting.numbers[0], [120, 240])
+    found = context.found(context.trials)
+    assert found is not None
+    results, passes = found
+    assert [trial.setting.label for trial in results] == ["exponent-0.5"]
+    assert passes == 3 * 80 + 2 * 120 + 240 == 3 * 240
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 15, 100])
+def test_a_search_of_other_methods_never_costs_more_than_three_trainings(count: int) -> None:
+    one = Study.model_validate(study_of(budget={"unit": "passes", "amount": 2400, "batch": 4}))
+    found = rounds(one, InverseSizeMethod(kind="inverse_size", search="halving"), count)
+    assert sum(part.budget.amount * trials for part, trials in found) <= 3 * 2400
+    assert (found[0][1], found[-1][1], found[-1][0].budget.amount) == (count, 1, 2400)
+
+
+@pytest.mark.slow
+def test_two_searches_of_one_study_have_rounds_of_their_own(tmp_path: Path) -> None:
+    write_images(tmp_path / "data")
+    exponents = {"kind": "inverse_size", "search": "halving", "rate": "learned"}
+    budget = {"unit": "passes", "amount": 6, "batch": 4}
+    pairs = {"kind": "bi-directional", "search": "halving", "settings": GRID[:3], "rate": "learned"}
+    config = study(methods=[exponents, pairs], budget=budget)
+    run_study(config, tmp_path / "out", tmp_path / "data", console=QUIET)
+    found = chosen_trials(StudyContext(config, tmp_path / "data", StudyStore(tmp_path / "out")))
+    (one,), (other,) = (found[RowKey(name, 8)] for name in ("inverse_size-learned", "bidirectional-learned"))
+    assert one.passes == 3 * 2 + 2 * 3 + 6
+    assert other.passes == 3 * 1 + 6
+    assert one.result["profile"] is not None
+    assert one.result["steps"] == other.result["steps"] == 6
 
 
 @pytest.mark.slow

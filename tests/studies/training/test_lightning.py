@@ -24,6 +24,9 @@ METHODS: list[dict[str, Any]] = [
     {**METALR, "mode": "every", "every": 2},
     {**METALR, "mode": "streaming"},
     {"kind": "untuned"},
+    {"kind": "layer-decay", "rates": [0.5]},
+    {"kind": "inverse_size", "exponents": [0.5], "rate": "learned"},
+    {"kind": "bi-directional", "settings": [[3, 6]], "rate": "learned"},
 ]
 
 
