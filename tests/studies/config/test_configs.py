@@ -20,7 +20,7 @@ WANTED = {
     "Network Alchemy tables 4.1 to 4.3": 2,
     "Network Alchemy figures 1.1, 3.1 and 3.2": 2,
     "Network Alchemy tables 4.1 to 4.3 and figures 3.1, 3.2 and 4.1": 1,
-    "": 21,
+    "": 23,
 }
 
 
