@@ -59,9 +59,9 @@ def param_groups(
         [('0', 0.001), ('2', 0.01)]
         >>> optimizer = torch.optim.SGD(groups, momentum=0.9)
     """
+    parameters = parameters_by_layer(model, layers)
     _check_names(no_weight_decay, named_parameters(model))
     _check_rates(lr=lr, head_lr=lr if head_lr is None else head_lr)
-    parameters = parameters_by_layer(model, layers)
     scales = scales_of(layers, policy or AllLayers())
     decaying = _decaying(model, no_weight_decay) if weight_decay else set()
     groups: list[dict[str, Any]] = []
