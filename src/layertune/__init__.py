@@ -131,7 +131,7 @@ __all__ = [
     "removable_blocks",
     "trace",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Scripts and bundles that were written for version 0.1 name these modules.
 redirect(

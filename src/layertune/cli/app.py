@@ -115,8 +115,13 @@ def _print_layers(result: dict[str, Any]) -> None:
     keys = {"name": "Layer", "role": "Role", "level": "Level", "depth_I1": "I1", "depth_I2": "I2"}
     rows = [[*(cell(layer[key]) for key in keys), f"{layer['count']:,}"] for layer in result["layers"]]
     arguments = ", ".join(f"{key}={value!r}" for key, value in result["arguments"].items())
-    title = f"{result['model']}({arguments}), input {'x'.join(map(str, result['input']))}"
+    title = f"{result['model']}({arguments}), input {','.join(map(str, result['input']))}"
     print_table(title, [*keys.values(), "Parameters"], rows, left=2)
+    show(
+        Text(
+            "Depth, 1 for the shallowest: I1 in order of execution, I2 from the top of a U-Net; - where there is no U."
+        )
+    )
     if result["unused"]:
         show(Text(f"{len(result['unused'])} parameters did not run, and are placed with their owners:"))
         for name in result["unused"]:

@@ -13,12 +13,14 @@ from layertune.alchemy.norms import affine_norms, gammas, require_finite
 from layertune.alchemy.redundancy import THRESHOLD
 from layertune.cli.network_options import Arguments, InputShape, network_of
 from layertune.cli.terminal import Json, cell, hosts_to_stderr, print_json, print_table, show
-from layertune.errors import AlchemyError
+from layertune.errors import AlchemyError, WeightsError
 from layertune.layers.norm_layers import gamma_name
 from layertune.layers.trace import trace
 from layertune.weights.loading import Loaded, load_weights, read_weights
 
 __all__ = ["Figure", "Threshold", "report_gammas", "show_gammas"]
+
+ADVICE = "name the network that it was saved from with --model, and its arguments with --arg key=value"
 
 Threshold = Annotated[float, typer.Option(min=0.0, help="Count kernels with a |gamma| below this value.")]
 Figure = Annotated[Path | None, typer.Option(help="File of a figure to write, which shows the gammas.")]
@@ -76,10 +78,11 @@ def report_gammas(
 
     Raises:
         ModelError: The network has no gammas.
+        WeightsError: Nothing of the weights fits.
         AlchemyError: The weights lack gammas, or hold gammas that are not finite; or the figure cannot be written.
     """
     with hosts_to_stderr():
-        loaded = load_weights(network, weights)
+        loaded = _load(network, weights, file)
         sizes = gammas(network)
         _require_loaded(network, loaded)
         require_finite(sizes)
@@ -115,6 +118,19 @@ def _draw(sizes: Mapping[str, Tensor], threshold: float, file: Path) -> None:
         raise AlchemyError(f"the figure {file} cannot be written ({error}); give a path as gammas.png") from error
 
 
+def _load(network: nn.Module, weights: Mapping[str, Tensor], file: Path) -> Loaded:
+    """Load all that fits; whether it is enough, the gammas say.
+
+    Raises:
+        WeightsError: Nothing fits, or the weights cannot be used. The message names only options that the command has.
+    """
+    try:
+        return load_weights(network, weights, allow_partial=True)
+    except WeightsError as error:
+        reason = str(error).partition(";")[0]
+        raise WeightsError(f"{file} cannot be shown: {reason}; {ADVICE}") from error
+
+
 def _require_loaded(network: nn.Module, loaded: Loaded) -> None:
     """Refuse weights without all gammas: one that is missing would be shown as the 1 that it starts with."""
     names = {name: f"{name}.{gamma_name(norm)}".removeprefix(".") for name, norm in affine_norms(network).items()}
@@ -122,7 +138,7 @@ def _require_loaded(network: nn.Module, loaded: Loaded) -> None:
     if missing:
         raise AlchemyError(
             f"the checkpoint lacks the gammas of {len(missing)} norms ({', '.join(missing[:3])}), so it is of another "
-            f"network: {loaded.summary()}; name the network that it was saved from, with its arguments"
+            f"network: {loaded.summary()}; {ADVICE}"
         )
 
 

@@ -67,4 +67,5 @@ def load_rank_study(path: Path) -> RankStudy:
 
 def _message(problem: Any) -> str:
     where = ".".join(map(str, problem["loc"])) or "the file"
-    return problem_message(problem, where, owner="a ranking", keys=RankStudy.model_fields)
+    message = problem_message(problem, where, owner="a ranking", keys=RankStudy.model_fields)
+    return message.removeprefix("the file: ")  # the path stands in front

@@ -109,7 +109,7 @@ def pretrained_weights(name: str, root: Path | None) -> Mapping[str, Tensor]:
     """
     if name in PACKAGED:
         return read_weights(packaged_file(name))
-    file, source = WEIGHTS.get(name, (name, "give a path, absolute or below the folder of all data"))
+    file, source = WEIGHTS.get(name, (name, "Give a path, absolute or below the folder of all data"))
     path = (root or Path()) / file
     if not path.is_file():
         raise DataError(f"pretraining.weights {name}: there is no {path}. {source}")

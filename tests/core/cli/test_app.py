@@ -92,6 +92,8 @@ def test_a_table_shows_names_as_they_are_and_reports_what_did_not_run(nets: str)
     assert "[red]stem" in result.stdout
     (row,) = [line for line in result.stdout.splitlines() if "[red]stem" in line]
     assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["encoder", "0", "1", "-", "40"]
+    assert "input 2,1,8,8 " in result.stdout  # as --input takes it
+    assert "I1 in order of execution, I2 from the top of a U-Net" in result.stdout
     assert "2 parameters did not run" in result.stdout
     assert "  spare.weight\n" in result.stdout
 

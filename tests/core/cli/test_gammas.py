@@ -111,6 +111,21 @@ def test_gammas_of_norms_that_scale_no_kernels() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param({"0.weight": torch.zeros(4, 1, 3, 3)}, id="a part"),
+        pytest.param({"other": torch.zeros(2)}, id="nothing that fits"),
+    ],
+)
+def test_weights_of_another_network_are_answered_with_options_that_the_command_has(state: dict) -> None:
+    torch.save(state, "other.pt")
+    line = mistake("gammas", "other.pt", *OWN)
+    assert "with --model, and its arguments with --arg key=value" in line
+    assert not any(option in line for option in ("prefix", "allow", "rename", "adapt"))
+
+
+@pytest.mark.usefixtures("folder")
 def test_mistakes_with_gammas() -> None:
     torch.save({"0.weight": torch.randn(4, 1, 3, 3)}, "part.pt")
     assert "lacks the gammas of 1 norms (1)" in mistake("gammas", "part.pt", *OWN)
