@@ -13,15 +13,16 @@ __all__ = ["RecentAverage", "usual_weights"]
 
 MEMORY = 0.9  # of the average: some ten steps
 KEY = "meta_average"
-LOW_PRECISION = (torch.float16, torch.bfloat16)
+# A tenth of the way to the weights is less than a bit of them in few bits: the average would stand still.
+KEPT_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class RecentAverage:
     """Keep an exponential average of the recent weights in the optimizer's param groups.
 
     The movement e = theta - average is the sum of the last steps, each weighted by 0.9 to the power of its age. The
-    average needs one copy of the weights. It lives in ``group["meta_average"]`` by the parameter's place in the group,
-    so it is saved with the optimizer.
+    average needs one copy of the weights, in float32 where they have fewer bits. It lives in ``group["meta_average"]``
+    by the parameter's place in the group, so it is saved with the optimizer.
     """
 
     def follow(self, groups: Groups) -> bool:
@@ -36,9 +37,9 @@ class RecentAverage:
             for index, parameter in enumerate(group["params"]):
                 weights = local(parameter.detach())
                 if index in held:
-                    held[index].lerp_(weights, 1 - MEMORY)
+                    held[index].lerp_(weights.to(held[index].dtype), 1 - MEMORY)
                 elif parameter.grad is not None:
-                    held[index] = weights.clone()
+                    held[index] = weights.to(_kept_in(weights), copy=True)
                     joined = True
         return joined
 
@@ -52,10 +53,10 @@ class RecentAverage:
         """
         for number, index, step in steps:
             weights = local(groups[number]["params"][index].detach())
-            before = weights.clone()
-            high = (before.float(), step.float()) if before.dtype in LOW_PRECISION else (before, step)
-            weights.copy_(high[0] + high[1] * factor)
-            groups[number].setdefault(KEY, {})[index] = step.copy_(before)
+            before = weights.to(_kept_in(weights), copy=True)
+            weights.copy_(before + step.to(before.dtype) * factor)
+            kept = step.copy_(before) if step.dtype == before.dtype else before
+            groups[number].setdefault(KEY, {})[index] = kept
 
     def restart(self, groups: Groups) -> None:
         """Let the average begin anew at the present weights."""
@@ -86,9 +87,7 @@ class RecentAverage:
         """
         for parameter, average in self._pairs(groups):
             weights = local(parameter.detach())
-            # In float32 where the weights have few bits; torch's lerp would round in between.
-            high = (weights.float(), average.float()) if weights.dtype in LOW_PRECISION else (weights, average)
-            weights.copy_(high[1] + (high[0] - high[1]) * factor)
+            weights.copy_(average + (weights - average) * factor)  # torch's lerp rounds in between
 
     def adopt(self, groups: Groups) -> None:
         """Move an average that was loaded to the device and dtype of its parameters.
@@ -104,10 +103,14 @@ class RecentAverage:
                     f"group {number}, which has shape {tuple(weights.shape)}; load the state of an optimizer over this "
                     "network"
                 )
-            groups[number][KEY][index] = average.to(weights.device, weights.dtype)
+            groups[number][KEY][index] = average.to(weights.device, _kept_in(weights))
 
     def _pairs(self, groups: Groups) -> list[tuple[Any, Tensor]]:
         return [(groups[number]["params"][index], average) for number, index, average in self.averages(groups)]
+
+
+def _kept_in(weights: Tensor) -> torch.dtype:
+    return KEPT_IN.get(weights.dtype, weights.dtype)
 
 
 def usual_weights(weights: Steps) -> Iterator[tuple[int, int, Tensor]]:

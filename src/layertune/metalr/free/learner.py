@@ -1,6 +1,7 @@
 """Learn how large the steps are, without a learning rate, from how the gradient meets the recent movement."""
 
 import math
+import warnings
 from dataclasses import asdict
 
 import torch
@@ -128,6 +129,7 @@ class FreeLearner(Learner):
         self._rule: FreeRule | None = FreeRule(**held) if held else None
         self._compared = self._moves = False
         self._first: Displacement = Displacement()
+        self._warned = False
 
     def _numbers(self) -> dict[str, float]:
         assert self._rule is not None  # only a run that has begun is saved
@@ -144,8 +146,20 @@ class FreeLearner(Learner):
             squared = float(squared_length(groups, measured_steps(groups), like=self.sections.members))
             if squared > 0 and math.isfinite(squared):
                 self._make_first_step(math.sqrt(squared), settings)
+            elif squared:
+                self._warn_of_first_step()
             self._first.forget(groups)
             self._first = Displacement()  # its memory is now that of the average
+
+    def _warn_of_first_step(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the optimizer's step {self.steps + 1} is not finite, so it was left out, and so are all until the "
+                "first finite one; look at the loss and its gradients, or train in more bits",
+                RuntimeWarning,
+                stacklevel=8,
+            )
 
     def _make_first_step(self, measured: float, settings: MetaLRSettings) -> None:
         groups = self._optimizer.param_groups

@@ -62,9 +62,18 @@ def test_the_first_step_is_made_with_its_factor_and_its_memory_becomes_the_avera
     step = torch.tensor([256.0, -512.0], dtype=dtype)
     average.begin(groups, [(0, 0, step)], 2.0**-9)
     assert groups[0]["params"][0].tolist() == [1.5, 1.0]
-    assert groups[0][KEY][0] is step
-    assert step.tolist() == [1.0, 2.0]
+    assert groups[0][KEY][0].tolist() == [1.0, 2.0]
+    assert (groups[0][KEY][0] is step) == (dtype == torch.float64)
     assert KEY not in groups[1]
+
+
+def test_the_average_of_bfloat16_weights_follows_them() -> None:
+    groups, average = groups_of(torch.ones(2).bfloat16(), torch.ones(3).bfloat16()), RecentAverage()
+    average.follow(groups)
+    groups[0]["params"][0].data.add_(2.0**-7)  # one bit
+    for _ in range(60):
+        average.follow(groups)
+    assert movements(average, groups)[0].abs().max() < 1e-4
 
 
 def test_after_a_restart_there_is_no_movement() -> None:
@@ -85,6 +94,10 @@ def test_an_average_of_other_shapes_is_refused() -> None:
 def test_a_loaded_average_takes_the_dtype_of_its_parameter() -> None:
     groups = groups_of(torch.ones(2), torch.ones(3))
     groups[1][KEY] = {0: torch.ones(3).double()}
+    RecentAverage().adopt(groups)
+    assert groups[1][KEY][0].dtype == torch.float32
+    groups = groups_of(torch.ones(2).bfloat16(), torch.ones(3).bfloat16())
+    groups[1][KEY] = {0: torch.ones(3)}
     RecentAverage().adopt(groups)
     assert groups[1][KEY][0].dtype == torch.float32
 
