@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layertune_lightning import LayerFreezeCallback, MetaLRCallback
 from layertune_studies.data.case import Batch
 from layertune_studies.training.loop import Part, Run, Training, TrainingResult
+from layertune_studies.training.network import device
 
 __all__ = ["LightningPart", "StudyModule", "quiet", "quiet_trainer"]
 
@@ -69,7 +70,9 @@ class LightningPart(Part):
         """Fit for one epoch of as many batches as there are steps."""
         self.learner = self._learner()
         callbacks = [_Record(self.training, trained), *self._freezes(), *([self.learner] if self.learner else [])]
-        trainer = quiet_trainer(accelerator="auto", max_epochs=1, limit_val_batches=0, callbacks=callbacks)
+        # Not "auto", which takes other accelerators than the study's own loop, such as Apple's.
+        accelerator = "gpu" if device().type == "cuda" else "cpu"
+        trainer = quiet_trainer(accelerator=accelerator, max_epochs=1, limit_val_batches=0, callbacks=callbacks)
         module = StudyModule(run, self.training.loss_of).to(next(run.network.parameters()).device)
         trainer.fit(module, _Batches(self.training.task.batch, range(self.steps)))
 

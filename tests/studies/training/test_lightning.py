@@ -9,6 +9,7 @@ import torch
 from layertune_studies.config.study import Study, load_study
 from layertune_studies.engine.trial import Trial, training_of
 from layertune_studies.errors import StudyError
+from layertune_studies.training import lightning
 from layertune_studies.training.loop import TrainingResult
 from layertune_studies.training.methods import train
 from layertune_studies.training.settings import Depths, settings_of
@@ -81,3 +82,20 @@ def test_a_method_that_lightning_has_no_callback_for_is_refused(tmp_path: Path) 
     path = write_study(tmp_path / "study.yaml", loop="lightning", methods=[{"kind": "autolr"}])
     with pytest.raises(StudyError, match="loop lightning cannot train by autolr; it has the kinds untuned, flat"):
         load_study(path)
+
+
+@pytest.mark.parametrize(("kind", "accelerator"), [("cpu", "cpu"), ("cuda", "gpu")])
+def test_the_trainer_takes_the_device_of_the_studys_own_loop(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str, accelerator: str
+) -> None:
+    asked: list[Any] = []
+
+    def note(**options: Any) -> None:
+        asked.append(options["accelerator"])
+        raise KeyboardInterrupt  # nothing is trained
+
+    monkeypatch.setattr(lightning, "device", lambda: torch.device(kind))
+    monkeypatch.setattr(lightning, "quiet_trainer", note)
+    with pytest.raises(KeyboardInterrupt):
+        trained_by("lightning", {"kind": "flat"}, root)
+    assert asked == [accelerator]
