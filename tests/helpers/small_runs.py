@@ -25,7 +25,7 @@ EVERY_RULE = [
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float64, out: int = 2) -> nn.Sequential:
-    """Three linear layers, with sizes that two processes cannot share evenly."""
+    """Build three linear layers, with sizes that two processes cannot share evenly."""
     generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, out)).to(dtype)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def network(seed: int = 0, dtype: torch.dtype = torch.float64, out: int = 2) -> 
 
 
 def layer_groups(net: nn.Module, lr: float | Tensor = 0.05) -> list[dict[str, Any]]:
-    """One param group for each child that has parameters."""
+    """Return one param group for each child that has parameters."""
     return [
         {"params": list(child.parameters()), "layer": name, "lr": lr}
         for name, child in net.named_children()
@@ -44,19 +44,19 @@ def layer_groups(net: nn.Module, lr: float | Tensor = 0.05) -> list[dict[str, An
 
 
 def batch(number: int, dtype: torch.dtype = torch.float64, out: int = 2, size: int = 8) -> Batch:
-    """Batch of that number, the same in every run and process."""
+    """Return the batch of this number, the same in every run and process."""
     generator = torch.Generator().manual_seed(1000 + number)
     x, y = (torch.randn(size, width, generator=generator, dtype=torch.float64) for width in (4, out))
     return x.to(dtype), y.to(dtype)
 
 
 def data(steps: Iterable[int], **options: Any) -> list[tuple[Batch, Batch]]:
-    """A training and a meta batch for each step."""
+    """Return a training batch and a meta batch for each step."""
     return [(batch(step, **options), batch(500 + step, **options)) for step in steps]
 
 
 class Plain:
-    """How a loop steps: no scaling, no clipping, one batch a step. Others override what they do differently."""
+    """Step as a plain loop does: no scaling, no clipping, one batch a step. Subclasses override what differs."""
 
     scale = 1.0
 
@@ -73,7 +73,7 @@ class Plain:
 
 
 class Run(NamedTuple):
-    """What a run ends with."""
+    """Hold the weights, rates and history that a run ends with."""
 
     weights: list[Tensor]
     lrs: list[float]
@@ -88,7 +88,7 @@ def train(
     loop: Plain | None = None,
     after: Callable[[], object] = lambda: None,
 ) -> Run:
-    """The loop of a host: step, and where MetaLR asks for it, a meta pass."""
+    """Train as a host does: make each step and, where MetaLR asks for it, a meta pass."""
     loop = loop or Plain()
     for training, meta in batches:
         optimizer.zero_grad()
@@ -117,7 +117,7 @@ def run(
     lr: float | Tensor = 0.05,
     **settings: Any,
 ) -> Run:
-    """A whole run with MetaLR under the given optimizer and loop."""
+    """Make a whole run with MetaLR, by the rule "joint" unless another is given."""
     net = network(dtype=dtype)
     optimizer = make(layer_groups(net, lr), **({"momentum": 0.9} if options is None else options))
     metalr = MetaLR(optimizer, **({"hyper_lr": 0.02, "rule": "joint"} | settings))
@@ -125,7 +125,7 @@ def run(
 
 
 def assert_same(one: Run, other: Run, tolerance: float = 0.0) -> None:
-    """Equal rates, history and weights, bit for bit where no tolerance is given."""
+    """Check that rates, history and weights are equal, bit for bit where no tolerance is given."""
     close = {"rtol": tolerance, "atol": tolerance}
     torch.testing.assert_close(torch.tensor(one.lrs), torch.tensor(other.lrs), **close)
     torch.testing.assert_close(one.weights, other.weights, **close)
@@ -145,7 +145,7 @@ def assert_learned(one: Run, lr: float = 0.05) -> None:
 
 
 def save(path: Path, net: nn.Module, optimizer: Optimizer) -> None:
-    """A checkpoint that is whole at any moment: written beside, then put in place."""
+    """Save a checkpoint that is whole at any moment: it is written beside, then put in place."""
     torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
@@ -160,10 +160,11 @@ def train_until_killed(folder: str, steps: int, settings: dict[str, Any], killed
     """Train on from the last checkpoint with one at each step, and die of SIGKILL at the given step and moment.
 
     Args:
-        folder: where the checkpoint is, and where the result goes.
-        steps: of the whole run.
-        settings: of MetaLR.
-        killed: a step, and ``"in step"`` (before the meta pass), ``"in save"`` (a half-written file), or ``"after"``.
+        folder: The folder of the checkpoint and of the result.
+        steps: The number of steps of the whole run.
+        settings: The settings of MetaLR.
+        killed: The step to die in, and the moment: ``"in step"`` (before the meta pass), ``"in save"`` (a half-written
+            file), or ``"after"``. ``None`` lets the run come to its end.
     """
     torch.set_num_threads(1)
 
