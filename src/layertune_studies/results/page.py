@@ -12,7 +12,7 @@ from layertune_studies.config.sets import SETS
 from layertune_studies.engine.context import StudyContext
 from layertune_studies.results.formats import table_cells
 from layertune_studies.results.page_figures import page_figures
-from layertune_studies.results.table import ChosenTrial, RowKey, chosen_trials, make_rows
+from layertune_studies.results.table import ChosenTrial, RowKey, chosen_trials, make_rows, setting_of
 
 __all__ = ["Page", "study_page", "write_page"]
 
@@ -81,6 +81,6 @@ def _seed_cells(context: StudyContext, chosen: Mapping[RowKey, Sequence[ChosenTr
     for key, trials in chosen.items():
         for one in trials:
             scores = (f"{float(one.result[part][metric]):.4f}" for part in ("validation", study.report))
-            setting = f"{one.trial.setting.label} at {one.trial.lr:g}"
+            setting = setting_of(one.trial)
             cells.append([key.label, str(key.labelled), str(one.trial.seed), setting, *scores])
     return cells

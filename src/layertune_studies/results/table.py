@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from layertune_studies.config.methods import LayerMethod
 from layertune_studies.config.study import Study
 from layertune_studies.engine.context import StudyContext, best_of
 from layertune_studies.engine.search import is_searched
@@ -22,6 +23,7 @@ __all__ = [
     "labelled_of",
     "make_rows",
     "rows_by_start",
+    "setting_of",
     "start_rows",
 ]
 
@@ -165,11 +167,17 @@ def _row(study: Study, key: RowKey, trials: Sequence[ChosenTrial]) -> Row:
         key.method,
         key.labelled,
         {name: [float(one.result[study.report][name]) for one in trials] for name in study.metrics},
-        tuple(f"{one.trial.setting.label} at {one.trial.lr:g}" for one in trials),
+        tuple(setting_of(one.trial) for one in trials),
         float(np.mean([one.passes for one in trials])),
         seeds=tuple(one.trial.seed for one in trials),
         checkpoint=key.checkpoint,
     )
+
+
+def setting_of(trial: Trial) -> str:
+    """Return the setting of a trial and its rate, for a reader."""
+    learned = isinstance(trial.method, LayerMethod) and trial.method.learns
+    return f"{trial.setting.label} at {'a learned rate' if learned else f'{trial.lr:g}'}"
 
 
 def is_whole(context: StudyContext, rows: Sequence[Row]) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from layertune import (
     AllLayers,
     BiDirectional,
+    InverseSize,
     LastLayer,
     Layer,
     LayerDecay,
@@ -129,6 +130,7 @@ def test_the_parts_of_a_u():
 def test_a_policy_gives_one_scale_a_layer_and_the_groups_hold_what_it_tunes(net: nn.Module, data: st.DataObject):
     layers = map_layers(net, image())
     policies = [AllLayers(), LastLayer(), LayerDecay(0.5), LayerWise(data.draw(st.integers(1, layers.d)))]
+    policies.append(InverseSize(data.draw(st.floats(0, 2))))
     if layers.d > 1:
         policies.append(BiDirectional(*data.draw(st.sampled_from(bidirectional_grid(layers.d)))))
     policy = data.draw(st.sampled_from(policies))

@@ -16,7 +16,7 @@ from layertune_studies.engine.search import rounds
 from layertune_studies.engine.store import StudyStore
 from layertune_studies.engine.trial import Trial, run_trial
 from layertune_studies.errors import StudyError
-from layertune_studies.results.table import RowKey, chosen_trials
+from layertune_studies.results.table import RowKey, chosen_trials, make_rows
 from layertune_studies.training.settings import Depths
 from study_runs import study_of, write_images
 
@@ -87,6 +87,8 @@ def test_exponents_are_halved_within_three_trainings(tmp_path: Path) -> None:
     results, passes = found
     assert [trial.setting.label for trial in results] == ["exponent-0.5"]
     assert passes == 3 * 80 + 2 * 120 + 240 == 3 * 240
+    (row,) = make_rows(context.study, chosen_trials(context))
+    assert (row.method, row.settings, row.passes) == ("inverse_size-learned", ("exponent-0.5 at a learned rate",), 720)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 15, 100])
