@@ -1,4 +1,4 @@
-"""Choose among a few candidates by held-out loss, by successive halving, at the cost of about two trainings."""
+"""Choose among a few candidates by held-out loss, by successive halving, at the cost of two trainings."""
 
 import math
 from collections.abc import Callable, Hashable, Mapping
@@ -63,12 +63,20 @@ class Choice(Generic[T]):
         return sum(score.share for score in self.scores)
 
 
-def choose(candidates: Mapping[str, T], evaluate: Callable[[T, float], float], *, passes: float = 2.0) -> Choice[T]:
+def choose(
+    candidates: Mapping[str, T],
+    evaluate: Callable[[T, float], float],
+    *,
+    passes: float = 2.0,
+    shortest: float = 0.5,
+) -> Choice[T]:
     """Choose one of a few candidates by held-out loss, by successive halving (Jamieson and Talwalkar, AISTATS 2016).
 
-    Every round has an equal part of ``passes``, which the candidates that are left share. The better half of them,
-    rounded up, gets to the next round. Three candidates at two passes are each trained for a third of a training, and
-    the better two again for half a training. With the final training of the chosen one that makes three trainings.
+    Every round has an equal part of ``passes``, which the candidates that are left share. The better ones get to the
+    next round. Short trainings may rank candidates the wrong way round, since a learned rate has to be found first. So
+    there are several rounds only where the first one trains each candidate for at least the share ``shortest``. At the
+    defaults three candidates are trained for two thirds of a training each, in one round. With the final training of
+    the chosen one that makes three trainings.
 
     Use it for candidates that need no search for a rate, for instance policies with a learned factor on all rates. The
     held-out cases must not be test cases. Of few labelled cases hold one out, and train the final network on all of
@@ -82,13 +90,15 @@ def choose(candidates: Mapping[str, T], evaluate: Callable[[T, float], float], *
             end.
         passes: The cost of all trainings of the search together, in whole trainings, > 0. No candidate is trained for
             more than one whole training, so few candidates may cost less.
+        shortest: The smallest share at which the loss is trusted where several rounds are possible, in [0, 1]. 0 always
+            makes all rounds.
 
     Returns:
         The chosen candidate, with all scores.
 
     Raises:
-        PolicyError: There are fewer than two candidates, ``passes`` is not a number above 0, ``evaluate`` returns no
-            number, or no training of a round ends with a finite loss.
+        PolicyError: There are fewer than two candidates, ``passes`` or ``shortest`` is out of range, ``evaluate``
+            returns no number, or no training of a round ends with a finite loss.
 
     Example:
         >>> from layertune import InverseSize
@@ -99,7 +109,7 @@ def choose(candidates: Mapping[str, T], evaluate: Callable[[T, float], float], *
         >>> choice.name, choice.passes
         ('0.5', 2.0)
         >>> [(score.name, round(score.share, 2)) for score in choice.scores]
-        [('0', 0.33), ('0.5', 0.33), ('1', 0.33), ('0.5', 0.5), ('1', 0.5)]
+        [('0', 0.67), ('0.5', 0.67), ('1', 0.67)]
     """
     if not isinstance(candidates, Mapping):
         raise PolicyError(
@@ -108,7 +118,7 @@ def choose(candidates: Mapping[str, T], evaluate: Callable[[T, float], float], *
         )
     scores: list[Score] = []
     left = list(candidates)
-    for stage in halving(len(left), passes=passes):
+    for stage in halving(len(left), passes=passes, shortest=shortest):
         names = [name for name in candidates if name in left[: stage.count]]
         losses = {name: _loss(name, evaluate(candidates[name], stage.share)) for name in names}
         scores += [Score(name, stage.share, loss) for name, loss in losses.items()]
@@ -116,30 +126,38 @@ def choose(candidates: Mapping[str, T], evaluate: Callable[[T, float], float], *
     return Choice(left[0], candidates[left[0]], tuple(scores))
 
 
-def halving(count: int, *, passes: float = 2.0) -> list[Round]:
+def halving(count: int, *, passes: float = 2.0, shortest: float = 0.5) -> list[Round]:
     """Return the rounds of successive halving, each of which gets an equal share of the passes.
 
     Args:
         count: The number of candidates, at least 2.
         passes: The cost of all trainings together, in whole trainings, > 0.
+        shortest: The smallest share of the first round where there are several, in [0, 1].
 
     Returns:
-        The rounds. The last one has two candidates, of which the better one is chosen.
+        The rounds, as many as ``shortest`` allows. All but the first have the half, the quarter and so on of the
+        candidates, and of several rounds the last one has two. The best candidate of the last round is chosen.
 
     Raises:
-        PolicyError: There are fewer than two candidates, or ``passes`` is not a number above 0.
+        PolicyError: There are fewer than two candidates, or ``passes`` or ``shortest`` is out of range.
 
     Example:
-        >>> halving(4, passes=2)
+        >>> halving(4, passes=2, shortest=0)
         [Round(count=4, share=0.25), Round(count=2, share=0.5)]
+        >>> halving(4, passes=2)
+        [Round(count=4, share=0.5)]
     """
     if count < 2:
         raise PolicyError(f"a choice needs at least two candidates, not {count}")
     if not 0 < passes < math.inf:
         raise PolicyError(f"passes={passes} is the cost of the search in whole trainings, and must be finite and > 0")
+    if not 0 <= shortest <= 1:
+        raise PolicyError(f"shortest={shortest} is a share of a training, and must be in [0, 1]")
     counts = [count]
     while counts[-1] > 2:
         counts.append(math.ceil(counts[-1] / 2))
+    while len(counts) > 1 and passes / len(counts) / count < shortest:
+        del counts[1]  # the last rounds, between the best candidates, stay
     return [Round(number, min(1.0, passes / len(counts) / number)) for number in counts]
 
 

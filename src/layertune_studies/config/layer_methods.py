@@ -158,8 +158,7 @@ class InverseSizeMethod(Searched):
     """Learning rates in proportion to (number of a layer's weights) ** -exponent.
 
     Attributes:
-        exponents: The exponents to choose from. The search ``"halving"`` takes the passes of three trainings, whatever
-            their number.
+        exponents: The exponents to choose from. The search ``"halving"`` takes the passes of at most three trainings.
     """
 
     loops: ClassVar[tuple[Loop, ...]] = ("torch", "lightning")

@@ -6,15 +6,18 @@ The result depends on the seed alone, on one machine or many.
 
 The many settings of a bi-directional method are searched in two rounds. All are trained with a sixteenth of the budget,
 and the better eighth of them with all of it, which costs a fifth of training all settings with the whole budget. With
-more rounds, fewer settings get the whole budget at the same cost; in development that found worse settings. Other
-methods are searched as ``layertune.choose`` does, within the passes of three trainings, the last of which is reported.
+more rounds, fewer settings get the whole budget at the same cost; in development that found worse settings.
+
+The search of other methods costs three trainings. Up to three settings are all trained with the whole budget: the
+validation cases are in no training, so the best network is the result, and no final training follows. Of more settings
+the first round divides one training, and the best two get the whole budget.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from layertune.policies.choosing import Round, halving, leaders
+from layertune.policies.choosing import Round, leaders
 from layertune_studies.config.methods import BiDirectionalMethod, Method
 from layertune_studies.config.study import Study
 from layertune_studies.engine.trial import Trial, ranking
@@ -23,6 +26,7 @@ __all__ = ["better", "is_searched", "plan", "rounds"]
 
 SHARE = 1 / 16  # of the budget, in the first round of many settings
 FACTOR = 8  # one of so many settings gets to the next round
+TRAININGS = 3  # the cost of the search of a few settings
 
 
 def is_searched(method: Method) -> bool:
@@ -43,7 +47,7 @@ def plan(method: Method, count: int) -> tuple[Round, ...]:
     """
     if isinstance(method, BiDirectionalMethod):
         return Round(count, SHARE), Round(math.ceil(count / FACTOR), 1.0)
-    return *(halving(count) if count > 1 else ()), Round(1, 1.0)
+    return (Round(count, 1.0),) if count <= TRAININGS else (Round(count, 1 / count), Round(TRAININGS - 1, 1.0))
 
 
 def rounds(study: Study, method: Method, count: int) -> list[tuple[Study, int]]:
@@ -58,8 +62,8 @@ def rounds(study: Study, method: Method, count: int) -> list[tuple[Study, int]]:
         >>> from layertune_studies.config.methods import InverseSizeMethod
         >>> from layertune_studies.config.study import Budget
         >>> study = Study.model_construct(budget=Budget(amount=240), keep_networks=False)
-        >>> [(one.budget.amount, count) for one, count in rounds(study, InverseSizeMethod(kind="inverse_size"), 3)]
-        [(80, 3), (120, 2), (240, 1)]
+        >>> [(one.budget.amount, count) for one, count in rounds(study, InverseSizeMethod(kind="inverse_size"), 5)]
+        [(48, 5), (240, 2)]
     """
     return [(_with_share(study, one.share), one.count) for one in plan(method, count)]
 
@@ -70,7 +74,7 @@ def better(study: Study, results: Mapping[Trial, Mapping[str, Any]], count: int)
 
 
 def _with_share(study: Study, share: float) -> Study:
-    # A third of 240 has to be 80, though 1/3 is rounded.
+    # A tenth of 240 has to be 24, though 1/10 is rounded.
     amount = max(1, int(study.budget.amount * share + 1e-9))
     budget = study.budget.model_copy(update={"amount": amount})
     return study.model_copy(update={"budget": budget, "keep_networks": study.keep_networks and budget == study.budget})

@@ -70,25 +70,33 @@ def test_of_few_settings_one_goes_on(tmp_path: Path) -> None:
     assert [trial.setting.label for trial in found[0]] == ["m3-n3"]
 
 
-def test_exponents_are_halved_within_three_trainings(tmp_path: Path) -> None:
-    method = {"kind": "inverse_size", "search": "halving", "rate": "learned"}
-    context = StudyContext(
-        study(budget={"unit": "passes", "amount": 240, "batch": 4}, methods=[method]), None, StudyStore(tmp_path)
-    )
+def searched_exponents(tmp_path: Path, exponents: Sequence[float]) -> StudyContext:
+    method = {"kind": "inverse_size", "search": "halving", "rate": "learned", "exponents": list(exponents)}
+    config = study(budget={"unit": "passes", "amount": 240, "batch": 4}, methods=[method])
+    context = StudyContext(config, None, StudyStore(tmp_path))
     context.__dict__["depths"] = Depths(6, 0)
-    exponents = [trial.setting.numbers[0] for trial in context.trials]
-    assert exponents == [0, 0.5, 1]
-    # A third of a training shows that 0 is worst, half a training that 0.5 is better than 1.
-    finished(context, lambda trial: trial.setting.numbers[0], [80])
+    return context
+
+
+def test_three_exponents_are_all_trained_to_the_end(tmp_path: Path) -> None:
+    context = searched_exponents(tmp_path, [0, 0.5, 1])
     assert context.found(context.trials) is None
-    finished(context, lambda trial: -trial.setting.numbers[0], [120, 240])
+    finished(context, lambda trial: trial.setting.numbers[0], [240])
+    (row,) = make_rows(context.study, chosen_trials(context))
+    assert (row.method, row.settings, row.passes) == ("inverse_size-learned", ("exponent-1 at a learned rate",), 720)
+
+
+def test_of_more_exponents_the_best_two_are_trained_to_the_end(tmp_path: Path) -> None:
+    context = searched_exponents(tmp_path, [0, 0.25, 0.5, 0.75, 1])
+    finished(context, lambda trial: trial.setting.numbers[0], [48])
+    assert context.found(context.trials) is None
+    finished(context, lambda trial: -trial.setting.numbers[0], [240])
     found = context.found(context.trials)
     assert found is not None
     results, passes = found
-    assert [trial.setting.label for trial in results] == ["exponent-0.5"]
-    assert passes == 3 * 80 + 2 * 120 + 240 == 3 * 240
-    (row,) = make_rows(context.study, chosen_trials(context))
-    assert (row.method, row.settings, row.passes) == ("inverse_size-learned", ("exponent-0.5 at a learned rate",), 720)
+    assert [trial.setting.label for trial in results] == ["exponent-1", "exponent-0.75"]
+    assert passes == 5 * 48 + 2 * 240 == 3 * 240
+    assert chosen_trials(context)[RowKey("inverse_size-learned", 8)][0].trial.setting.label == "exponent-0.75"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 15, 100])
@@ -96,7 +104,7 @@ def test_a_search_of_other_methods_never_costs_more_than_three_trainings(count: 
     one = Study.model_validate(study_of(budget={"unit": "passes", "amount": 2400, "batch": 4}))
     found = rounds(one, InverseSizeMethod(kind="inverse_size", search="halving"), count)
     assert sum(part.budget.amount * trials for part, trials in found) <= 3 * 2400
-    assert (found[0][1], found[-1][1], found[-1][0].budget.amount) == (count, 1, 2400)
+    assert (found[0][1], found[-1][1], found[-1][0].budget.amount) == (count, min(count, 3 if count < 4 else 2), 2400)
 
 
 @pytest.mark.slow
@@ -109,7 +117,7 @@ def test_two_searches_of_one_study_have_rounds_of_their_own(tmp_path: Path) -> N
     run_study(config, tmp_path / "out", tmp_path / "data", console=QUIET)
     found = chosen_trials(StudyContext(config, tmp_path / "data", StudyStore(tmp_path / "out")))
     (one,), (other,) = (found[RowKey(name, 8)] for name in ("inverse_size-learned", "bidirectional-learned"))
-    assert one.passes == 3 * 2 + 2 * 3 + 6
+    assert one.passes == 3 * 6
     assert other.passes == 3 * 1 + 6
     assert one.result["profile"] is not None
     assert one.result["steps"] == other.result["steps"] == 6
