@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from layertune_studies.config.sets import SETS
-from layertune_studies.config.study import load_study
+from layertune_studies.config.study import Study, load_study
 from layertune_studies.errors import StudyError
-from study_runs import METHODS, study_of, write_study
+from study_runs import METHODS, nnunet_study, study_of, write_study
 
 
 def method(config: dict[str, Any], message: str) -> tuple[dict[str, Any], str]:
@@ -37,6 +38,13 @@ def test_a_learned_rate_needs_no_rates_and_is_no_baseline(tmp_path: Path) -> Non
     assert all(method.lr == (1.0,) and method.learns for method in learned)
     assert [method.name for method in study.methods if method.finds_rate] == ["flat"], "the tuned rate is not 1"
     assert (flat.lr, flat.learns, tuned.lr, tuned.learns) == ("grid", False, "tuned", False)
+
+
+def test_nnunet_learns_no_rate_on_a_choice_of_layers() -> None:
+    with pytest.raises(
+        ValidationError, match="rate learned, of last_layer-learned, is for the loops torch and lightning"
+    ):
+        Study.model_validate(nnunet_study(methods=[{"kind": "last", "rate": "learned"}]))
 
 
 def test_a_flat_rate_that_is_learned_finds_no_tuned_rate(tmp_path: Path) -> None:
