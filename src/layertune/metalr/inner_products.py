@@ -8,7 +8,10 @@ from torch import Tensor
 
 from layertune.metalr.correcting.displacement import Groups, Sections, Steps, local
 
-__all__ = ["inner_products", "squared_length"]
+__all__ = ["Shards", "dot", "inner_products", "shards_of", "summed_over_ranks"]
+
+Shards = tuple[Any, tuple[int, ...]] | None
+"""The mesh of a sharded parameter and its dimensions that the parameter is split over; ``None`` for a whole one."""
 
 
 def inner_products(groups: Groups, sections: Sections, steps: Steps, *, like: Tensor, norms: bool) -> Tensor:
@@ -30,39 +33,39 @@ def inner_products(groups: Groups, sections: Sections, steps: Steps, *, like: Te
     for number, index, step in steps:
         parameter = groups[number]["params"][index]
         if parameter.grad is not None or norms:
-            shards = _shards(parameter)
+            shards = shards_of(parameter)
             sums = sharded.setdefault(shards, _Sums(like)) if shards else whole
             # No gradient is a gradient of 0, and the step still counts in its length.
             grad = torch.zeros_like(step) if parameter.grad is None else local(parameter.grad.detach())
             sums.add(sections[number][index], grad.to_dense() if grad.is_sparse else grad, step, norms=norms)
-    return _reduced(whole, sharded)
-
-
-def squared_length(groups: Groups, steps: Steps, *, like: Tensor) -> Tensor:
-    """Return the squared length of all displacements together, reduced over shards.
-
-    Args:
-        groups: The optimizer's param groups.
-        steps: The displacements of the parameters.
-        like: A tensor of the device and dtype of the result.
-    """
-    like = like.new_zeros(1, 1)
-    whole = _Sums(like)
-    sharded: dict[tuple[Any, tuple[int, ...]], _Sums] = {}
-    for number, index, step in steps:
-        shards = _shards(groups[number]["params"][index])
-        (sharded.setdefault(shards, _Sums(like)) if shards else whole).add(0, step, step, norms=False)
-    return _reduced(whole, sharded)[0, 0]
-
-
-def _reduced(whole: "_Sums", sharded: dict[tuple[Any, tuple[int, ...]], "_Sums"]) -> Tensor:
     total = whole.total()
-    for (mesh, dimensions), sums in sharded.items():
+    for held, sums in sharded.items():
         part = sums.total()
-        for dimension in dimensions:
-            torch.distributed.all_reduce(part, group=mesh.get_group(dimension))
+        _all_reduce(part, held)
         total += part
     return total
+
+
+def summed_over_ranks(summands: dict[Shards, list[Tensor]], *, like: Tensor) -> Tensor:
+    """Add up tensors of one shape, in a fixed order, and reduce over the ranks what belongs to shards.
+
+    Args:
+        summands: The tensors by what ``shards_of`` returns for their parameter. Without any, the result is 0.
+        like: A tensor of the dtype and device of the result.
+    """
+    parts = []
+    for shards, own in summands.items():
+        part = torch.stack(own).to(like).sum(dim=0)
+        if shards is not None:
+            _all_reduce(part, shards)
+        parts.append(part)
+    return torch.stack(parts).sum(dim=0) if parts else like.new_zeros(())
+
+
+def _all_reduce(part: Tensor, shards: tuple[Any, tuple[int, ...]]) -> None:
+    mesh, dimensions = shards
+    for dimension in dimensions:
+        torch.distributed.all_reduce(part, group=mesh.get_group(dimension))
 
 
 class _Sums:
@@ -77,7 +80,7 @@ class _Sums:
         self._section_of.append(section)
         pairs = ((grad, step), (grad, grad), (step, step)) if norms else ((grad, step),)
         for row, (a, b) in zip(self._rows, pairs, strict=False):
-            row.append(_dot(a, b))
+            row.append(dot(a, b))
 
     def total(self) -> Tensor:
         sections = self._like.shape[1]
@@ -90,7 +93,7 @@ class _Sums:
         return total
 
 
-def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
+def shards_of(parameter: Tensor) -> Shards:
     """Return the mesh and its dimensions that a parameter is split over; whole ones are equal on all ranks."""
     placements: Sequence[Any] = getattr(parameter, "placements", ())
     dimensions = tuple(i for i, placement in enumerate(placements) if placement.is_shard())
@@ -98,7 +101,7 @@ def _shards(parameter: Tensor) -> tuple[Any, tuple[int, ...]] | None:
     return (cast(Any, parameter).device_mesh, dimensions) if dimensions else None
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product, in at least float32. Contiguous tensors need no temporary."""
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)

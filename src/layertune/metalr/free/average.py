@@ -8,8 +8,10 @@ from torch import Tensor
 
 from layertune.errors import OptimizerError
 from layertune.metalr.correcting.displacement import Groups, Steps, local
+from layertune.metalr.free.pieces import pieces
+from layertune.metalr.inner_products import Shards, dot, shards_of, summed_over_ranks
 
-__all__ = ["RecentAverage", "usual_weights"]
+__all__ = ["RecentAverage", "total_squared_length", "usual_weights"]
 
 MEMORY = 0.9  # of the average: some ten steps
 KEY = "meta_average"
@@ -53,24 +55,53 @@ class RecentAverage:
         """
         for number, index, step in steps:
             weights = local(groups[number]["params"][index].detach())
-            before = weights.to(_kept_in(weights), copy=True)
-            weights.copy_(before + step.to(before.dtype) * factor)
-            kept = step.copy_(before) if step.dtype == before.dtype else before
-            groups[number].setdefault(KEY, {})[index] = kept
+            high = step.to(_kept_in(weights))
+            for theta, move in pieces(weights, high):
+                before = theta.to(move.dtype, copy=True)
+                theta.copy_(before + move * factor)
+                move.copy_(before)
+            groups[number].setdefault(KEY, {})[index] = high
 
     def restart(self, groups: Groups) -> None:
         """Let the average begin anew at the present weights."""
         for parameter, average in self._pairs(groups):
             average.copy_(local(parameter.detach()))
 
-    def movements(self, groups: Groups) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield the number of the group, the place of the parameter in it, and its movement from the average.
+    def compare(self, groups: Groups, *, like: Tensor) -> Tensor:
+        """Compare the movement from the average with the gradient.
 
-        Each is a tensor of its own, so only one at a time takes memory.
+        Args:
+            groups: The optimizer's param groups.
+            like: A tensor of the dtype and device of the result.
+
+        Returns:
+            <g, e>, |g|^2 and |e|^2 for the gradient g and the movement e, over all parameters and ranks.
         """
-        for number, group in enumerate(groups):
-            for index, average in group.get(KEY, {}).items():
-                yield number, index, local(group["params"][index].detach()) - average
+        sums: dict[Shards, list[Tensor]] = {}
+        for parameter, average in self._pairs(groups):
+            own = sums.setdefault(shards_of(parameter), [])
+            weights = local(parameter.detach())
+            if parameter.grad is None:
+                own += [_products(theta, mean, None, like) for theta, mean in pieces(weights, average)]
+            else:
+                grad = local(parameter.grad.detach()).to_dense()
+                own += [_products(theta, mean, part, like) for theta, mean, part in pieces(weights, average, grad)]
+        return summed_over_ranks(sums, like=like)
+
+    def squared_length(self, groups: Groups, *, like: Tensor) -> Tensor:
+        """Return |e|^2 for the movement e from the average, over all parameters and ranks."""
+        sums: dict[Shards, list[Tensor]] = {}
+        for parameter, average in self._pairs(groups):
+            own = sums.setdefault(shards_of(parameter), [])
+            for theta, mean in pieces(local(parameter.detach()), average):
+                movement = theta - mean
+                own.append(dot(movement, movement))
+        return summed_over_ranks(sums, like=like)
+
+    def movements(self, groups: Groups) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the number of the group, the place of the parameter in it, and its movement from the average."""
+        for number, index, average in self.averages(groups):
+            yield number, index, local(groups[number]["params"][index].detach()) - average
 
     def averages(self, groups: Groups) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the number of the group, the place of the parameter in it, and its average."""
@@ -86,8 +117,8 @@ class RecentAverage:
             factor: 1 leaves the weights as they are, 0 takes them back to the average.
         """
         for parameter, average in self._pairs(groups):
-            weights = local(parameter.detach())
-            weights.copy_(average + (weights - average) * factor)  # torch's lerp rounds in between
+            for theta, mean in pieces(local(parameter.detach()), average):
+                theta.copy_(mean + (theta - mean) * factor)  # torch's lerp rounds in between
 
     def adopt(self, groups: Groups) -> None:
         """Move an average that was loaded to the device and dtype of its parameters.
@@ -109,8 +140,25 @@ class RecentAverage:
         return [(groups[number]["params"][index], average) for number, index, average in self.averages(groups)]
 
 
+def _products(weights: Tensor, average: Tensor, grad: Tensor | None, like: Tensor) -> Tensor:
+    """Return <g, e>, |g|^2 and |e|^2 of one piece, with 0 for a gradient that is missing."""
+    movement = weights - average
+    none = like.new_zeros(())
+    slope, steepness = (none, none) if grad is None else (dot(grad, movement).to(like), dot(grad, grad).to(like))
+    return torch.stack([slope, steepness, dot(movement, movement).to(like)])
+
+
 def _kept_in(weights: Tensor) -> torch.dtype:
     return KEPT_IN.get(weights.dtype, weights.dtype)
+
+
+def total_squared_length(groups: Groups, tensors: Steps, *, like: Tensor) -> Tensor:
+    """Return the squared length of tensors of the parameters, over all parameters and ranks."""
+    sums: dict[Shards, list[Tensor]] = {}
+    for number, index, values in tensors:
+        own = sums.setdefault(shards_of(groups[number]["params"][index]), [])
+        own += [dot(piece, piece) for (piece,) in pieces(values)]
+    return summed_over_ranks(sums, like=like)
 
 
 def usual_weights(weights: Steps) -> Iterator[tuple[int, int, Tensor]]:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from layertune.metalr.correcting.displacement import Displacement, Steps, exponent_for, local, measured_steps
-from layertune.metalr.free.average import RecentAverage, usual_weights
+from layertune.metalr.free.average import RecentAverage, total_squared_length, usual_weights
 from layertune.metalr.free.rule import FreeRule
-from layertune.metalr.inner_products import inner_products, squared_length
 from layertune.metalr.learner import Learner
 from layertune.metalr.resuming import FREE_KEYS, STATE
 from layertune.metalr.settings import MetaLRSettings
@@ -19,7 +18,7 @@ from layertune.rates.stand_in import StandIn
 __all__ = ["FreeLearner"]
 
 START = 3e-4  # length of the first step over that of the weights
-FARTHEST = 0.015  # longest movement from the average over the length of the weights
+FARTHEST = 0.1  # longest movement from the average over the length of the weights
 CHANGED = 1e-3  # relative change of the movement's length from which on somebody else has changed the weights
 
 
@@ -93,13 +92,11 @@ class FreeLearner(Learner):
             found_inf: 1 where AMP has found an overflow; then nothing is learned.
         """
         del grad_scale
-        groups, sections = self._optimizer.param_groups, self.sections
+        groups = self._optimizer.param_groups
         groups[0].pop("meta_due", None)
         if self._rule is None or not settings.eta:
             return
-        movements = self._average.movements(groups)
-        products = inner_products(groups, sections.of_parameter, movements, like=sections.members, norms=True)
-        along, gradient, movement = products.sum(dim=1).tolist()
+        along, gradient, movement = self._average.compare(groups, like=self.sections.members).tolist()
         # A small change, such as weights that are clipped after each step, is a part of the step. A larger one is not:
         # other weights were loaded, and the way to them says nothing about the rate.
         if self._forget_foreign_changes(movement) and movement > (FARTHEST * self._length) ** 2:
@@ -143,7 +140,7 @@ class FreeLearner(Learner):
             self._rule = FreeRule.begin(self._schedule, self._schedule)
         else:
             self._first.measure(groups)
-            squared = float(squared_length(groups, measured_steps(groups), like=self.sections.members))
+            squared = float(total_squared_length(groups, measured_steps(groups), like=self.sections.members))
             if squared > 0 and math.isfinite(squared):
                 self._make_first_step(math.sqrt(squared), settings)
             elif squared:
@@ -175,7 +172,7 @@ class FreeLearner(Learner):
         return exponent_for(self._optimizer.param_groups) - round(math.log2(self._schedule))
 
     def _shorten(self, settings: MetaLRSettings) -> None:
-        """Keep the movement from the average within 1.5 % of the weights' length."""
+        """Keep the movement from the average within a tenth of the weights' length."""
         farthest = FARTHEST * self._length
         if self._rule is not None and farthest * farthest < self._squared < math.inf:
             ratio = farthest / math.sqrt(self._squared)
@@ -212,14 +209,14 @@ class FreeLearner(Learner):
 
     def _squared_movement(self) -> float:
         groups = self._optimizer.param_groups
-        return float(squared_length(groups, self._average.movements(groups), like=self.sections.members))
+        return float(self._average.squared_length(groups, like=self.sections.members))
 
     def _length_of_weights(self, members: Steps) -> float:
         """Return the length of the weights that take part, or that of usual ones where all of them are 0."""
         groups, like = self._optimizer.param_groups, self.sections.members
         weights = [(number, index, local(groups[number]["params"][index].detach())) for number, index, _ in members]
-        squared = float(squared_length(groups, weights, like=like))
-        return math.sqrt(squared or float(squared_length(groups, usual_weights(weights), like=like)))
+        squared = float(total_squared_length(groups, weights, like=like))
+        return math.sqrt(squared or float(total_squared_length(groups, usual_weights(weights), like=like)))
 
     def _write_factor(self, factor: float) -> None:
         groups, sections = self._optimizer.param_groups, self.sections
@@ -228,5 +225,5 @@ class FreeLearner(Learner):
     def _record(self) -> None:
         groups, sections = self._optimizer.param_groups, self.sections
         scales = sections.read_scales(groups)
-        rates = torch.tensor([float(groups[group]["lr"]) for group in sections.leading_groups(groups)]).to(scales)
+        rates = scales.new_tensor([float(groups[group]["lr"]) for group in sections.leading_groups(groups)])
         self.history.record(self.steps, sections.names, scales, rates * scales)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["FreeRule"]
 
-BIAS = 0.45  # added to the z-score: one-step meta gradients prefer rates that are too small (Wu et al. 2018)
+BIAS = 0.4  # added to the z-score: one-step meta gradients prefer rates that are too small (Wu et al. 2018)
 SEARCH = 2.0  # the gain of the first steps, in units of hyper_lr
 TURNS = 4  # turns of the direction after which the gain of the search has halved
 MEMORY = 0.95  # of the running moments of the cosine
