@@ -9,6 +9,11 @@ from dataclasses import dataclass
 __all__ = ["FreeRule"]
 
 BIAS = 0.4  # added to the z-score: one-step meta gradients prefer rates that are too small (Wu et al. 2018)
+# Where two batches agree much, as in segmentation with few cases, noise does not limit the rate, and single steps show
+# even less of what a whole training gains.
+AGREEMENT = 0.1  # cosine from which on batches agree much
+MORE_BIAS = 4.0  # for each unit of the cosine beyond it
+LARGEST_MORE_BIAS = 0.4  # the sum stays below 1, the largest size of a steady z-score
 SEARCH = 2.0  # the gain of the first steps, in units of hyper_lr
 TURNS = 4  # turns of the direction after which the gain of the search has halved
 MEMORY = 0.95  # of the running moments of the cosine
@@ -111,13 +116,14 @@ class FreeRule:
         self.square = MEMORY * self.square + (1 - MEMORY) * cosine * cosine
         if not self.square:
             return
+        bias = _bias(math.sqrt(self.square / seen))
         z = max(-LARGEST_Z, min(LARGEST_Z, cosine / math.sqrt(self.square / seen)))
         self.smooth = SMOOTHING * self.smooth + (1 - SMOOTHING) * z
-        if (self.smooth + BIAS > 0) != self.rising:
+        if (self.smooth + bias > 0) != self.rising:
             self.rising, self.turns = not self.rising, self.turns + 1
         searching = max(1.0, SEARCH / (1 + self.turns / TURNS))
         limit = math.log(max_change)
-        self.log_rate += max(-limit, min(limit, gain * searching * (z + BIAS) * level))
+        self.log_rate += max(-limit, min(limit, gain * searching * (z + bias) * level))
 
     def level(self, schedule: float) -> float:
         """Return the level of a schedule's rate."""
@@ -151,3 +157,8 @@ class FreeRule:
         self.log_rate = min(self.log_rate, math.log(highest))
         if lowest:
             self.log_rate = max(self.log_rate, math.log(lowest))
+
+
+def _bias(size: float) -> float:
+    """Return what is added to the z-score, for cosines of a size."""
+    return BIAS + min(LARGEST_MORE_BIAS, MORE_BIAS * max(0.0, size - AGREEMENT))

@@ -246,7 +246,7 @@ def test_a_gross_overshoot_is_taken_back_at_once(streaming: bool, monkeypatch: p
             assert float(net.weight.detach().norm()) > 2 * before
             net.backward()
             metalr.adapt()
-            assert float(net.weight.detach().norm()) < 1.1 * before
+            assert float(net.weight.detach().norm()) < 1.5 * before  # the average of the ten steps before
     assert rule.overshoots == 1
     assert math.exp(rule.log_rate) < 0.5 * rate
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from layertune.metalr.free.rule import BIAS, LARGEST_Z, RISE, FreeRule
+from layertune.metalr.free.rule import BIAS, LARGEST_MORE_BIAS, LARGEST_Z, RISE, FreeRule
 
 GAIN = 0.05
 
@@ -30,7 +30,7 @@ def test_the_rate_does_not_depend_on_the_scale_of_the_cosines() -> None:
     drawn = random.Random(0)
     cosines = [drawn.gauss(0.3, 1.0) for _ in range(200)]
     rates = []
-    for scale in (1e-4, 0.1):
+    for scale in (1e-4, 0.02):  # below the cosine from which on batches agree much
         rule = begun()
         for cosine in cosines:
             learn(rule, scale * cosine)
@@ -54,8 +54,18 @@ def test_an_outlier_counts_no_more_than_three_deviations() -> None:
     for _ in range(100):
         learn(rule, 1e-3)
     before = rule.log_rate
-    learn(rule, 1.0)
+    learn(rule, 0.1)
     assert rule.log_rate - before <= 2 * GAIN * (LARGEST_Z + BIAS) + 1e-12
+
+
+def test_the_bias_is_larger_where_batches_agree_and_stays_below_one() -> None:
+    rule = begun()
+    learn(rule, 0.05)
+    assert rule.log_rate - math.log(1e-3) == pytest.approx(2 * GAIN * (1 + BIAS))
+    rule = begun()
+    learn(rule, 0.9)
+    assert rule.log_rate - math.log(1e-3) == pytest.approx(2 * GAIN * (1 + BIAS + LARGEST_MORE_BIAS))
+    assert BIAS + LARGEST_MORE_BIAS < 1
 
 
 def test_one_adaptation_stays_within_max_change() -> None:
