@@ -19,7 +19,7 @@ METHODS: list[dict[str, Any]] = [
     {"kind": "prodigy"},
     {"kind": "norm-only", "lr": [0.1]},
     {"kind": "alchemy", "lr": [0.01], "quantile": 0.2},
-    {"kind": "metalr", "lr": [0.01]},
+    {"kind": "metalr", "rule": "joint", "lr": [0.01]},
     {"kind": "metalr", "mode": "every", "every": 2, "rule": "proportional", "lr": [0.01]},
     {"kind": "metalr", "mode": "streaming", "rule": "additive", "hyper_lr": 1e-4, "lr": [0.01]},
     {"kind": "scratch", "lr": [0.01]},

@@ -133,8 +133,9 @@ class MetaLRMethod(Method):
         mode: ``"exact"``, ``"every"`` (each ``every``-th step) or ``"streaming"``.
         every: Number of steps between two meta passes in the mode ``"every"``.
         rule: How a rate follows its meta gradient, a rule of ``layertune.MetaLR``.
+        start: What the first step of the rule ``"free"`` follows: ``"weights"``, or ``"lr"``, the rate of the trial.
         hyper_lr: Step size of the learning rates; by default the one that suits the rule.
-        min_lr: The smallest learned rate.
+        min_lr: The smallest learned rate; by default 0 for the rule ``"free"``, and 1e-6 for the others.
         max_lr: The largest learned rate, above ``min_lr``; by default there is none.
         max_change: The largest factor, up or down, of one adaptation; ``.inf`` for no limit.
     """
@@ -156,8 +157,10 @@ class MetaLRMethod(Method):
         """Write the default number down, since it is part of a trial's identity and may differ in a later version."""
         if not isinstance(values, Mapping):
             return values
-        settings = MetaLRSettings.given(rule=values.get("rule"), hyper_lr=values.get("hyper_lr"))
-        return {"min_lr": settings.lowest_lr, **values, "hyper_lr": settings.eta}
+        rule, hyper_lr = values.get("rule"), values.get("hyper_lr")
+        if hyper_lr is None:
+            hyper_lr = MetaLRSettings.given(rule=rule).hyper_lr
+        return {"min_lr": MetaLRSettings.given(rule=rule, hyper_lr=0.0).min_lr, **values, "hyper_lr": hyper_lr}
 
     @model_validator(mode="after")
     def _floor_below_ceiling(self) -> "MetaLRMethod":

@@ -68,7 +68,7 @@ def test_the_rates_reach_tensorboard(tmp_path: Path) -> None:
 def test_an_empty_run_writes_no_figure(tmp_path: Path) -> None:
     net = network()
     optimizer = sgd(net)
-    handler = MetaLRHandler(optimizer, META, every=100, output_dir=tmp_path)
+    handler = MetaLRHandler(optimizer, META, rule="joint", every=100, output_dir=tmp_path)
     train(net, optimizer, handler)
     assert handler.profile is None
     assert not list(tmp_path.iterdir())

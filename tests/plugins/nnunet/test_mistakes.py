@@ -171,7 +171,7 @@ def test_a_read_only_results_folder(nnunet: Path, monkeypatch: pytest.MonkeyPatc
     ("name", "values", "expected"),
     [
         ("_additive", {}, r'rule="additive" needs a hyper_lr .*; in a trainer\'s name: _hlr0p05, _cosine'),
-        ("_max1em7", {}, r"max_lr must be above min_lr = 1e-06, not 1e-07; .*: _min1em6, _max0p1"),
+        ("_joint_max1em7", {}, r"max_lr must be above min_lr = 1e-06, not 1e-07; .*: _min1em6, _max0p1"),
         ("", {"every": 0}, "every must be a whole number from 1, not 0; .*: _every5"),
         ("", {"max_change": 0.5}, r"max_change must be above 1, not 0.5$"),
         ("", {"rule": "fast"}, "rule must be one of "),

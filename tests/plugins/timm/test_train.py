@@ -246,7 +246,10 @@ def test_settings_that_are_not_given_are_the_cores() -> None:
         ("--param-groups middle", "layer_decay:RATE, inverse_size:EXPONENT or norm_only, not 'middle'"),
         ("--param-groups all --rule cosine", "--rule has no effect without --metalr streaming"),
         ("--metalr streaming --rule additive", 'rule="additive" needs a hyper_lr'),
-        ("--metalr streaming --rule fast", "rule must be one of additive, proportional, cosine, joint, not 'fast'"),
+        (
+            "--metalr streaming --rule fast",
+            "rule must be one of free, additive, proportional, cosine, joint, not 'fast'",
+        ),
         ("--metalr streaming --every 0", "every must be a whole number from 1, not 0"),
         ("--metalr exact", "for which timm's train.py has no place"),
         ("--metalr fast", "--metalr takes streaming, not 'fast'"),

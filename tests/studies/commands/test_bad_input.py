@@ -60,7 +60,7 @@ def pictures(root: Path, *folders: str, count: int = 4) -> Path:
             {"set": "acdc", "size": [8, 8, 8], "patch": [8, 9, 8]},
             r"data: patch is \[8, 9, 8\], which does not fit into size \[8, 8, 8\]",
         ),
-        ({"set": "busi", "patch": [4, 4]}, "data: patch is for volumes, and busi holds images; leave it out"),
+        ({"set": "busi", "patch": [4, 4]}, "data: patch crops images of one size; give data.size too"),
         ({"set": "busi", "spacing": [1, 1]}, "data: spacing is for volumes, and busi holds images"),
         ({"set": "pneumoniamnist", "window": [0, 1]}, "data: window is for volumes, and pneumoniamnist holds images"),
         ({"set": "busi", "split": {"group": "(patient"}}, r"data.split.group: '\(patient' is no regular expression"),

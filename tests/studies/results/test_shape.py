@@ -18,7 +18,7 @@ from layertune_studies.results.shape import Shape, app, draw, measure, shape_of,
 from layertune_studies.training.settings import Setting
 from study_runs import study_of, write_images, write_study
 
-LEARN = {"kind": "metalr", "mode": "streaming", "lr": [0.01]}
+LEARN = {"kind": "metalr", "mode": "streaming", "rule": "joint", "lr": [0.01]}
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def test_the_table_ends_with_both_correlations() -> None:
 
 def test_a_study_that_learns_no_rates_has_no_shape(root: Path, tmp_path: Path) -> None:
     context = StudyContext(Study.model_validate(study_of()), root, StudyStore(tmp_path / "out"))
-    with pytest.raises(StudyError, match="has no method that learns rates; add one of kind metalr"):
+    with pytest.raises(
+        StudyError, match="has no method that learns a rate for each layer; add one of kind metalr with a rule"
+    ):
         shape_of(context, labelled=8, lr=0.01, seeds=1)
 
 

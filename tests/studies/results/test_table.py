@@ -29,7 +29,7 @@ from study_runs import study_of, write_study
 METHODS = [
     {"kind": "flat"},
     {"kind": "bi-directional", "settings": [[1, 1], [2, 3]], "lr": "tuned"},
-    {"kind": "metalr", "lr": [0.01, 0.1]},
+    {"kind": "metalr", "rule": "joint", "lr": [0.01, 0.1]},
 ]
 PROFILE = {
     "layers": ["stem", "head"],
