@@ -95,7 +95,8 @@ def test_the_same_settings_give_the_same_rates(
     expected = rates_by_hand(host.preset, streaming=streaming, **settings)
     # Where groups are layers, factors are applied before a step and not after it: equal but for rounding.
     assert host.learn(tmp_path, streaming=streaming, **settings) == pytest.approx(expected, rel=1e-5)
-    assert (len(set(expected)) > 1) is bool(settings), "the default rule learns one factor for all layers"
+    rule = MetaLRSettings.given(preset=host.preset, **settings).rule
+    assert (len(set(expected)) > 1) is (rule != "free"), "the rule free learns one factor for all layers"
     assert all(rate != RATE for rate in expected)
 
 

@@ -62,15 +62,16 @@ def shape_of(context: StudyContext, *, labelled: int, lr: float, seeds: int) -> 
         seeds: The number of seeds, which count from 0.
 
     Raises:
-        StudyError: The study has no method of kind metalr with a rule other than ``"free"``, a layer has no gradient, or
-            the training diverged.
+        StudyError: The study has no method of kind metalr with a rule other than ``"free"``, a layer has no gradient,
+            or the training diverged.
         DataError: The cases are not there, or are too few.
     """
     study = context.study.model_copy(update={"report": "validation"})
     methods = [method for method in study.methods if isinstance(method, MetaLRMethod) and method.rule != "free"]
     if not methods:
         raise StudyError(
-            f"{study.name} has no method that learns a rate for each layer; add one of kind metalr with a rule other than free"
+            f"{study.name} has no method that learns a rate for each layer; add one of kind metalr with a rule other "
+            "than free"
         )
     names = tuple(layer.name for layer in context.layers)
     measurements: list[tuple[np.ndarray, np.ndarray]] = []

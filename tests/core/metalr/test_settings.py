@@ -26,8 +26,12 @@ def test_none_means_not_given() -> None:
 
 
 def test_a_preset_gives_way_to_what_the_user_gave() -> None:
-    assert MetaLRSettings.given(preset="long_training") == MetaLRSettings(rule_of_0_1="proportional")
-    assert MetaLRSettings.given(preset="long_training", rule_of_0_1="cosine") == MetaLRSettings(rule_of_0_1="cosine")
+    assert MetaLRSettings.given(preset="long_training") == MetaLRSettings(
+        rule="proportional", hyper_lr=0.1, rule_of_0_1="proportional"
+    )
+    assert MetaLRSettings.given(preset="long_training", rule="cosine") == MetaLRSettings(
+        rule="cosine", hyper_lr=0.05, rule_of_0_1="proportional"
+    )
     with pytest.raises(OptimizerError, match="preset must be one of usual, long_training, not 'short'"):
         MetaLRSettings.given(preset="short")
 
