@@ -68,7 +68,8 @@ def test_a_bundle_is_fine_tuned_by_monais_own_command(style: str, method: str, t
     else:
         assert moved == names
         profile = LRProfile.load(bundle / "eval" / "layertune" / "learned_rates.json")
-        assert len(set(profile.lrs[-1])) == len(profile.layers) > 1
+        assert len(profile.layers) > 1
+        assert len(set(profile.lrs[-1])) == 1, "the rule free learns one factor for all layers"
         assert all(f"lr/{layer}" in output for layer in profile.layers)
 
 

@@ -59,7 +59,7 @@ def test_a_resumed_run_in_phases_ends_like_an_uninterrupted_one(bundle: Path, da
     end = saved_state(bundle, 3)
     assert end["alchemy"]["phase"] == "maximisation"
     assert len(end["alchemy"]["history"]) == 3
-    assert len(factors(end)) > 2
+    assert factors(end) != {1.0}, "a rate was learned"
     other = write_bundle(tmp_path / "other")
     run_config(other, data, **options, **{"train#trainer#max_epochs": 1})
     assert factors(saved_state(other, 1)) == {1.0}

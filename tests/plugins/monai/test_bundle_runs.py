@@ -71,7 +71,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert not list(other.glob("models/*epoch=2.pt"))
     run_config(other, data, hyper_lr=0.1, resume=True, **options)
     assert_same(saved_state(bundle), saved_state(other))
-    assert len(set(factors(saved_state(bundle)))) > 2, "rates were learned"
+    assert set(factors(saved_state(bundle))) != {1.0}, "a rate was learned"
     assert torch.load(bundle / "models/model.pt", weights_only=True).keys() == saved_state(bundle)["network"].keys()
 
 

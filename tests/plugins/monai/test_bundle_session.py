@@ -116,7 +116,8 @@ def test_two_processes_learn_the_same_rates(tmp_path: Path) -> None:
     text = monai(bundle, "run", "--config_file", files, *arguments, ranks=2)
     first, second = (json.loads((bundle / f"rates{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    assert [len(set(factors)) for factors in first] == [7, 7], "every layer has learned a factor of its own"
+    assert [len(factors) for factors in first] == [7, 7]
+    assert len({factor for factors in first for factor in factors}) == 2, "a factor is learned for all layers"
     one, two = (torch.load(bundle / f"weights{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one if "running" not in name and "batches" not in name)
     assert saved_state(bundle)["trainer"]["iteration"] == 2, "four cases, two a batch, two processes: one step an epoch"

@@ -151,6 +151,7 @@ def test_the_bundle_has_its_methods(old_bundle: Path, data: Path, method: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this run began under the rule joint")  # a new bundle has another default
 @pytest.mark.parametrize("age", ["old", "new"])
 def test_a_run_of_0_1_resumes(age: str, bundle: Path, data: Path, request: pytest.FixtureRequest) -> None:
     """The run of 0.1 had done the first of two epochs."""

@@ -154,6 +154,7 @@ def test_settings_that_are_not_given_are_the_cores(values: dict[str, Any], expec
     exact, streaming = make(nnUNetTrainerMetaLR, "2d", **values), make(nnUNetTrainerMetaLRStreaming, "2d", **values)
     exact.initialize()
     streaming.initialize()
+    expected = replace(expected, rule_of_0_1="proportional")
     assert exact.metalr.settings == expected
     assert streaming.metalr.settings == replace(expected, streaming=True)
 
