@@ -15,6 +15,7 @@ __all__ = ["RecentAverage", "total_squared_length", "usual_weights"]
 
 MEMORY = 0.9  # of the average: some ten steps
 KEY = "meta_average"
+Summands = dict[Shards, list[Tensor]]
 # A tenth of the way to the weights is less than a bit of them in few bits: the average would stand still.
 KEPT_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -77,20 +78,25 @@ class RecentAverage:
         Returns:
             <g, e>, |g|^2 and |e|^2 for the gradient g and the movement e, over all parameters and ranks.
         """
-        sums: dict[Shards, list[Tensor]] = {}
+        along: Summands = {}
+        steepness: Summands = {}
+        length: Summands = {}
         for parameter, average in self._pairs(groups):
-            own = sums.setdefault(shards_of(parameter), [])
-            weights = local(parameter.detach())
-            if parameter.grad is None:
-                own += [_products(theta, mean, None, like) for theta, mean in pieces(weights, average)]
-            else:
-                grad = local(parameter.grad.detach()).to_dense()
-                own += [_products(theta, mean, part, like) for theta, mean, part in pieces(weights, average, grad)]
-        return summed_over_ranks(sums, like=like)
+            shards, weights = shards_of(parameter), local(parameter.detach())
+            whole = [weights, average]
+            if parameter.grad is not None:
+                whole.append(local(parameter.grad.detach()).to_dense())
+            for theta, mean, *grad in pieces(*whole):
+                movement = theta - mean
+                length.setdefault(shards, []).append(dot(movement, movement))
+                for part in grad:
+                    along.setdefault(shards, []).append(dot(part, movement))
+                    steepness.setdefault(shards, []).append(dot(part, part))
+        return torch.stack([summed_over_ranks(sums, like=like) for sums in (along, steepness, length)])
 
     def squared_length(self, groups: Groups, *, like: Tensor) -> Tensor:
         """Return |e|^2 for the movement e from the average, over all parameters and ranks."""
-        sums: dict[Shards, list[Tensor]] = {}
+        sums: Summands = {}
         for parameter, average in self._pairs(groups):
             own = sums.setdefault(shards_of(parameter), [])
             for theta, mean in pieces(local(parameter.detach()), average):
@@ -140,21 +146,13 @@ class RecentAverage:
         return [(groups[number]["params"][index], average) for number, index, average in self.averages(groups)]
 
 
-def _products(weights: Tensor, average: Tensor, grad: Tensor | None, like: Tensor) -> Tensor:
-    """Return <g, e>, |g|^2 and |e|^2 of one piece, with 0 for a gradient that is missing."""
-    movement = weights - average
-    none = like.new_zeros(())
-    slope, steepness = (none, none) if grad is None else (dot(grad, movement).to(like), dot(grad, grad).to(like))
-    return torch.stack([slope, steepness, dot(movement, movement).to(like)])
-
-
 def _kept_in(weights: Tensor) -> torch.dtype:
     return KEPT_IN.get(weights.dtype, weights.dtype)
 
 
 def total_squared_length(groups: Groups, tensors: Steps, *, like: Tensor) -> Tensor:
     """Return the squared length of tensors of the parameters, over all parameters and ranks."""
-    sums: dict[Shards, list[Tensor]] = {}
+    sums: Summands = {}
     for number, index, values in tensors:
         own = sums.setdefault(shards_of(groups[number]["params"][index]), [])
         own += [dot(piece, piece) for (piece,) in pieces(values)]
