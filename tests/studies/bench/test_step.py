@@ -129,7 +129,9 @@ def test_the_cycle_of_ten_holds_its_one_meta_pass() -> None:
 
 def test_extra_memory_is_one_buffer_the_size_of_the_parameters(small: StepNetwork) -> None:
     # Wide layers, beside which the scalars that MetaLR keeps for each layer weigh nothing, as in a real network.
-    wide = replace(small, build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8192), nn.ReLU(), nn.Linear(8192, 3)))
+    wide = replace(
+        small, build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 2**17), nn.ReLU(), nn.Linear(2**17, 3))
+    )
     assert 1.0 <= extra_memory(wide) < 1.05
 
 

@@ -11,7 +11,7 @@ from layertune.metalr.correcting.displacement import Groups, Steps, local
 from layertune.metalr.free.pieces import pieces
 from layertune.metalr.inner_products import Shards, dot, shards_of, summed_over_ranks
 
-__all__ = ["RecentAverage", "total_squared_length", "usual_weights"]
+__all__ = ["MEMORY", "RecentAverage", "total_squared_length", "usual_weights"]
 
 MEMORY = 0.9  # of the average: some ten steps
 KEY = "meta_average"
@@ -28,8 +28,12 @@ class RecentAverage:
     by the parameter's place in the group, so it is saved with the optimizer.
     """
 
-    def follow(self, groups: Groups) -> bool:
+    def follow(self, groups: Groups, *, again: bool = True) -> bool:
         """Move the average by a tenth of the way to the weights, and take in parameters that have their first gradient.
+
+        Args:
+            groups: The optimizer's param groups.
+            again: Whether to move what the average holds already; ``compare`` may have done so.
 
         Returns:
             Whether there were such parameters.
@@ -40,7 +44,8 @@ class RecentAverage:
             for index, parameter in enumerate(group["params"]):
                 weights = local(parameter.detach())
                 if index in held:
-                    held[index].lerp_(weights.to(held[index].dtype), 1 - MEMORY)
+                    if again:
+                        held[index].lerp_(weights.to(held[index].dtype), 1 - MEMORY)
                 elif parameter.grad is not None:
                     held[index] = weights.to(_kept_in(weights), copy=True)
                     joined = True
@@ -68,11 +73,12 @@ class RecentAverage:
         for parameter, average in self._pairs(groups):
             average.copy_(local(parameter.detach()))
 
-    def compare(self, groups: Groups, *, like: Tensor) -> Tensor:
+    def compare(self, groups: Groups, *, follow: bool, like: Tensor) -> Tensor:
         """Compare the movement from the average with the gradient.
 
         Args:
             groups: The optimizer's param groups.
+            follow: Whether to move the average by a tenth of the way to the weights in the same pass over them.
             like: A tensor of the dtype and device of the result.
 
         Returns:
@@ -92,6 +98,8 @@ class RecentAverage:
                 for part in grad:
                     along.setdefault(shards, []).append(dot(part, movement))
                     steepness.setdefault(shards, []).append(dot(part, part))
+                if follow:
+                    mean.add_(movement, alpha=1 - MEMORY)
         return torch.stack([summed_over_ranks(sums, like=like) for sums in (along, steepness, length)])
 
     def squared_length(self, groups: Groups, *, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layertune.metalr.correcting.displacement import Displacement, Steps, exponent_for, local, measured_steps
-from layertune.metalr.free.average import RecentAverage, total_squared_length, usual_weights
+from layertune.metalr.free.average import MEMORY, RecentAverage, total_squared_length, usual_weights
 from layertune.metalr.free.rule import FreeRule
 from layertune.metalr.learner import Learner
 from layertune.metalr.resuming import FREE_KEYS, STATE
@@ -57,7 +57,7 @@ class FreeLearner(Learner):
             return
         if not self._compared and self._rule is not None:
             self._forget_foreign_changes(self._squared_movement())
-        if self._average.follow(groups):
+        if self._average.follow(groups, again=not self._followed):
             self._length = self._length_of_weights(self._average.averages(groups))
         factor = 1.0
         if self._rule is not None:
@@ -72,7 +72,7 @@ class FreeLearner(Learner):
                 self._begin(settings)
             self._squared = self._squared_movement()
             self._shorten(settings)
-        self._compared = False
+        self._compared = self._followed = False
         if self._learns_next(settings) and self._moves:
             groups[0]["meta_due"] = True
         self._count_step()
@@ -96,7 +96,10 @@ class FreeLearner(Learner):
         groups[0].pop("meta_due", None)
         if self._rule is None or not settings.eta:
             return
-        along, gradient, movement = self._average.compare(groups, like=self.sections.members).tolist()
+        # While streaming, the next step begins at once, so the average can follow in the same pass over the weights.
+        self._followed = settings.streaming
+        products = self._average.compare(groups, follow=self._followed, like=self.sections.members)
+        along, gradient, movement = products.tolist()
         # A small change, such as weights that are clipped after each step, is a part of the step. A larger one is not:
         # other weights were loaded, and the way to them says nothing about the rate.
         if self._forget_foreign_changes(movement) and movement > (FARTHEST * self._length) ** 2:
@@ -124,7 +127,7 @@ class FreeLearner(Learner):
         # The scheduler has gone on since the step that waits for its meta gradient.
         self._schedule = held.pop("schedule", 0.0)
         self._rule: FreeRule | None = FreeRule(**held) if held else None
-        self._compared = self._moves = False
+        self._compared = self._moves = self._followed = False
         self._first: Displacement = Displacement()
         self._warned = False
 
@@ -185,7 +188,7 @@ class FreeLearner(Learner):
         assert rule is not None  # asked by the caller
         if rule.is_gross_overshoot(cosine):
             rule.cut()
-            self._scale_movement(0.0)
+            self._scale_movement(-(1 - MEMORY) / MEMORY if self._followed else 0.0)  # to the average before
         else:
             level = rule.level(self._schedule)
             rule.learn(cosine, gain=settings.eta, level=level, max_change=settings.max_change)
